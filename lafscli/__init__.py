@@ -1,0 +1,17 @@
+"""Tahoe-LAFS over nothing but SSH hosts: the map of the house.
+
+    cli         commands: parse, call, show
+    client      from a configuration: connect the servers, hold the defaults
+    immutable   LIT and CHK files: upload, download
+    storage     the only room that reaches servers
+    config      the TOML file, aliases, secrets
+    placement   which server gets which share
+    proof       is this share what the cap says?
+    formats     one file format a module
+    primitives  bytes in, bytes out
+    errors      what can go wrong
+
+A room sees only rooms further down this list (`tests/test_floors.py`).
+"""
+
+__version__ = "0.1.0"

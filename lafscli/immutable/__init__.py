@@ -1,0 +1,1 @@
+"""Immutable files: LIT and CHK (spec 02)."""

@@ -1,0 +1,1 @@
+"""Bytes in, bytes out (spec 01): no servers, files, clocks or randomness."""

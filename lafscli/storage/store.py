@@ -1,0 +1,339 @@
+"""The promise: what a server is to us (ShareStore), and what a folder tree is to a store (Files).
+
+Round trips are the cost, so everything takes batches. In every batch one bad item does not spoil the others: its
+place in the answer holds the error *as a value*. Only what ends the connection is raised: ServerUnreachable.
+A store is never called from two threads; `close` alone may come from another thread and wakes the one that waits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from lafscli.errors import FileError, LafsError
+
+Buffer = bytes | bytearray | memoryview
+StorageIndex = bytes
+"""16 bytes that name an object on servers (spec 00 §1)."""
+
+
+# ---- a folder tree ---------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class FileStat:
+    """What LSTAT says. `kind` is one of file, dir, link, other; `mtime` in whole seconds of the server's clock."""
+
+    kind: str
+    size: int
+    mtime: int
+
+
+@dataclass(frozen=True, slots=True)
+class DirEntry:
+    """One name of a folder. `.` and `..` are never listed; a name with `/` or NUL never gets here."""
+
+    name: str
+    stat: FileStat
+
+
+@dataclass(frozen=True, slots=True)
+class Stat:
+    """Look at `path` itself, not at what it links to; answers FileStat."""
+
+    path: str
+
+
+@dataclass(frozen=True, slots=True)
+class Mkdir:
+    """Make one folder (0700). A folder that exists is a FileError, of whatever sort the server says."""
+
+    path: str
+
+
+@dataclass(frozen=True, slots=True)
+class Rename:
+    """Move; must fail when `new` exists. On OpenSSH: the v3 rename. `Files.features` says what the server does."""
+
+    old: str
+    new: str
+
+
+@dataclass(frozen=True, slots=True)
+class Replace:
+    """Move, replacing `new` atomically (posix-rename@openssh.com); NotSupported where that is not offered."""
+
+    old: str
+    new: str
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """Make the hard link `new` of `old` (hardlink@openssh.com)."""
+
+    old: str
+    new: str
+
+
+@dataclass(frozen=True, slots=True)
+class Remove:
+    """Remove a file or symlink."""
+
+    path: str
+
+
+@dataclass(frozen=True, slots=True)
+class Rmdir:
+    """Remove an empty folder."""
+
+    path: str
+
+
+@dataclass(frozen=True, slots=True)
+class Touch:
+    """Set atime and mtime, in whole seconds."""
+
+    path: str
+    mtime: int
+
+
+@dataclass(frozen=True, slots=True)
+class Truncate:
+    """Cut a file to `size`."""
+
+    path: str
+    size: int
+
+
+Op = Stat | Mkdir | Rename | Replace | Link | Remove | Rmdir | Touch | Truncate
+
+
+@dataclass(frozen=True, slots=True)
+class FileRange:
+    """`length` bytes of `path` from `offset`; fewer come back where the file ends earlier.
+
+    `into`, if given, is a writable buffer of `length` bytes that the data is read straight into; the answer is then
+    a slice of it. `keep` asks to keep the file open for the next range of the same path (only for immutable shares:
+    a kept file is not looked up again), until `Files.release`.
+    """
+
+    path: str
+    offset: int
+    length: int
+    keep: bool = False
+    into: memoryview | None = field(default=None, compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class NewFile:
+    """A small whole file: made exclusively at `path`, filled with `parts` joined, synced where asked, closed."""
+
+    path: str
+    parts: Sequence[Buffer]
+
+
+@dataclass(frozen=True, slots=True)
+class Space:
+    """Bytes free to this user, and in all."""
+
+    free: int
+    total: int
+
+
+class Reading(Protocol):
+    """Ranges under way. `finish` waits for them: bytes (or a slice of `into`) or the error, in the order asked."""
+
+    def finish(self) -> list[Buffer | FileError]: ...
+
+
+class FileWriter(Protocol):
+    """A file being written. Calls queue and return while the window has room; an error seen late is raised by the
+    next call, and by `close` at the latest. After an error only `abandon` makes sense."""
+
+    def write(self, data: Buffer) -> None:
+        """Append. `data` must not change until `flush` or `close` has returned."""
+
+    def write_at(self, offset: int, data: Buffer) -> None:
+        """Overwrite inside what was written; the append position stays."""
+
+    def flush(self) -> None:
+        """Wait until everything written was acknowledged."""
+
+    def close(self, *, sync: bool) -> None:
+        """Flush, fsync if asked and offered, close; wait for every answer."""
+
+    def abandon(self) -> None:
+        """Close without caring; never raises. The file stays where it is."""
+
+
+class Files(Protocol):
+    """A folder tree, local or over SFTP. Paths are relative to its root, ASCII, joined by `/`; "" is the root."""
+
+    def connect(self) -> frozenset[str]:
+        """Connect if that has not happened; the extension names the server offers (`posix-rename@openssh.com` …)."""
+
+    def close(self) -> None: ...
+
+    def do(self, ops: Sequence[Op]) -> list[FileStat | FileError | None]:
+        """Carry out in order, pipelined: one round trip. A failed op does not stop the ones after it."""
+
+    def listing(self, paths: Sequence[str]) -> list[list[DirEntry] | FileError]:
+        """All names in each folder."""
+
+    def read(self, wanted: Sequence[FileRange]) -> Reading:
+        """Ask for ranges; does not wait for data. Several may be under way; finish them in order."""
+
+    def release(self, path: str) -> None:
+        """Close a kept file; nothing if it is not open."""
+
+    def create(self, path: str) -> FileWriter:
+        """Make a new file exclusively (0600) and open it for writing."""
+
+    def open_existing(self, path: str) -> FileWriter:
+        """Open a file that exists for overwriting in place (`write_at`) or appending at its end."""
+
+    def create_many(self, files: Sequence[NewFile], *, sync: bool) -> list[FileError | None]:
+        """Many small files, pipelined. What failed after it was made is left for the caller to remove."""
+
+    def space(self) -> Space | None:
+        """statvfs, or None where the server does not tell."""
+
+
+# ---- a server --------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """Who a server is (spec 05 §1). `features`: what `server add` found out."""
+
+    name: str
+    node_id: bytes
+    seed: bytes
+    site: str | None = None
+    writable: bool = True
+    features: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """One lease to be written (spec 06): raw secrets, Unix seconds."""
+
+    renew: bytes = field(repr=False)
+    cancel: bytes = field(repr=False)
+    expiration: int
+    owner: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class ShareRange:
+    """`length` bytes from `offset` of a share: its own bytes, without the container around them."""
+
+    si: StorageIndex
+    shnum: int
+    offset: int
+    length: int
+    keep: bool = False
+    into: memoryview | None = field(default=None, compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class NewShare:
+    """A small whole immutable share."""
+
+    si: StorageIndex
+    shnum: int
+    parts: Sequence[Buffer]
+    lease: Lease
+
+
+@dataclass(frozen=True, slots=True)
+class LeaseOf:
+    """A lease to renew on a share that is there."""
+
+    si: StorageIndex
+    shnum: int
+    lease: Lease
+
+
+class ShareReading(Protocol):
+    """Ranges of shares under way; `finish` gives bytes or the error for each, in the order asked."""
+
+    def finish(self) -> list[Buffer | LafsError]: ...
+
+
+class ShareWriter(Protocol):
+    """A new immutable share, invisible until `commit` (DESIGN: staging, one fsync, a rename that can't overwrite)."""
+
+    def append(self, data: Buffer) -> None:
+        """Queue the next bytes; `data` must not change until `seal` has returned."""
+
+    def write_header(self, data: Buffer) -> None:
+        """Overwrite the first bytes, for a share whose header is known last."""
+
+    def seal(self) -> None:
+        """Write the lease and the container header, fsync, close, compare the size: durable, still invisible."""
+
+    def commit(self) -> None:
+        """Make it visible; FileExists when a share of that number is there by now."""
+
+    def abort(self) -> None:
+        """Remove what was staged; never raises."""
+
+
+class ShareStore(Protocol):
+    """All that a server is to us; `tests/store_contract.py` is this contract, run."""
+
+    server: Server
+
+    def connect(self) -> None:
+        """Connect, and make sure that it is the server of our records: ServerUnreachable otherwise."""
+
+    def close(self) -> None: ...
+
+    def shares(self, sis: Sequence[StorageIndex]) -> list[frozenset[int] | LafsError]:
+        """Which share numbers are there; by name only, nothing is proved."""
+
+    def present(self, shares: Sequence[tuple[StorageIndex, int]]) -> list[int | None]:
+        """Size of the container file, or None; one LSTAT each."""
+
+    def read(self, wanted: Sequence[ShareRange]) -> ShareReading:
+        """Ask for ranges; does not wait. Short where the share ends; an unreadable container is the item's error."""
+
+    def share_size(self, shares: Sequence[tuple[StorageIndex, int]]) -> list[int | LafsError]:
+        """Size of the share inside its container, from the container's header."""
+
+    def release(self, si: StorageIndex, shnum: int) -> None:
+        """Close what `keep` left open."""
+
+    def create(self, si: StorageIndex, shnum: int, *, lease: Lease) -> ShareWriter: ...
+
+    def create_many(self, shares: Sequence[NewShare]) -> list[LafsError | None]:
+        """Small whole shares, committed and durable; FileExists for one that is there already."""
+
+    def renew(self, leases: Sequence[LeaseOf]) -> list[bool | LafsError]:
+        """Set the later expiration in one's own record: True. False where no record is ours."""
+
+    def inventory(self) -> Iterator[tuple[StorageIndex, int, int]]:
+        """Every share: SI, number, size of its container."""
+
+    def sweep_staging(self, older_than: int) -> int:
+        """Remove staged files older than so many seconds by the server's clock; how many."""
+
+    def space(self) -> Space | None: ...
+
+
+class Progress:
+    """What an operation tells while it runs. This one is silent; the command line draws it."""
+
+    def start(self, phase: str, total: int | None) -> None:
+        """A phase begins: `total` bytes to do, or None if that is not known."""
+
+    def advance(self, count: int) -> None:
+        """`count` more bytes of the phase are done."""
+
+    def server(self, name: str, count: int) -> None:
+        """`count` more bytes went to or came from this server."""
+
+    def warn(self, message: str) -> None:
+        """Something the user should know, that does not stop the operation."""
