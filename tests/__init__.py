@@ -1,0 +1,1 @@
+"""Tests of lafs; `python -m tests.bench` measures it."""
