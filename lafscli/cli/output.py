@@ -1,0 +1,115 @@
+"""What a command says: the answer on stdout, all else on stderr; errors and answers as JSON (CLI.md §1)."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from collections.abc import Mapping
+from typing import Any, TextIO
+
+from lafscli.cli.options import Settings
+from lafscli.cli.text import escape, without_caps
+from lafscli.config import environment
+from lafscli.errors import LafsError, UsageError
+
+SCHEMA = 1
+
+
+class Output:
+    """Where the words of one command go. `answered` tells whether the answer was given."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.answered = False
+        self.extra: dict[str, Any] = {}
+        self._log: TextIO | None = None
+
+    # ---- the answer ----
+
+    def show(self, document: Mapping[str, Any], text: str) -> None:
+        """Give the answer: `document` with --json, else `text` ("" prints nothing). JSON Lines: call it once a line."""
+        self.answered = True
+        if self.settings.json:
+            self._document(document)
+        elif text:
+            sys.stdout.write(text + "\n")
+        sys.stdout.flush()
+
+    def _document(self, document: Mapping[str, Any]) -> None:
+        sys.stdout.write(json.dumps({"schema": SCHEMA, **document, **self.extra}) + "\n")
+        sys.stdout.flush()
+
+    # ---- everything else ----
+
+    def fail(self, error: LafsError) -> None:
+        """Report an error: one line, one more for the hint; with --json the document too."""
+        message, hint = escape(error.message), error.hint
+        self.event("error", kind=error.kind, code=error.exit_code, message=message)
+        self._say(f"{self._paint('31', 'lafs:')} {message}")
+        if hint:
+            self._say(f"{self._paint('36', 'hint:')} {escape(hint)}")
+        if self.settings.json:
+            body = {"code": error.exit_code, "kind": error.kind, "message": error.message}
+            self._document({"error": body | ({"hint": hint} if hint else {})})
+
+    def warn(self, message: str) -> None:
+        """Say what the user should know and what stops nothing."""
+        self.event("warning", message=escape(message))
+        if not self.settings.quiet:
+            self._say(f"{self._paint('33', 'lafs: warning:')} {escape(message)}")
+
+    def tell(self, message: str, level: int = 0) -> None:
+        """Say something on stderr, from `-v` times `level` on."""
+        self.event("note", message=escape(message))
+        if not self.settings.quiet and (self.settings.verbose or 0) >= level:
+            self._say(f"lafs: {escape(message)}")
+
+    def _say(self, line: str) -> None:
+        try:
+            sys.stderr.write(line + "\n")
+            sys.stderr.flush()
+        except OSError:  # nobody reads stderr; the exit code still tells
+            pass
+
+    def _paint(self, colour: str, text: str) -> str:
+        mode = self.settings.color or "auto"
+        wanted = mode == "always" or (mode == "auto" and not environment.plain() and terminal(sys.stderr))
+        return f"\x1b[{colour}m{text}\x1b[0m" if wanted else text
+
+    # ---- the log ----
+
+    def open_log(self) -> None:
+        """Open the log file if one is wanted; UsageError where it can't be opened."""
+        path = self.settings.log_file
+        if path is None or self._log is not None:
+            return
+        try:
+            handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise UsageError(f"cannot open the log file {path}: {error.strerror}") from error
+        self._log = os.fdopen(handle, "w", encoding="utf-8", errors="backslashreplace")
+
+    def event(self, event: str, **facts: object) -> None:
+        """Append a line to the log; no cap ever gets there. A log that can't be written stops nothing."""
+        if self._log is None:
+            return
+        now = time.time()
+        stamp = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(now)) + f".{int(now * 1000) % 1000:03d}Z"
+        line = json.dumps({"time": stamp, "pid": os.getpid(), "event": event, **facts}, default=str)
+        try:
+            self._log.write(without_caps(line) + "\n")
+            self._log.flush()
+        except OSError:
+            pass
+
+
+def terminal(stream: TextIO | None) -> bool:
+    """Whether a stream is a terminal."""
+    return stream is not None and not stream.closed and stream.isatty()
+
+
+def rfc3339(seconds: float) -> str:
+    """A moment as RFC 3339 UTC."""
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(seconds))

@@ -1,0 +1,140 @@
+"""The commands there are, without loading any: read by `--help`, completion, man pages and "did you mean".
+
+A command's module is imported when the command runs; a test compares `help` with the command's docstring. This
+module imports nothing heavy, so that `lafs --help` starts as fast as Python does.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class Command(NamedTuple):
+    """One command. `name` has two words inside a family (`server add`); `attribute` is the click command."""
+
+    name: str
+    module: str
+    attribute: str
+    group: str
+    help: str
+    hidden: bool = False
+
+
+class Family(NamedTuple):
+    """A word that is followed by a command of its own (`server`)."""
+
+    name: str
+    group: str
+    help: str
+
+
+class Option(NamedTuple):
+    """An option of every command; `env` is its name in the environment ("" for none)."""
+
+    flags: tuple[str, ...]
+    metavar: str
+    env: str
+    help: str
+
+
+SETUP = "Set-up"
+FILES = "Files and directories"
+HEALTH = "Health"
+TOOL = "The tool itself"
+GROUPS = (SETUP, FILES, HEALTH, TOOL)
+
+FAMILIES = (
+    Family("server", SETUP, "The servers of this home."),
+    Family("grid", SETUP, "What others need to use your caps."),
+    Family("cap", FILES, "What a cap is and what it grants."),
+    Family("share", HEALTH, "Shares on servers and on disk."),
+)
+
+COMMANDS = (
+    Command("init", "lafscli.cli.setup", "init", SETUP, "Make a home: configuration and secrets."),
+    Command("server add", "lafscli.cli.servers", "add", SETUP, "Add a server under a name."),
+    Command("server list", "lafscli.cli.servers", "list_", SETUP, "List the servers of this home."),
+    Command("server status", "lafscli.cli.servers", "status", SETUP, "Ask servers how they are."),
+    Command("server remove", "lafscli.cli.servers", "remove", SETUP, "Forget a server; its shares stay there."),
+    Command("encoding", "lafscli.cli.setup", "encoding", SETUP, "Show or set how many shares a file gets."),
+    Command("grid export", "lafscli.cli.grids", "export", SETUP, "Write servers, host keys and encoding to a file."),
+    Command("grid import", "lafscli.cli.grids", "import_", SETUP, "Take servers and encoding from a grid file."),
+    Command("put", "lafscli.cli.files", "put", FILES, "Store a file and print its cap."),
+    Command("get", "lafscli.cli.files", "get", FILES, "Fetch a file."),
+    Command("cat", "lafscli.cli.files", "cat", FILES, "Write files to stdout."),
+    Command("cap show", "lafscli.cli.caps", "show", FILES, "Show what a cap is and grants."),
+    Command("cap read", "lafscli.cli.caps", "read", FILES, "Print the read cap."),
+    Command("cap verify", "lafscli.cli.caps", "verify", FILES, "Print the verify cap."),
+    Command("batch", "lafscli.cli.batch", "batch", FILES, "Run one command a line over one set of connections."),
+    Command("share show", "lafscli.cli.shares", "show", HEALTH, "Show what is in a share."),
+    Command("share find", "lafscli.cli.shares", "find", HEALTH, "Ask every server for the shares of an object."),
+)
+
+OPTIONS = (
+    Option(("--json",), "", "LAFS_JSON", "Answer with one JSON document."),
+    Option(("-q", "--quiet"), "", "LAFS_QUIET", "Only the answer, only errors."),
+    Option(("-v", "--verbose"), "", "LAFS_VERBOSE", "Tell more; may be repeated."),
+    Option(("--progress/--no-progress",), "", "LAFS_PROGRESS", "Draw progress (default: on a terminal)."),
+    Option(("--color",), "auto|always|never", "LAFS_COLOR", "Colour on stderr (default: auto)."),
+    Option(("--log-file",), "FILE", "LAFS_LOG_FILE", "Append a log of JSON lines, without caps."),
+    Option(("--limit-rate",), "SIZE", "LAFS_LIMIT_RATE", "Bytes a second, over all servers."),
+    Option(("--timeout",), "DURATION", "LAFS_TIMEOUT", "Give a silent server up after so long."),
+    Option(("--home",), "DIR", "LAFS_HOME", "Configuration and secrets."),
+    Option(("-h", "--help"), "", "", "Show help and exit."),
+)
+
+SHORT_HELP = """\
+usage: lafs COMMAND ...
+
+  lafs init --local          try it: ten servers that are folders of this machine
+  lafs put report.pdf        store a file; prints the cap that fetches it
+  lafs get CAP report.pdf    fetch it, proven byte by byte
+
+`lafs --help` lists the commands.
+"""
+
+
+def family(name: str) -> tuple[Command, ...]:
+    """The commands of a family, or those of one word for ""."""
+    return tuple(row for row in COMMANDS if row.name.rpartition(" ")[0] == name)
+
+
+def find(name: str) -> Command | None:
+    """The command of that full name."""
+    return next((row for row in COMMANDS if row.name == name), None)
+
+
+def listed(group: str) -> list[tuple[str, str]]:
+    """Name and help of what `--help` shows in a group; a family is one line."""
+    lines: list[tuple[str, str]] = []
+    for row in COMMANDS:
+        if row.group != group or row.hidden:
+            continue
+        word = row.name.partition(" ")[0]
+        if word == row.name:
+            lines.append((row.name, row.help))
+        elif not lines or not lines[-1][0].startswith(word + " "):
+            members = "|".join(other.name.partition(" ")[2] for other in family(word) if not other.hidden)
+            lines.append((f"{word} {members}", next(each.help for each in FAMILIES if each.name == word)))
+    return lines
+
+
+def overview() -> str:
+    """The text of `lafs --help`."""
+    parts = [
+        "Usage: lafs COMMAND ...",
+        "",
+        "Encrypted, erasure-coded, provable storage on the SSH hosts you already have.",
+    ]
+    sections = [(group, listed(group)) for group in GROUPS]
+    width = max(len(name) for _, lines in sections for name, _ in lines)
+    for group, lines in sections:
+        if lines:
+            parts += ["", f"{group}:"]
+            parts += [f"  {name:<{width}}  {text}" for name, text in lines]
+    parts += ["", "Options, before or after the command:"]
+    spelled = [(", ".join(row.flags) + (f" {row.metavar}" if row.metavar else ""), row) for row in OPTIONS]
+    wide = max(len(flags) for flags, _ in spelled)
+    parts += [f"  {flags:<{wide}}  {row.help}" for flags, row in spelled]
+    parts += ["", "Each has an environment name: LAFS_JSON, LAFS_HOME, LAFS_LIMIT_RATE and so on.", ""]
+    return "\n".join(parts)

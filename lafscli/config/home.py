@@ -1,0 +1,127 @@
+"""The home folder: where it is, who may look into it, and writing in it so that nothing is half there (CLI.md §3)."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import secrets as randomness
+import stat
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from lafscli.config import environment
+from lafscli.errors import LafsError, UsageError
+
+
+@dataclass(frozen=True, slots=True)
+class Home:
+    """Paths of one home. The default home spreads over the XDG base folders; a home that was named is one folder."""
+
+    path: Path
+    state: Path
+    cache: Path
+    data: Path
+
+    @classmethod
+    def find(cls, named: str | None) -> Home:
+        """The home that `named` (--home, LAFS_HOME) says, else the default one. It need not exist."""
+        if named is not None:
+            path = Path(os.path.abspath(Path(named).expanduser()))
+            return cls(path, path / "state", path / "cache", path)
+        return cls(
+            environment.base("XDG_CONFIG_HOME", ".config") / "lafs",
+            environment.base("XDG_STATE_HOME", ".local/state") / "lafs",
+            environment.base("XDG_CACHE_HOME", ".cache") / "lafs",
+            environment.base("XDG_DATA_HOME", ".local/share") / "lafs",
+        )
+
+    @property
+    def config_file(self) -> Path:
+        """The configuration; a home exists when it does."""
+        return self.path / "config.toml"
+
+    @property
+    def known_hosts(self) -> Path:
+        """Host keys that lafs accepted or imported."""
+        return self.path / "known_hosts"
+
+    def make(self) -> None:
+        """Make the folder, 0700."""
+        self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if not any(self.path.iterdir()):
+            self.path.chmod(0o700)  # an empty folder that was made for us with a wider mode
+
+    def examine(self) -> list[str]:
+        """Warnings about who may read it; UsageError where others may write, as ssh treats its own files."""
+        warnings: list[str] = []
+        for path in (self.path, self.config_file, *(self.path / name for name in SECRETS)):
+            try:
+                found = path.stat()
+            except OSError:
+                continue
+            if found.st_uid not in (os.geteuid(), 0):
+                raise UsageError(f"{path} belongs to another user", hint="lafs uses only files of your own")
+            if found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+                raise UsageError(f"others may write {path}", hint=f"chmod go-w {path}")
+            if path.name in SECRETS and found.st_mode & (stat.S_IRGRP | stat.S_IROTH):
+                warnings.append(f"others may read the secrets in {path}: chmod 600 {path}")
+        return warnings
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the home's lock: for reading, changing and writing back one of its files. Waits for others."""
+        handle = os.open(self.path / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(handle)
+
+    def runtime(self) -> Path:
+        """A folder of this user and this boot for sockets, 0700: made now; UsageError when another owns the name."""
+        given = environment.variable("XDG_RUNTIME_DIR")
+        if given is not None and given.startswith("/") and os.access(given, os.W_OK | os.X_OK):
+            path = Path(given) / "lafs"
+        else:
+            path = Path(tempfile.gettempdir()) / f"lafs-{os.geteuid()}"
+        with contextlib.suppress(FileExistsError):
+            path.mkdir(mode=0o700)
+        found = path.lstat()  # not stat: a link to another's folder is not ours
+        if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid():
+            raise UsageError(f"{path} is not a folder of yours", hint="set XDG_RUNTIME_DIR or TMPDIR to one that is")
+        if stat.S_IMODE(found.st_mode) != 0o700:
+            path.chmod(0o700)
+        return path
+
+
+SECRETS = ("aliases", "convergence", "secret", "pins")
+
+
+def write_atomically(path: Path, content: bytes, mode: int = 0o600) -> None:
+    """Put a file in place, whole and durable, or leave what was there."""
+    temporary = path.with_name(f".{path.name}.{randomness.token_hex(8)}")
+    try:
+        handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.rename(path)
+        sync_folder(path.parent)
+    except OSError as error:
+        raise LafsError(f"cannot write {path}: {error.strerror}") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def sync_folder(path: Path) -> None:
+    """Make a rename durable; some file systems can't, and then it is theirs to answer for."""
+    with contextlib.suppress(OSError):
+        handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)

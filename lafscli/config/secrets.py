@@ -1,0 +1,116 @@
+"""The secrets of a home, each a file of mode 0600 in the format of a Tahoe node's `private/` (CLI.md §3)."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from lafscli.config.home import Home, write_atomically
+from lafscli.errors import LafsError, UsageError
+from lafscli.primitives.encoding import b32decode, b32encode
+
+LENGTH = 32
+"""Bytes of a secret that we make; a convergence secret that came from elsewhere has any length."""
+
+
+def read_secret(path: Path) -> bytes:
+    """A secret kept as one line of base32."""
+    try:
+        text = path.read_text(encoding="ascii").strip()
+    except FileNotFoundError:
+        raise UsageError(f"there is no {path}", hint="lafs init makes what is missing") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"cannot read {path}: {getattr(error, 'strerror', None) or 'not ASCII'}") from error
+    try:
+        return b32decode(text)
+    except ValueError:
+        raise UsageError(f"{path} is not one line of base32") from None
+
+
+def write_secret(path: Path, secret: bytes) -> None:
+    """Write a secret."""
+    write_atomically(path, (b32encode(secret) + "\n").encode("ascii"))
+
+
+def make_missing(home: Home, random_bytes: Callable[[int], bytes], given: Mapping[str, bytes]) -> list[str]:
+    """Write the secrets that are not there yet, from `given` or new; their names. What is there is never touched."""
+    made: list[str] = []
+    for name in ("convergence", "secret"):
+        if not (home.path / name).exists():
+            write_secret(home.path / name, given.get(name) or random_bytes(LENGTH))
+            made.append(name)
+    for name in ("aliases", "pins"):
+        if not (home.path / name).exists():
+            write_atomically(home.path / name, given.get(name, b""))
+            made.append(name)
+    return made
+
+
+def convergence(home: Home) -> bytes:
+    """The convergence secret."""
+    return read_secret(home.path / "convergence")
+
+
+def lease_secret(home: Home) -> bytes:
+    """The secret that lease secrets are derived from."""
+    return read_secret(home.path / "secret")
+
+
+def pin(home: Home, cap: str) -> None:
+    """Remember the read cap of an object that no alias leads to; one that is there is not written again."""
+    line = cap.encode("ascii") + b"\n"
+    path = home.path / "pins"
+    with home.locked():
+        try:
+            handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+            with os.fdopen(handle, "r+b", buffering=0) as file:
+                known = file.readall()
+                if known.startswith(line) or b"\n" + line in known:
+                    return
+                if known and not known.endswith(b"\n"):  # a write that a crash cut short
+                    line = b"\n" + line
+                file.write(line)
+                os.fsync(file.fileno())
+        except OSError as error:
+            raise LafsError(f"cannot write {path}: {error.strerror}") from error
+
+
+class TahoeNode:
+    """A Tahoe-LAFS client folder, read for `init --from-tahoe`."""
+
+    def __init__(self, folder: Path) -> None:
+        if not (folder / "tahoe.cfg").is_file():
+            raise UsageError(f"{folder} is not the folder of a Tahoe node: it has no tahoe.cfg")
+        self.folder = folder
+
+    def secrets(self) -> dict[str, bytes]:
+        """What `make_missing` takes; a secret that the node never made is left out."""
+        found: dict[str, bytes] = {}
+        for name in ("convergence", "secret"):
+            if (self.folder / "private" / name).exists():
+                found[name] = read_secret(self.folder / "private" / name)
+        if "secret" in found and len(found["secret"]) != LENGTH:
+            raise UsageError(f"{self.folder / 'private/secret'} is not {LENGTH} bytes")
+        try:
+            found["aliases"] = (self.folder / "private" / "aliases").read_bytes()
+        except FileNotFoundError:
+            pass
+        except OSError as error:
+            raise UsageError(f"cannot read the aliases of {self.folder}: {error.strerror}") from error
+        return found
+
+    def encoding(self) -> tuple[int, int, int]:
+        """k, happy and n of tahoe.cfg; Tahoe's defaults where it says nothing."""
+        from configparser import ConfigParser, Error
+
+        parser = ConfigParser(strict=False, interpolation=None)
+        try:
+            parser.read_string((self.folder / "tahoe.cfg").read_text(encoding="utf-8-sig"))
+            values = [parser.getint("client", f"shares.{key}", fallback=default) for key, default in _SHARES]
+        except (Error, OSError, ValueError) as error:
+            raise UsageError(f"cannot read {self.folder / 'tahoe.cfg'}: {' '.join(str(error).split())}") from error
+        return values[0], values[1], values[2]
+
+
+_SHARES = (("needed", 3), ("happy", 7), ("total", 10))
