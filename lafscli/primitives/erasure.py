@@ -1,0 +1,79 @@
+"""Erasure code: any k of n blocks rebuild a segment (spec 01 §7).
+
+zfec works through its pieces in strides that stay in the cache; cutting them smaller here was measured and is slower
+(3-of-10, 1 MiB: whole pieces 214 MB/s, cut to 8 KiB 205, to 32 KiB 190).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import lru_cache
+from typing import Any
+
+import zfec
+
+from lafscli.primitives.encoding import Buffer
+
+
+@lru_cache(maxsize=16)
+def _encoder(k: int, n: int) -> Any:
+    return zfec.Encoder(k, n)
+
+
+@lru_cache(maxsize=16)
+def _decoder(k: int, n: int) -> Any:
+    return zfec.Decoder(k, n)
+
+
+def encode(k: int, n: int, segment: Buffer) -> list[Buffer]:
+    """The n blocks of a segment of at least one byte, each of ceil(length / k) bytes.
+
+    The first k are slices of `segment` where no padding is needed: they are good for as long as it does not change.
+    """
+    if k == 1:
+        return [segment] * n
+    pieces = _pieces(k, memoryview(segment))
+    if k == n:
+        return pieces
+    return [*pieces, *_encoder(k, n).encode(tuple(pieces), tuple(range(k, n)))]
+
+
+def _pieces(k: int, segment: memoryview) -> list[Buffer]:
+    length = len(segment)
+    size = -(-length // k)
+    whole = length // size
+    pieces: list[Buffer] = [segment[i * size : (i + 1) * size] for i in range(whole)]
+    if whole < k:
+        pieces.append(bytes(segment[whole * size :]).ljust(size, b"\0"))
+        pieces.extend([bytes(size)] * (k - whole - 1))
+    return pieces
+
+
+def decode(k: int, n: int, blocks: Mapping[int, Buffer], length: int, into: memoryview | None = None) -> Buffer:
+    """The segment of `length` bytes from k or more of its blocks by number; into the first bytes of `into` if given.
+
+    The blocks must be of one size, ceil(length / k): the caller has proven them. Primary blocks may be slices of
+    `into` if they lie in their own places there.
+    """
+    primary = [number for number in range(k) if number in blocks]
+    others = [number for number in blocks if number >= k]
+    numbers = (primary + others)[:k]
+    assert len(numbers) == k, "too few blocks"
+    size = -(-length // k)
+    assert all(len(blocks[number]) == size for number in numbers), "blocks of different sizes"
+    if k == 1:
+        pieces = [blocks[numbers[0]]]
+    elif len(primary) == k:
+        pieces = [blocks[number] for number in range(k)]
+    else:
+        pieces = _decoder(k, n).decode(tuple(blocks[number] for number in numbers), tuple(numbers))
+    if into is None:
+        return pieces[0] if k == 1 else memoryview(b"".join(pieces))[:length]
+    position = 0
+    for piece in pieces:
+        count = min(size, length - position)
+        if count <= 0:
+            break
+        into[position : position + count] = memoryview(piece)[:count]
+        position += count
+    return into[:length]
