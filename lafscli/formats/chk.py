@@ -31,6 +31,7 @@ HEADER_MAX = _HEADERS[2].size
 UEB_LIMIT = 2000  # a UEB is shorter than this; Tahoe's verifier refuses longer ones
 CHAIN_ENTRY = 2 + HASH_SIZE
 _V1_LIMIT = 1 << 32
+_OFFSET_LIMIT = 1 << 63  # no file is that long
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,6 +185,8 @@ class Layout:
             if offset < end:
                 raise CorruptShare(f"share header: offset of {name} lies before the end of what precedes it")
             end = offset
+        if end >= _OFFSET_LIMIT:
+            raise CorruptShare("share header: offset of UEB is beyond any file")
         if (self.share_hashes - self.block_hashes) % HASH_SIZE:
             raise CorruptShare("share header: length of block hashes is not a multiple of 32")
         if (self.uri_extension - self.share_hashes) % CHAIN_ENTRY:

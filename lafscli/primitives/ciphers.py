@@ -60,7 +60,7 @@ class PublicKey:
     der: bytes
     _key: RSAPublicKey = field(repr=False, compare=False)
 
-    def verify(self, signature: bytes, data: Buffer) -> bool:
+    def verify(self, signature: bytes, data: bytes) -> bool:
         """Whether this key signed `data`: RSASSA-PSS, SHA-256, salt of exactly 32 bytes."""
         from cryptography.exceptions import InvalidSignature
         from cryptography.hazmat.primitives.hashes import SHA256
@@ -80,7 +80,7 @@ class PrivateKey:
     public: PublicKey
     _key: RSAPrivateKey = field(repr=False, compare=False)
 
-    def sign(self, data: Buffer) -> bytes:
+    def sign(self, data: bytes) -> bytes:
         """256 bytes, different each time (the salt is random)."""
         from cryptography.hazmat.primitives.hashes import SHA256
 

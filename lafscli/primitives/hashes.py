@@ -105,7 +105,7 @@ def merkle_filler(position: int) -> bytes:
     return tagged_hash(b"Merkle tree empty leaf", b"%d" % position)
 
 
-def merkle_node(left: Buffer, right: Buffer) -> bytes:
+def merkle_node(left: bytes, right: bytes) -> bytes:
     """Parent of two nodes of 32 bytes."""
     return sha256(sha256(b"%b%b,32:%b," % (_NODE, left, right)).digest()).digest()
 

@@ -125,6 +125,10 @@ class PartialTree:
         known.update(pending)
         self._nodes = known
 
+    def node(self, number: int) -> bytes:
+        """A node that was proven, given or not: for one that is not, KeyError."""
+        return self._nodes[number]
+
     def leaf(self, position: int) -> bytes | None:
         """The hash of a leaf, if it is known (and therefore proven)."""
         return self._nodes.get(width(self._leaf_count) - 1 + position)
