@@ -68,6 +68,25 @@ COMMANDS = (
     Command("batch", "lafscli.cli.batch", "batch", FILES, "Run one command a line over one set of connections."),
     Command("share show", "lafscli.cli.shares", "show", HEALTH, "Show what is in a share."),
     Command("share find", "lafscli.cli.shares", "find", HEALTH, "Ask every server for the shares of an object."),
+    Command("completion", "lafscli.cli.generate", "completion", TOOL, "Print the completion script for a shell."),
+    Command("help", "lafscli.cli.generate", "help_", TOOL, "Show the help of a command, or list the commands."),
+    Command("man", "lafscli.cli.generate", "man", TOOL, "Show the manual page of a command."),
+    Command(
+        "generate-docs",
+        "lafscli.cli.generate",
+        "generate_docs",
+        TOOL,
+        "Write man/ and completions/ below DIR, and remove pages of commands that are gone.",
+        hidden=True,
+    ),
+    Command(
+        "build-zipapp",
+        "lafscli.cli.generate",
+        "build_zipapp",
+        TOOL,
+        "Write lafs and all it needs into one executable file in DIR.",
+        hidden=True,
+    ),
 )
 
 OPTIONS = (

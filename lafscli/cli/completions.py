@@ -1,0 +1,397 @@
+"""Completion scripts for bash, zsh and fish: static text that starts no process."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import click
+
+from lafscli.cli import main, options, table
+
+SHELLS = ("bash", "zsh", "fish")
+_FILES = {"FILE", "PATH", "LOCAL", "SOURCE"}
+_HEADER = "# Completion of lafs for {shell}; made by `lafs generate-docs`, not by hand.\n"
+
+
+@dataclass(frozen=True, slots=True)
+class Word:
+    """What may follow: one of `choices`, else a path of `kind` ("file", "dir", "target"), else anything ("")."""
+
+    name: str
+    kind: str = ""
+    choices: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Flag:
+    """An option: its spellings and, where it takes one, its value."""
+
+    names: tuple[str, ...]
+    help: str
+    value: Word | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """A command as completion sees it."""
+
+    name: str
+    help: str
+    flags: tuple[Flag, ...]
+    arguments: tuple[Word, ...]
+
+    @property
+    def slug(self) -> str:
+        """The name as part of a shell function's name."""
+        return self.name.replace(" ", "_").replace("-", "_")
+
+
+def script(shell: str) -> str:
+    """The completion script for a shell of SHELLS."""
+    usages = [_usage(row) for row in table.COMMANDS if not row.hidden]
+    return _HEADER.format(shell=shell) + {"bash": _bash, "zsh": _zsh, "fish": _fish}[shell](usages)
+
+
+def _usage(row: table.Command) -> Usage:
+    command = main.load(row)
+    own = [param for param in command.params if not isinstance(param, options.GlobalOption)]
+    flags = tuple(_flag(param) for param in own if isinstance(param, click.Option) and not param.hidden)
+    return Usage(row.name, row.help, flags, tuple(_word(p) for p in own if isinstance(p, click.Argument)))
+
+
+def _flag(option: click.Option) -> Flag:
+    names = (*option.opts, *option.secondary_opts)
+    takes_none = option.is_flag or option.count
+    return Flag(names, (option.help or "").rstrip("."), None if takes_none else _word(option))
+
+
+def _word(param: click.Parameter) -> Word:
+    """What a value or an argument is, by its type or by the name that help shows."""
+    if isinstance(param.type, click.Choice):
+        return Word(param.human_readable_name, choices=tuple(str(choice) for choice in param.type.choices))
+    shown = (param.metavar or param.human_readable_name).upper().strip("[].")
+    if shown in ("COMMAND", "COMMAND..."):
+        return Word("COMMAND", choices=_command_words())
+    kind = "dir" if "DIR" in shown else "target" if "TARGET" in shown else "file" if shown in _FILES else ""
+    return Word(shown, kind)
+
+
+def _global_flags() -> tuple[Flag, ...]:
+    flags = []
+    for row in table.OPTIONS:
+        names = tuple(name for flag in row.flags for name in flag.split("/"))
+        choices = tuple(row.metavar.split("|")) if "|" in row.metavar else ()
+        kind = {"FILE": "file", "DIR": "dir"}.get(row.metavar, "")
+        flags.append(Flag(names, row.help.rstrip("."), Word(row.metavar, kind, choices) if row.metavar else None))
+    return tuple(flags)
+
+
+def _command_words() -> tuple[str, ...]:
+    """What may stand first: commands of one word and families."""
+    return tuple(dict.fromkeys(row.name.split()[0] for row in table.COMMANDS if not row.hidden))
+
+
+def _members(family: str) -> tuple[str, ...]:
+    return tuple(row.name.split()[1] for row in table.family(family) if not row.hidden)
+
+
+def _names(flags: Iterable[Flag]) -> list[str]:
+    return [name for flag in flags for name in flag.names]
+
+
+# ---- bash ----
+
+_BASH = r"""
+_lafs_files() {
+    compopt -o filenames 2>/dev/null
+    local IFS=$'\n'
+    COMPREPLY=($(compgen "$1" -- "$cur"))
+}
+
+_lafs_targets() {
+    case $cur in
+        @*)
+            compopt -o filenames 2>/dev/null
+            local IFS=$'\n'
+            COMPREPLY=($(compgen -P @ -f -- "${cur#@}"))
+            ;;
+        *) _lafs_files -f ;;
+    esac
+}
+
+_lafs_words() {
+    COMPREPLY=($(compgen -W "$1" -- "$cur"))
+}
+
+_lafs() {
+    local cur=${COMP_WORDS[COMP_CWORD]} prev=${COMP_WORDS[COMP_CWORD-1]} command= ended= count=0 word i
+    COMPREPLY=()
+    if [[ $prev == = ]]; then
+        prev=${COMP_WORDS[COMP_CWORD-2]}
+    elif [[ $cur == = ]]; then
+        cur=
+    fi
+    for ((i = 1; i < COMP_CWORD; i++)); do
+        word=${COMP_WORDS[i]}
+        if [[ -z $ended ]]; then
+            case $word in
+                --) ended=1; continue ;;
+                @VALUED@)
+                    [[ ${COMP_WORDS[i+1]} == = ]] && i=$((i + 1))
+                    i=$((i + 1))
+                    continue
+                    ;;
+                -?*) continue ;;
+            esac
+        fi
+        case $command in
+            '') command=$word ;;
+            @FAMILIES@) command="$command $word" ;;
+            *) count=$((count + 1)) ;;
+        esac
+    done
+    if [[ -z $ended ]]; then
+        case $command:$prev in
+@VALUES@
+        esac
+        if [[ $cur == -* ]]; then
+            case $command in
+@FLAGS@
+                *) _lafs_words '@GLOBAL@' ;;
+            esac
+            return
+        fi
+    fi
+    case $command:$count in
+@WORDS@
+    esac
+}
+
+complete -F _lafs lafs
+"""
+
+
+def _bash(usages: Sequence[Usage]) -> str:
+    general = _global_flags()
+    valued = dict.fromkeys(
+        _names(flag for each in (general, *(u.flags for u in usages)) for flag in each if flag.value)
+    )
+    values = []
+    for command, flags in [("*", general), *((u.name, u.flags) for u in usages)]:
+        for flag in flags:
+            if flag.value is not None:
+                where = "*" if command == "*" else f'"{command}"'
+                pattern = "|".join(f"{where}:{name}" for name in flag.names)
+                values.append(f"            {pattern}) {_bash_action(flag.value)}; return ;;")
+    words = [f"        :*) _lafs_words '{' '.join(_command_words())}' ;;"]
+    words += [f"        {f.name}:*) _lafs_words '{' '.join(_members(f.name))}' ;;" for f in table.FAMILIES]
+    for usage in usages:
+        for number, word in enumerate(usage.arguments):
+            last = number == len(usage.arguments) - 1
+            if word.kind or word.choices:
+                words.append(f'        "{usage.name}":{"*" if last else number}) {_bash_action(word)} ;;')
+    everywhere = " ".join(_names(general))
+    flags_text = [
+        f"                '{usage.name}') _lafs_words '{' '.join([*_names(usage.flags), everywhere])}' ;;"
+        for usage in usages
+    ]
+    script = _BASH.replace("@VALUED@", "|".join(valued)).replace("@VALUES@", "\n".join(values))
+    script = script.replace("@FAMILIES@", "|".join(family.name for family in table.FAMILIES))
+    script = script.replace("@FLAGS@", "\n".join(flags_text)).replace("@GLOBAL@", f"{everywhere} --version")
+    return script.replace("@WORDS@", "\n".join(words))
+
+
+def _bash_action(word: Word) -> str:
+    if word.choices:
+        return f"_lafs_words '{' '.join(word.choices)}'"
+    return {"file": "_lafs_files -f", "dir": "_lafs_files -d", "target": "_lafs_targets"}.get(word.kind, ":")
+
+
+# ---- zsh ----
+
+_ZSH = r"""
+_lafs_target() {
+    if compset -P @; then
+        _files
+    else
+        _message 'cap, or @FILE' && _files
+    fi
+}
+
+_lafs_general=(
+@GENERAL@
+)
+
+@FUNCTIONS@
+
+_lafs() {
+    local curcontext=$curcontext state line ret=1
+    _arguments -C -S $_lafs_general '--version[show the version]' '1: :->command' '*:: :->rest' && ret=0
+    case $state in
+        command)
+            local -a commands=(
+@COMMANDS@
+            )
+            _describe -t commands 'lafs command' commands && ret=0
+            ;;
+        rest)
+            (( $+functions[_lafs_${words[1]//-/_}] )) && _lafs_${words[1]//-/_} && ret=0
+            ;;
+    esac
+    return ret
+}
+
+if [[ $zsh_eval_context[-1] == loadautofunc ]]; then
+    _lafs "$@"
+else
+    compdef _lafs lafs
+fi
+"""
+
+_ZSH_FAMILY = r"""
+_lafs_@FAMILY@() {
+    local curcontext=$curcontext state line ret=1
+    _arguments -C -S $_lafs_general '1: :->command' '*:: :->rest' && ret=0
+    case $state in
+        command)
+            local -a commands=(
+@COMMANDS@
+            )
+            _describe -t commands 'lafs @FAMILY@ command' commands && ret=0
+            ;;
+        rest) (( $+functions[_lafs_@FAMILY@_${words[1]//-/_}] )) && _lafs_@FAMILY@_${words[1]//-/_} && ret=0 ;;
+    esac
+    return ret
+}
+"""
+
+
+def _zsh(usages: Sequence[Usage]) -> str:
+    functions = []
+    for usage in usages:
+        specs = [spec for flag in usage.flags for spec in _zsh_flag(flag)]
+        for number, word in enumerate(usage.arguments):
+            last = number == len(usage.arguments) - 1
+            specs.append(_quoted(f"{'*' if last else number + 1}:{word.name}:{_zsh_action(word)}"))
+        body = " \\\n        ".join(["_arguments -S $_lafs_general", *specs])
+        functions.append(f"_lafs_{usage.slug}() {{\n    {body}\n}}")
+    for family in table.FAMILIES:
+        rows = [(row.name.split()[1], row.help) for row in table.family(family.name) if not row.hidden]
+        text = _ZSH_FAMILY.replace("@FAMILY@", family.name).replace("@COMMANDS@", _zsh_described(rows))
+        functions.append(text.strip("\n"))
+    families = {family.name: family.help for family in table.FAMILIES}
+    named = [(word, families.get(word) or _help_of(word)) for word in _command_words()]
+    general = "\n".join(f"    {spec}" for flag in _global_flags() for spec in _zsh_flag(flag))
+    script = _ZSH.replace("@GENERAL@", general).replace("@FUNCTIONS@", "\n\n".join(functions))
+    return "#compdef lafs\n" + script.replace("@COMMANDS@", _zsh_described(named))
+
+
+def _help_of(name: str) -> str:
+    row = table.find(name)
+    return row.help if row is not None else ""
+
+
+def _zsh_described(rows: Iterable[tuple[str, str]]) -> str:
+    return "\n".join(" " * 16 + _quoted(f"{name}:{text.rstrip('.')}") for name, text in rows)
+
+
+def _zsh_flag(flag: Flag) -> list[str]:
+    text = flag.help.replace("\\", "\\\\").replace("[", "\\[").replace("]", "\\]").replace(":", "\\:")
+    value = f":{flag.value.name}:{_zsh_action(flag.value)}" if flag.value is not None else ""
+    return [_quoted(f"*{name}{'=' if value and name.startswith('--') else ''}[{text}]{value}") for name in flag.names]
+
+
+def _zsh_action(word: Word) -> str:
+    if word.choices:
+        return f"({' '.join(word.choices)})"
+    return {"file": "_files", "dir": "_files -/", "target": "_lafs_target"}.get(word.kind, " ")
+
+
+def _quoted(text: str) -> str:
+    return "'" + text.replace("'", "'\\''") + "'"
+
+
+# ---- fish ----
+
+_FISH = r"""
+function __lafs_at --description 'Is the command before the cursor this one?'
+    set -l found
+    set -l skip 0
+    for word in (commandline -opc)[2..-1]
+        if test $skip = 1
+            set skip 0
+            continue
+        end
+        switch $word
+            case @VALUED@
+                set skip 1
+            case '-*'
+            case '*'
+                set -a found $word
+                contains -- $found[1] @FAMILIES@; and test (count $found) -lt 2; and continue
+                break
+        end
+    end
+    test "$found" = "$argv"
+end
+
+function __lafs_at_files --description 'Files, where the word is @FILE'
+    set -l word (commandline -ct)
+    if string match -q -- '@*' $word
+        for path in (__fish_complete_path (string sub -s 2 -- $word))
+            echo @$path
+        end
+    end
+end
+
+complete -c lafs -f
+"""
+
+
+def _fish(usages: Sequence[Usage]) -> str:
+    general = _global_flags()
+    valued = dict.fromkeys(
+        _names(flag for each in (general, *(u.flags for u in usages)) for flag in each if flag.value)
+    )
+    script = _FISH.replace("@VALUED@", " ".join(valued))
+    lines = [script.replace("@FAMILIES@", " ".join(family.name for family in table.FAMILIES))]
+    families = {family.name: family.help for family in table.FAMILIES}
+    for word in _command_words():
+        text = families.get(word) or _help_of(word)
+        lines.append(f"complete -c lafs -n '__lafs_at' -a {word} -d {_fish_quoted(text.rstrip('.'))}\n")
+    for family in table.FAMILIES:
+        for row in table.family(family.name):
+            if not row.hidden:
+                member, text = row.name.split()[1], _fish_quoted(row.help.rstrip("."))
+                lines.append(f"complete -c lafs -n '__lafs_at {family.name}' -a {member} -d {text}\n")
+    lines += [f"complete -c lafs {_fish_flag(flag)}\n" for flag in general]
+    lines.append("complete -c lafs -n '__lafs_at' -l version -d 'Show the version'\n")
+    for usage in usages:
+        where = f"complete -c lafs -n '__lafs_at {usage.name}'"
+        lines += [f"{where} {_fish_flag(flag)}\n" for flag in usage.flags]
+        kinds = {word.kind for word in usage.arguments}
+        choices = [choice for word in usage.arguments for choice in word.choices]
+        if choices:
+            lines.append(f"{where} -a {_fish_quoted(' '.join(choices))}\n")
+        if kinds & {"file", "target", "dir"}:
+            lines.append(f"{where} -F\n")
+        if "target" in kinds:
+            lines.append(f"{where} -a '(__lafs_at_files)'\n")
+    return "".join(lines)
+
+
+def _fish_flag(flag: Flag) -> str:
+    parts = [f"-{'l' if name.startswith('--') else 's'} {name.lstrip('-')}" for name in flag.names]
+    if flag.value is not None:
+        if flag.value.choices:
+            parts.append(f"-x -a {_fish_quoted(' '.join(flag.value.choices))}")
+        elif flag.value.kind == "dir":
+            parts.append("-x -a '(__fish_complete_directories)'")
+        else:
+            parts.append("-r -F" if flag.value.kind else "-x")
+    return " ".join([*parts, "-d", _fish_quoted(flag.help)])
+
+
+def _fish_quoted(text: str) -> str:
+    return "'" + text.replace("\\", "\\\\").replace("'", "\\'") + "'"
