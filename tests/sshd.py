@@ -174,6 +174,7 @@ class SshServers:
             "StrictModes no",
             "UsePAM no",
             "UseDNS no",
+            "SetEnv SHLVL=2",  # else bash reads the ~/.bashrc of whoever runs the tests, before each session
             "LogLevel INFO",
         ]
         if _openssh_version() >= (9, 8):
