@@ -59,7 +59,10 @@ class Address:
         host = f"[{self.host}]" if ":" in self.host else self.host
         where = (f"{self.user}@" if self.user is not None else "") + host + (f":{self.port}" if self.port else "")
         path = quote(self.path, safe="/~:@!$&'()*+,;=", errors="surrogateescape")
-        return f"sftp://{where}" + (path if path.startswith("/") else "/~" if path == "." else f"/~/{path}")
+        if path.startswith("/"):
+            absolute = "/%7E" + path[2:] if path == "/~" or path.startswith("/~/") else path
+            return f"sftp://{where}{absolute}"
+        return f"sftp://{where}/~" + ("" if path == "." else f"/{path}")
 
 
 def _split_port(where: str, url: str) -> tuple[str, int | None]:

@@ -56,7 +56,7 @@ class Config:
         return cls(
             home,
             table,
-            _encoding(table.get("encoding", {})),
+            parse_encoding(table.get("encoding", {})),
             durability == "full",
             parse_persist(table.get("persist", f"{DEFAULT_PERSIST}s")),
             {name: ServerRecord.parse(name, each) for name, each in servers.items()},
@@ -99,7 +99,7 @@ def parse_persist(value: object) -> int | None:
     return parse_duration(value) or None
 
 
-def _encoding(table: object) -> Encoding:
+def parse_encoding(table: object) -> Encoding:
     if not isinstance(table, dict):
         raise UsageError("encoding must be a table")
     values = dict(table)
