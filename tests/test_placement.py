@@ -25,10 +25,10 @@ VECTORS = Path(__file__).parent / "vectors"
 
 def largest_matching(edges: Iterable[Iterable[int]]) -> int:
     """Try every way to give each server one of its shares or none."""
-    used = {frozenset[int]()}
+    used = {0}
     for shares in edges:
-        used |= {before | {share} for before in used for share in shares if share not in before}
-    return max(map(len, used))
+        used |= {before | 1 << share for before in used for share in shares if not before >> share & 1}
+    return max(map(int.bit_count, used))
 
 
 def optimum(n: int, candidates: Sequence[Candidate], wanted: Iterable[int]) -> int:
@@ -92,26 +92,24 @@ def candidates_of(servers: int, fixed: int, columns: Sequence[int], order: Seque
     ]
 
 
-def check_cases(servers: int, n: int, chosen: Iterable[tuple[int, tuple[int, ...]]], seed: int) -> int:
-    """Plan every case, servers and shares in an order of their own; how many there were."""
+def check_cases(servers: int, n: int, chosen: Iterable[tuple[int, tuple[int, ...]]], seed: int) -> None:
+    """Plan every case, servers and shares in an order of their own."""
     rng = random.Random(seed)
-    count = 0
     for fixed, columns in chosen:
         order = rng.sample(range(servers), servers)
         shuffled = rng.sample(columns, n)
         candidates = candidates_of(servers, fixed, shuffled, order)
         made = plan(n, candidates)
-        assert complain(n, candidates, made) is None, (complain(n, candidates, made), candidates, made)
-        count += 1
-    return count
+        wrong = complain(n, candidates, made)
+        assert wrong is None, (wrong, candidates, made)
 
 
 # ---- the plan --------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("servers", "n"), [(s, n) for s in range(5) for n in range(1, 5)])
+@pytest.mark.parametrize(("servers", "n"), [*product(range(5), range(1, 5)), (1, 5), (2, 5), (3, 5)])
 def test_every_case_up_to_four_by_four(servers: int, n: int) -> None:
-    assert check_cases(servers, n, cases(servers, n), servers * 10 + n) >= 1
+    check_cases(servers, n, cases(servers, n), servers * 10 + n)
 
 
 def every_plan(n: int, candidates: Sequence[Candidate]) -> Iterator[dict[int, int | None]]:
@@ -138,15 +136,16 @@ def random_cases(servers: int, n: int, count: int, seed: int) -> Iterator[tuple[
         yield rng.randrange(servers + 1), columns
 
 
-@pytest.mark.parametrize(("servers", "n"), [(5, 5), (5, 4), (4, 5), (5, 3), (3, 5)])
+@pytest.mark.parametrize(("servers", "n"), [(5, 5), (5, 4), (4, 5), (5, 3)])
 def test_a_large_sample_of_the_cases_up_to_five_by_five(servers: int, n: int) -> None:
     check_cases(servers, n, random_cases(servers, n, 20000 if servers == n else 8000, 55), 5)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("servers", "n"), [(5, n) for n in range(1, 6)] + [(s, 5) for s in range(1, 5)])
-def test_every_case_up_to_five_by_five(servers: int, n: int) -> None:
-    check_cases(servers, n, cases(servers, n), 6)
+@pytest.mark.parametrize(("servers", "n"), [(4, 5), *((5, n) for n in range(1, 6))])
+@pytest.mark.parametrize("fixed", range(6))
+def test_every_case_up_to_five_by_five(servers: int, n: int, fixed: int) -> None:
+    check_cases(servers, n, (case for case in cases(servers, n) if case[0] == fixed), fixed)
 
 
 numbers = st.frozensets(st.integers(0, 5), max_size=4)
