@@ -15,16 +15,18 @@ if TYPE_CHECKING:
     from lafscli.client import Client
     from lafscli.config.home import Home
     from lafscli.config.settings import Config
+    from lafscli.formats.caps import Cap
+    from lafscli.storage.grid import Grid
 
 
 class Frame:
-    """The surroundings of one command line. `connections` may be shared by several (`batch`)."""
+    """The surroundings of one command line. `base` is the frame of the batch that it is a line of."""
 
-    def __init__(self, settings: Settings, connections: Connections | None = None) -> None:
+    def __init__(self, settings: Settings, base: Frame | None = None) -> None:
         self.settings = settings
+        self.base = base
         self.out = Output(settings)
-        self.connections = connections if connections is not None else Connections()
-        self.shared = connections is not None
+        self.connections: Connections = Connections() if base is None else base.connections
 
     def home(self) -> Home:
         """The home folder, made or not."""
@@ -37,7 +39,7 @@ class Frame:
         from lafscli.config.settings import Config
 
         home = self.home()
-        for warning in home.examine():
+        for warning in home.examine() if self.base is None else ():
             self.out.warn(warning)
         config = Config.load(home)
         self.settings.adopt(config.table)
@@ -46,7 +48,19 @@ class Frame:
 
     def client(self) -> Client:
         """The servers, as the configuration names them."""
-        return self.connections.client(self)
+        return self.connections.client(self) if self.base is None else self.base.client()
+
+    def grid_for(self, cap: Cap) -> Grid:
+        """The servers that have a cap's shares; none for a literal cap, which holds its content."""
+        from lafscli.formats.caps import LitCap
+        from lafscli.storage.grid import Grid
+
+        if isinstance(cap, LitCap):
+            return Grid(())
+        client = self.client()
+        if not client.config.servers:
+            raise UsageError("no server is configured", hint="lafs server add NAME URL, or lafs grid import FILE")
+        return client.grid
 
 
 class Connections:

@@ -6,6 +6,7 @@ import contextlib
 import importlib
 import io
 import os
+import signal
 import sys
 import time
 from collections.abc import Sequence
@@ -20,6 +21,9 @@ from lafscli.cli.options import Settings, global_options, wants_json
 from lafscli.cli.text import escape, without_caps
 from lafscli.config import environment
 from lafscli.errors import LafsError, UsageError
+
+NOBODY_READS = 128 + signal.SIGPIPE
+"""Exit code when the reader of stdout went away."""
 
 
 class TableGroup(click.Group):
@@ -178,7 +182,7 @@ def _usage(wrong: click.UsageError) -> UsageError:
 def _nobody_reads() -> int:
     """Stdout was closed by its reader: end quietly, as the signal would."""
     _discard_stdout()
-    return 128 + 13
+    return NOBODY_READS
 
 
 def _discard_stdout() -> None:

@@ -12,6 +12,7 @@ from lafscli.cli import table
 from lafscli.config import environment
 from lafscli.config.quantities import parse_duration, parse_size, parse_switch
 from lafscli.errors import UsageError
+from lafscli.placement import Encoding
 
 
 @dataclass(slots=True)
@@ -97,6 +98,7 @@ class Quantity(click.ParamType):  # type: ignore[type-arg]
 
 SIZE = Quantity("SIZE", parse_size)
 DURATION = Quantity("DURATION", parse_duration)
+ENCODING = Quantity("K/H/N", Encoding.parse)
 
 
 class GlobalOption(click.Option):
@@ -109,6 +111,8 @@ def _remember(ctx: click.Context, param: click.Parameter, value: Any) -> None:
     if ctx.get_parameter_source(name) is not click.core.ParameterSource.COMMANDLINE or ctx.resilient_parsing:
         return
     settings: Settings = ctx.obj.settings
+    if ctx.obj.base is not None and name in ("home", "limit_rate", "timeout", "log_file"):
+        raise UsageError(f"--{name.replace('_', '-')} belongs to the batch, not to one line of it")
     if name == "verbose":
         before = ctx.find_root().meta.setdefault("lafs.verbose", 0)
         ctx.find_root().meta["lafs.verbose"] = before + value

@@ -18,11 +18,11 @@ SCHEMA = 1
 
 
 class Output:
-    """Where the words of one command go. `answered` tells whether the answer was given."""
+    """Where the words of one command go. In a batch, `place` begins its messages and `extra` joins its documents."""
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
-        self.answered = False
+        self.place = ""
         self.extra: dict[str, Any] = {}
         self._log: TextIO | None = None
 
@@ -30,7 +30,6 @@ class Output:
 
     def show(self, document: Mapping[str, Any], text: str) -> None:
         """Give the answer: `document` with --json, else `text` ("" prints nothing). JSON Lines: call it once a line."""
-        self.answered = True
         if self.settings.json:
             self._document(document)
         elif text:
@@ -47,7 +46,7 @@ class Output:
         """Report an error: one line, one more for the hint; with --json the document too."""
         message, hint = escape(error.message), error.hint
         self.event("error", kind=error.kind, code=error.exit_code, message=message)
-        self._say(f"{self._paint('31', 'lafs:')} {message}")
+        self._say(f"{self._paint('31', 'lafs:')} {self.place}{message}")
         if hint:
             self._say(f"{self._paint('36', 'hint:')} {escape(hint)}")
         if self.settings.json:
@@ -58,13 +57,13 @@ class Output:
         """Say what the user should know and what stops nothing."""
         self.event("warning", message=escape(message))
         if not self.settings.quiet:
-            self._say(f"{self._paint('33', 'lafs: warning:')} {escape(message)}")
+            self._say(f"{self._paint('33', 'lafs: warning:')} {self.place}{escape(message)}")
 
     def tell(self, message: str, level: int = 0) -> None:
         """Say something on stderr, from `-v` times `level` on."""
         self.event("note", message=escape(message))
         if not self.settings.quiet and (self.settings.verbose or 0) >= level:
-            self._say(f"lafs: {escape(message)}")
+            self._say(f"lafs: {self.place}{escape(message)}")
 
     def _say(self, line: str) -> None:
         try:

@@ -6,6 +6,7 @@ import sys
 import time
 from typing import TYPE_CHECKING, Any
 
+from lafscli.cli.frame import Connections
 from lafscli.cli.output import Output, terminal
 from lafscli.cli.text import escape, human_size, human_time
 from lafscli.config import environment
@@ -21,7 +22,8 @@ class ShownProgress(Progress):
     Threads may advance it: a lost count would only be a little less on the screen.
     """
 
-    def __init__(self, out: Output, title: str) -> None:
+    def __init__(self, connections: Connections, out: Output, title: str) -> None:
+        self._connections = connections
         self._out = out
         self._title = title
         self._phase = ""
@@ -34,6 +36,7 @@ class ShownProgress(Progress):
         self._lines: dict[str, Any] = {}
 
     def __enter__(self) -> ShownProgress:
+        self._connections.progress = self
         settings = self._out.settings
         wanted = settings.progress if settings.progress is not None else terminal(sys.stderr)
         if wanted and not settings.quiet:
@@ -42,6 +45,7 @@ class ShownProgress(Progress):
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._connections.progress = None
         bars, self._bars = self._bars, None
         if bars is not None:
             bars.stop()

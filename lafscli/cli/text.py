@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 _CAP = re.compile(r"URI:[A-Za-z0-9-]+:[A-Za-z0-9:-]*")
 _HIDDEN = frozenset(("Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"))
@@ -53,3 +53,13 @@ def columns(rows: Sequence[Sequence[str]]) -> str:
     widths = [max(map(len, column)) for column in zip(*safe, strict=True)]
     lines = ("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in safe)
     return "\n".join(lines)
+
+
+def facts(found: Mapping[str, object]) -> str:
+    """Names and values, one a line; yes and no for truth."""
+    return columns(
+        [
+            (key.replace("_", " "), ("no", "yes")[value] if isinstance(value, bool) else str(value))
+            for key, value in found.items()
+        ]
+    )

@@ -1,0 +1,171 @@
+"""put, get, cat (CLI.md §4), for immutable files."""
+
+from __future__ import annotations
+
+import os
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import click
+
+from lafscli.cli.frame import Frame
+from lafscli.cli.landing import choose, landing
+from lafscli.cli.options import ENCODING, SIZE, command
+from lafscli.cli.progress import ShownProgress
+from lafscli.cli.targets import NO_DIRECTORIES, readable_file
+from lafscli.config.settings import Config
+from lafscli.errors import LafsError, NotHappy, Unreachable, UsageError
+from lafscli.formats.caps import LitCap
+from lafscli.placement import Encoding
+from lafscli.primitives.encoding import b32encode
+
+
+@command("put")
+@click.argument("local")
+@click.argument("target", required=False)
+@click.option("--format", "format_", type=click.Choice(["chk", "sdmf", "mdmf"]), help="What to make; chk so far.")
+@click.option("--mutable", is_flag=True, help="Make a mutable file (not in this version).")
+@click.option("--private-key", metavar="FILE", help="The RSA key of a mutable file (not in this version).")
+@click.option("--encoding", type=ENCODING, help="Any K of N shares rebuild the file, on at least H servers.")
+@click.option("--segment-size", type=SIZE, help="Largest segment; 1M unless said.")
+@click.option("--no-convergence", is_flag=True, help="Use a random key: equal files get different caps.")
+def put(
+    frame: Frame,
+    local: str,
+    target: str | None,
+    format_: str | None,
+    mutable: bool,
+    private_key: str | None,
+    encoding: Encoding | None,
+    segment_size: int | None,
+    no_convergence: bool,
+) -> None:
+    """Store a file and print its cap.
+
+    LOCAL is a file, or - for stdin, which is streamed. The cap is all one needs to fetch the file: keep it. It is
+    also written to `pins` in the home. The same file gives the same cap; what came through a pipe and is longer than
+    a segment gets a random key.
+    """
+    if target is not None:
+        raise UsageError("a TARGET can't be linked yet", hint=NO_DIRECTORIES)
+    if mutable or private_key is not None or format_ in ("sdmf", "mdmf"):
+        raise UsageError("mutable files can't be made yet", hint="this version of lafs stores immutable files (chk)")
+    from lafscli.config import secrets
+    from lafscli.immutable.upload import upload
+
+    began = time.monotonic()
+    if local == "-":
+        frame.connections.take_stdin("the file")
+    client = frame.client()
+    chosen = encoding or client.config.encoding
+    chosen = replace(chosen, segment_size=segment_size or client.config.encoding.segment_size)
+    writing = client.writing(chosen, convergent=not no_convergence)
+    if local != "-":
+        _enough_servers(client.config, chosen, Path(local))
+    with ShownProgress(frame.connections, frame.out, f"put {local}") as progress:
+        try:
+            if local == "-":
+                with os.fdopen(0, "rb", buffering=0, closefd=False) as stream:
+                    done = upload(client.grid, stream, writing, progress)
+            else:
+                done = upload(client.grid, Path(local), writing, progress)
+        except (NotHappy, Unreachable):
+            _enough_servers(client.config, chosen, None)
+            raise
+    failure: LafsError | None = None
+    try:
+        secrets.pin(client.config.home, str(done.cap))
+    except LafsError as error:  # the file is stored: its cap must reach the user all the same
+        failure = error
+    document: dict[str, Any] = {"cap": str(done.cap), "kind": done.cap.kind, "size": done.size}
+    if not isinstance(done.cap, LitCap) and done.encoding is not None:
+        verify = done.cap.verify_cap()
+        document |= {
+            "verify_cap": str(verify),
+            "storage_index": b32encode(verify.storage_index),
+            "encoding": encoding_document(done.encoding),
+            "happiness": done.happiness,
+            "pushed_shares": done.pushed,
+            "preexisting_shares": done.preexisting,
+            "placement": {str(shnum): names for shnum, names in done.placement.items()},
+        }
+    frame.out.show(document | {"seconds": round(time.monotonic() - began, 3)}, str(done.cap))
+    if failure is not None:
+        frame.out.warn(f"the file is stored, but its cap is not among the pins: {failure.message}")
+        raise SystemExit(failure.exit_code)
+
+
+def _enough_servers(config: Config, encoding: Encoding, path: Path | None) -> None:
+    """Refuse what can't be happy on the servers there are, before anything is read or sent. A file so small that it
+    is kept in its cap needs none."""
+    from lafscli.immutable.upload import LIT_LIMIT
+
+    try:
+        if path is not None and path.stat().st_size <= LIT_LIMIT:
+            return
+    except OSError:
+        return
+    count = len(config.writable)
+    if not config.servers:
+        raise UsageError("no server is configured", hint="lafs server add NAME URL, or lafs init --local to try it")
+    if count < encoding.happy:
+        fitting = f"; on {count} servers: lafs encoding {encoding.fitting(count)}" if count else ""
+        raise NotHappy(
+            f"{count} servers take shares, {encoding.happy} are needed to store safely ({encoding})",
+            hint=f"add servers with lafs server add{fitting}",
+        )
+
+
+def encoding_document(encoding: Encoding) -> dict[str, int]:
+    """An encoding as JSON."""
+    return {"k": encoding.k, "happy": encoding.happy, "n": encoding.n, "segment_size": encoding.segment_size}
+
+
+@command("get")
+@click.argument("target")
+@click.argument("local", required=False)
+@click.option("--offset", type=SIZE, default="0", metavar="N", help="Begin at byte N.")
+@click.option("--length", type=SIZE, metavar="N", help="Fetch N bytes; fewer where the file ends.")
+def get(frame: Frame, target: str, local: str | None, offset: int, length: int | None) -> None:
+    """Fetch a file.
+
+    TARGET is a cap, or @FILE for the cap in the first line of FILE. LOCAL is a file, a folder, or - for stdout.
+    Only bytes that were proved are written; a file appears under its name when it is complete. With --offset and
+    --length only the segments that are needed are fetched.
+    """
+    from lafscli.immutable.download import download
+
+    began = time.monotonic()
+    cap = readable_file(frame, target)
+    path = choose(frame, local, None)
+    size = len(cap.content) if isinstance(cap, LitCap) else cap.size
+    if offset > size:
+        raise UsageError(f"the file ends before byte {offset}: it has {size} bytes")
+    grid = frame.grid_for(cap)
+    with (
+        landing(path) as write,
+        ShownProgress(frame.connections, frame.out, f"get {path or '-'}") as progress,
+    ):
+        done = download(grid, cap, write, offset=offset, length=length, progress=progress)
+    if path is not None:
+        document = {"path": str(path), "size": done.size, "seconds": round(time.monotonic() - began, 3)}
+        frame.out.show(document, "")
+
+
+@command("cat")
+@click.argument("targets", nargs=-1, required=True, metavar="TARGET...")
+def cat(frame: Frame, targets: tuple[str, ...]) -> None:
+    """Write files to stdout.
+
+    Each TARGET is a cap, or @FILE for the cap in the first line of FILE.
+    """
+    from lafscli.immutable.download import download
+
+    if frame.settings.json:
+        raise UsageError("--json and the files can't both go to stdout")
+    for cap in [readable_file(frame, target) for target in targets]:
+        grid = frame.grid_for(cap)
+        with landing(None) as write, ShownProgress(frame.connections, frame.out, "cat") as progress:
+            download(grid, cap, write, progress=progress)

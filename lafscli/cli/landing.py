@@ -1,0 +1,111 @@
+"""Where a fetched file lands: under its name only when complete, or in a pipe (CLI.md §1)."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import stat
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from lafscli.cli.frame import Frame
+from lafscli.cli.output import terminal
+from lafscli.config.home import sync_folder
+from lafscli.errors import LafsError, UsageError
+from lafscli.storage.store import Buffer
+
+Write = Callable[[Buffer], None]
+
+
+def choose(frame: Frame, local: str | None, name: str | None) -> Path | None:
+    """Where a file goes: the path, or None for stdout. `name` is what it is called in the grid, if it has a name.
+
+    Without `local` it goes under that name into the current folder, or without a name to stdout, which must not be a
+    terminal then.
+    """
+    if local is None and name is None and terminal(sys.stdout) and not frame.settings.json:
+        raise UsageError("the file has no name, and stdout is a terminal", hint="say where: lafs get CAP FILE, or -")
+    if local == "-" or (local is None and name is None):
+        if frame.settings.json:
+            raise UsageError("--json and the file can't both go to stdout", hint="lafs get CAP FILE --json")
+        return None
+    if local is None:
+        return _below(Path(), name)
+    path = Path(local)
+    if path.is_dir():
+        return _below(path, name)
+    if local.endswith("/"):
+        raise UsageError(f"no such folder: {local}")
+    return path
+
+
+def _below(folder: Path, name: str | None) -> Path:
+    """The name in a folder, where a name from the grid must not lead anywhere else."""
+    if name is None:
+        raise UsageError(f"{folder} is a folder, and a bare cap has no name", hint=f"say a name: {folder / 'FILE'}")
+    if "/" in name or "\0" in name or name in (".", ".."):
+        raise UsageError(f"the name {name!r} can't be a file name here", hint="say another: lafs get TARGET FILE")
+    path = folder / name
+    if path.is_symlink():
+        raise UsageError(f"{path} is a symbolic link, which is not followed", hint="say another name")
+    return path
+
+
+@contextlib.contextmanager
+def landing(path: Path | None) -> Iterator[Write]:
+    """A place to write a file to. A regular file appears under its name, whole and durable, when the block ends
+    well; after an error nothing of it is left. Stdout, devices and pipes take what comes."""
+    if path is None:
+        sys.stdout.flush()
+        yield lambda data: _write(1, data, "stdout")
+        return
+    try:
+        kind = path.stat().st_mode
+    except OSError:
+        kind = stat.S_IFREG
+    if stat.S_ISREG(kind):
+        with _staged(Path(os.path.realpath(path))) as write:  # a link named by the user is followed, as cp does
+            yield write
+        return
+    try:
+        handle = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+    except OSError as error:
+        raise LafsError(f"cannot write {path}: {error.strerror}") from error
+    try:
+        yield lambda data: _write(handle, data, str(path))
+    finally:
+        os.close(handle)
+
+
+@contextlib.contextmanager
+def _staged(path: Path) -> Iterator[Write]:
+    temporary = path.with_name(f".lafs-{secrets.token_hex(8)}")
+    try:
+        handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+    except OSError as error:
+        raise LafsError(f"cannot write {path}: {error.strerror}") from error
+    try:
+        try:
+            yield lambda data: _write(handle, data, str(path))
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+        temporary.rename(path)
+    except OSError as error:
+        raise LafsError(f"cannot write {path}: {error.strerror}") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+    sync_folder(path.parent)
+
+
+def _write(handle: int, data: Buffer, name: str) -> None:
+    view = memoryview(data).cast("B")
+    try:
+        while view:
+            view = view[os.write(handle, view) :]
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise LafsError(f"cannot write {name}: {error.strerror}") from error

@@ -1,0 +1,123 @@
+"""init and encoding (CLI.md §3)."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import click
+
+from lafscli.cli.frame import Frame
+from lafscli.cli.options import ENCODING, command
+from lafscli.config.home import Home
+from lafscli.config.servers import Address
+from lafscli.config.settings import Config, encoding_table, write_table
+from lafscli.placement import Encoding, may_lose
+
+LOCAL_SERVERS = 10
+
+
+@command("init")
+@click.option("--local", is_flag=True, help="Add ten servers that are folders of this machine.")
+@click.option("--encoding", type=ENCODING, help="Any K of N shares rebuild a file, on at least H servers [3/7/10].")
+@click.option("--from-tahoe", metavar="NODEDIR", help="Take secrets, aliases and encoding of a Tahoe-LAFS client.")
+def init(frame: Frame, local: bool, encoding: Encoding | None, from_tahoe: str | None) -> None:
+    """Make a home: configuration and secrets.
+
+    Run twice it says what exists and changes nothing. --local makes everything work at once on one machine: folders
+    stand for servers, and nothing is safer for that.
+    """
+    from lafscli.config import secrets
+
+    home = frame.home()
+    existed = home.config_file.exists()
+    if existed:
+        config = frame.config()
+        unused = [("--local", local), ("--encoding", encoding), ("--from-tahoe", from_tahoe)]
+        for option in (name for name, value in unused if value):
+            frame.out.warn(f"{option} changes nothing: there is a home already")
+        with home.locked():
+            made = secrets.make_missing(home, os.urandom, {})
+    else:
+        node = None if from_tahoe is None else secrets.TahoeNode(Path(from_tahoe).expanduser())
+        given = {} if node is None else node.secrets()
+        chosen = encoding or (Encoding() if node is None else Encoding(*node.encoding()))
+        home.make()
+        for warning in home.examine():
+            frame.out.warn(warning)
+        servers = _local_servers(home) if local else {}
+        with home.locked():
+            made = secrets.make_missing(home, os.urandom, given)
+            if not home.config_file.exists():  # another init may have been faster
+                write_table(home, {"encoding": encoding_table(chosen), "servers": servers})
+        config = frame.config()
+    _answer(frame, config, created=not existed, made=made)
+
+
+def _answer(frame: Frame, config: Config, *, created: bool, made: list[str]) -> None:
+    document = {"home": str(config.home.path), "created": created, "servers": list(config.servers)}
+    count = len(config.servers)
+    words = [
+        f"{'made' if created else 'there is already'} {config.home.path}: {count} servers, encoding {config.encoding}"
+    ]
+    if made and not created:
+        words.append(f"made what was missing: {', '.join(made)}")
+    frame.out.show(document, "\n".join(words))
+    if not count:
+        frame.out.tell("next: lafs server add NAME URL, or lafs init --local to try it on this machine")
+
+
+def _local_servers(home: Home) -> dict[str, Any]:
+    """Ten servers in folders of this machine, as tables of the configuration."""
+    from lafscli.client import enrol_folder
+
+    tables: dict[str, Any] = {}
+    for number in range(LOCAL_SERVERS):
+        name = f"local{number}"
+        folder = home.data / "grid" / name
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        tables[name] = enrol_folder(name, str(Address(None, str(folder)))).table()
+    return tables
+
+
+@command("encoding")
+@click.argument("encoding", type=ENCODING, required=False, metavar="[K/H/N]")
+def encoding(frame: Frame, encoding: Encoding | None) -> None:
+    """Show or set how many shares a file gets.
+
+    K/H/N: any K of N shares rebuild a file; a put that does not reach H servers stores nothing. It counts for files
+    put from now on.
+    """
+    config = frame.config()
+    if encoding is not None:
+        chosen = replace(encoding, segment_size=config.encoding.segment_size)
+        config = config.edit(lambda table: table.setdefault("encoding", {}).update(encoding_table(chosen)))
+        frame.connections.forget()
+    now, servers = config.encoding, len(config.writable)
+    lose, guaranteed = may_lose(now.k, now.n, servers), now.guaranteed
+    document = {
+        "k": now.k,
+        "happy": now.happy,
+        "n": now.n,
+        "segment_size": now.segment_size,
+        "expansion": round(now.expansion, 4),
+        "servers": servers,
+        "may_lose": lose,
+        "guaranteed": guaranteed,
+    }
+    frame.out.show(document, in_words(now, servers))
+    if servers < now.happy:
+        fitting = f"; for {servers}: lafs encoding {now.fitting(servers)}" if servers else ""
+        frame.out.warn(f"put needs {now.happy} servers that take shares, and you have {servers}{fitting}")
+
+
+def in_words(encoding: Encoding, servers: int) -> str:
+    """What an encoding means on so many servers."""
+    parts = [f"{encoding.k} of {encoding.n} shares rebuild a file"]
+    if servers >= encoding.happy:
+        parts.append(f"on your {servers} servers any {may_lose(encoding.k, encoding.n, servers)} may be lost")
+    parts.append(f"at least {encoding.guaranteed} may always be lost (happy {encoding.happy})")
+    parts.append(f"stores {encoding.expansion:.2f} bytes a byte")
+    return "; ".join(parts)
