@@ -17,6 +17,7 @@ from typing import Self, TypeVar
 from lafscli.errors import UsageError
 
 T = TypeVar("T")
+S = TypeVar("S", bound=Hashable)
 
 _EXAMPLE = "for example 3/7/10: any 3 of 10 shares rebuild a file, which must reach 7 servers"
 _SPARE_WORK = 2_000_000  # steps of `spare`: about half a second
@@ -92,7 +93,7 @@ def permuted(si: bytes, servers: Iterable[T], seed: Callable[[T], bytes]) -> lis
     return sorted(servers, key=lambda server: sha1(si + seed(server), usedforsecurity=False).digest())
 
 
-def happiness(holders: Mapping[Hashable, Iterable[int]]) -> int:
+def happiness(holders: Mapping[S, Iterable[int]]) -> int:
     """Size of a maximum matching between servers and the shares they hold (spec 05 §3)."""
     bits: dict[int, int] = {}
     numbered = [[bits.setdefault(share, len(bits)) for share in shares] for shares in holders.values()]
@@ -273,7 +274,7 @@ class _Matching:
 # ---- what may be lost ------------------------------------------------------------------------------------------
 
 
-def spare(holders: Mapping[Hashable, Iterable[int]], k: int) -> int:
+def spare(holders: Mapping[S, Iterable[int]], k: int) -> int:
     """The greatest s such that after the loss of *any* s servers k distinct shares remain; -1 if not even now.
 
     Exact where each share lies on one server, and for every grid of 20 servers or shares that was tried (20 with 20 in
