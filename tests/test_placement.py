@@ -296,14 +296,13 @@ def test_sites_break_ties_when_servers_get_several_shares() -> None:
 
 def test_an_empty_server_comes_before_an_emptier_site() -> None:
     candidates = [
-        Candidate("a0", True, frozenset({0}), "a"),
-        Candidate("a1", True, frozenset(), "a"),
-        Candidate("ro", False, frozenset({1}), "b"),
+        Candidate("ro", False, frozenset({1}), "c"),
         Candidate("b1", True, frozenset({1}), "b"),
+        Candidate("a0", True, frozenset({0, 1}), "a"),
+        Candidate("a1", True, frozenset(), "a"),
     ]
     made = plan(3, candidates)
-    assert dict(made.send) == {2: "a1"}
-    assert made.happiness == 3
+    assert (dict(made.keep), dict(made.send), made.happiness) == ({0: "a0", 1: "ro"}, {2: "a1"}, 3)
 
 
 def test_one_server_for_each_share_whatever_the_sites() -> None:
