@@ -1,5 +1,372 @@
-"""Files over SFTP."""
+"""Files over SFTP version 3: batches pipelined on one connection, made anew when it was lost."""
 
-from lafscli.storage.channel import Stream
+from __future__ import annotations
 
-__all__ = ["Stream"]
+import fcntl
+import stat
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from os import fstat
+from typing import TypeVar
+
+from lafscli.errors import FileError, NotSupported, ServerUnreachable
+from lafscli.storage import packets
+from lafscli.storage.channel import Channel, Stream
+from lafscli.storage.listings import list_folders
+from lafscli.storage.packets import refusal, string
+from lafscli.storage.rate import RateLimit
+from lafscli.storage.reads import Batch, ReadQueue
+from lafscli.storage.store import (
+    Buffer,
+    DirEntry,
+    FileRange,
+    FileStat,
+    Link,
+    Mkdir,
+    NewFile,
+    Op,
+    Reading,
+    Remove,
+    Rename,
+    Replace,
+    Rmdir,
+    Space,
+    Stat,
+    Touch,
+    Truncate,
+)
+from lafscli.storage.turn import Turn
+from lafscli.storage.writes import NEW_FILE, SftpWriter, SmallFiles
+
+__all__ = ["SftpFiles", "Stream"]
+
+T = TypeVar("T")
+
+_PIPE_SIZE = 1024 * 1024
+_CROWDED = ("kex_exchange_identification", "connection reset", "connection closed by")
+"""What ssh says when sshd drops connections above MaxStartups."""
+_DELAYS = (0.2, 0.5, 1.0, 2.0)
+_OPEN_EXISTING = packets.U32.pack(packets.OPEN_WRITE) + packets.U32.pack(0)
+_POSIX_RENAME = string(packets.POSIX_RENAME.encode())
+_HARDLINK = string(packets.HARDLINK.encode())
+_STATVFS = string(packets.STATVFS.encode())
+
+
+class SftpFiles:
+    """A folder tree on an SFTP server.
+
+    `root` is an absolute path, or `~` or `~/…` from the login folder. A lost connection fails what was under way on
+    it (a batch that only reads is asked again when the connection had died idle); the next call connects anew.
+    `timeout` is for how many seconds the server may stay silent while something is awaited. Closed is for good.
+    """
+
+    def __init__(
+        self,
+        open_stream: Callable[[], Stream],
+        root: str,
+        *,
+        name: str,
+        timeout: float = 60.0,
+        connect_timeout: float = 15.0,
+        rate: RateLimit | None = None,
+    ) -> None:
+        self._open_stream = open_stream
+        if root == "~" or root.startswith("~/"):
+            # A relative path starts in the login folder (version 3 has no `~`).
+            root = root[2:]
+        self._root = root.encode("utf-8", "surrogateescape") or b"."
+        self._prefix = b"" if not root else self._root.rstrip(b"/") + b"/"
+        self._name = name
+        self._timeout = timeout
+        self._connect_timeout = connect_timeout
+        self._rate = rate
+        self._live: list[tuple[Channel, ReadQueue]] = []
+        self._turn = Turn(self._shut)
+        self._earlier = [0, 0]
+
+    # ---- the connection ---------------------------------------------------------------------------------------
+
+    def connect(self) -> frozenset[str]:
+        """Connect if that has not happened; the extensions the server offers."""
+        with self._turn:
+            return self._ready()[0].extensions
+
+    def close(self) -> None:
+        """End the connection; a call that waits in another thread fails at once."""
+        self._turn.close()
+
+    @property
+    def sent(self) -> int:
+        """Bytes sent, all in all."""
+        return self._earlier[0] + sum(channel.sent for channel, _ in self._live)
+
+    @property
+    def received(self) -> int:
+        """Bytes received, all in all."""
+        return self._earlier[1] + sum(channel.received for channel, _ in self._live)
+
+    def _shut(self) -> None:
+        while self._live:
+            with suppress(IndexError):
+                channel, _ = self._live.pop()
+                self._earlier[0] += channel.sent
+                self._earlier[1] += channel.received
+                channel.close()
+
+    def _ready(self) -> tuple[Channel, ReadQueue]:
+        """The connection, ready for questions."""
+        if self._live:
+            channel, reads = self._live[0]
+            if channel.error is None:
+                channel.begin()
+                return channel, reads
+            self._shut()
+        for delay in _DELAYS:
+            try:
+                return self._connected()
+            except ServerUnreachable as error:
+                if not any(words in str(error).lower() for words in _CROWDED):
+                    raise
+            self._turn.sleep(delay)
+        return self._connected()
+
+    def _connected(self) -> tuple[Channel, ReadQueue]:
+        try:
+            stream = self._open_stream()
+        except ServerUnreachable as error:
+            error.server = error.server or self._name
+            raise
+        for descriptor in {stream.read_fd, stream.write_fd}:
+            with suppress(OSError, AttributeError):
+                if stat.S_ISFIFO(fstat(descriptor).st_mode):
+                    fcntl.fcntl(descriptor, fcntl.F_SETPIPE_SZ, _PIPE_SIZE)
+        channel = Channel(stream, self._turn.waker, name=self._name, timeout=self._timeout)
+        channel.greet(self._connect_timeout)
+        reads = ReadQueue(channel, self._prefix, self._rate)
+        self._live.append((channel, reads))
+        channel.begin()
+        return channel, reads
+
+    def _asking(self, ask: Callable[[Channel, ReadQueue], T]) -> T:
+        """Ask what only reads: once more where the connection turns out to have died idle."""
+        channel, reads = self._ready()
+        try:
+            return ask(channel, reads)
+        except ServerUnreachable:
+            if not channel.died_idle:
+                raise
+        return ask(*self._ready())
+
+    # ---- names ------------------------------------------------------------------------------------------------
+
+    def do(self, ops: Sequence[Op]) -> list[FileStat | FileError | None]:
+        """Carry out in order, pipelined."""
+        with self._turn:
+            if all(isinstance(op, Stat) for op in ops):
+                return self._asking(lambda channel, _: self._do(channel, ops))
+            return self._do(self._ready()[0], ops)
+
+    def _do(self, channel: Channel, ops: Sequence[Op]) -> list[FileStat | FileError | None]:
+        answers = _Answers(ops, channel)
+        for index, op in enumerate(ops):
+            while channel.crowded:
+                channel.step()
+            if isinstance(op, Stat):
+                answers.left += 1
+                channel.request(packets.LSTAT, string(self._path(op.path)), answers.attrs, index)
+                continue
+            request = self._request(op, channel.extensions)
+            if isinstance(request, FileError):
+                answers.values[index] = request
+            else:
+                answers.left += 1
+                channel.request(*request, answers.status, index)
+        while answers.left:
+            channel.step()
+        return answers.values
+
+    def _request(self, op: Op, offered: frozenset[str]) -> tuple[int, bytes] | FileError:
+        match op:
+            case Mkdir(path):
+                return packets.MKDIR, string(self._path(path)) + packets.FOLDER_MODE
+            case Rename(old, new):
+                return packets.RENAME, string(self._path(old)) + string(self._path(new))
+            case Replace(old, new):
+                return self._extended(packets.POSIX_RENAME, _POSIX_RENAME, old, new, offered)
+            case Link(old, new):
+                return self._extended(packets.HARDLINK, _HARDLINK, old, new, offered)
+            case Remove(path):
+                return packets.REMOVE, string(self._path(path))
+            case Rmdir(path):
+                return packets.RMDIR, string(self._path(path))
+            case Touch(path, mtime):
+                return packets.SETSTAT, string(self._path(path)) + packets.ATTRS_TIMES.pack(8, mtime, mtime)
+            case Truncate(path, size):
+                return packets.SETSTAT, string(self._path(path)) + packets.ATTRS_SIZE.pack(1, size)
+            case _:
+                raise TypeError(f"not an operation: {op!r}")
+
+    def _extended(
+        self, extension: str, head: bytes, old: str, new: str, offered: frozenset[str]
+    ) -> tuple[int, bytes] | FileError:
+        if extension not in offered:
+            return NotSupported(f"{old}: the server does not offer {extension}", server=self._name)
+        return packets.EXTENDED, head + string(self._path(old)) + string(self._path(new))
+
+    def listing(self, paths: Sequence[str]) -> list[list[DirEntry] | FileError]:
+        """All names in each folder, without `.` and `..`."""
+        with self._turn:
+            return self._asking(lambda channel, _: list_folders(channel, [(p, self._path(p)) for p in paths]))
+
+    def space(self) -> Space | None:
+        """What statvfs says, or None where the server does not tell or the root is not there."""
+        with self._turn:
+            return self._asking(lambda channel, _: self._space(channel))
+
+    def _space(self, channel: Channel) -> Space | None:
+        if packets.STATVFS not in channel.extensions:
+            return None
+        answer: list[Space | None] = []
+
+        def take(_: None, kind: int, body: memoryview) -> None:
+            refused = kind == packets.STATUS
+            answer.append(
+                None if refused else packets.parse_statvfs(channel.expect(packets.EXTENDED_REPLY, kind, body))
+            )
+
+        channel.request(packets.EXTENDED, _STATVFS + string(self._root), take, None)
+        while not answer:
+            channel.step()
+        return answer[0]
+
+    def _path(self, path: str) -> bytes:
+        return self._prefix + path.encode("utf-8", "surrogateescape") if path else self._root
+
+    # ---- contents ---------------------------------------------------------------------------------------------
+
+    def read(self, wanted: Sequence[FileRange]) -> Reading:
+        """Ask for ranges; does not wait for data."""
+        with self._turn:
+            return self._asking(lambda channel, reads: self._begin_reading(channel, reads, wanted))
+
+    def _begin_reading(self, channel: Channel, reads: ReadQueue, wanted: Sequence[FileRange]) -> SftpReading:
+        batch = reads.ask(wanted)
+        reads.feed()
+        channel.push()
+        return SftpReading(self, channel, batch, wanted)
+
+    def finish(self, reading: SftpReading) -> list[Buffer | FileError]:
+        """Wait for the ranges of a reading of ours."""
+        with self._turn:
+            channel, batch = reading.channel, reading.batch
+            try:
+                channel.begin()
+                while batch.left:
+                    channel.step()
+            except ServerUnreachable:
+                if not channel.died_idle:
+                    raise
+                channel, reads = self._ready()
+                reading.channel, reading.batch = channel, reads.ask(reading.wanted)
+                batch = reading.batch
+                while batch.left:
+                    channel.step()
+            return [item.value() for item in batch.ranges]
+
+    def release(self, path: str) -> None:
+        """Close a kept file; nothing if it is not open, or the connection is gone."""
+        with self._turn:
+            if self._live and self._live[0][0].error is None:
+                channel, reads = self._live[0]
+                channel.begin()
+                reads.release(path)
+                channel.push()
+
+    def create(self, path: str) -> SftpWriter:
+        """Make a new file exclusively (0600) and open it for writing."""
+        with self._turn:
+            channel, _ = self._ready()
+            handle = self._opened(channel, path, NEW_FILE)
+            return SftpWriter(self._turn, channel, path, handle, 0, self._rate)
+
+    def open_existing(self, path: str) -> SftpWriter:
+        """Open a file that exists; appending starts at the end that it has now."""
+        with self._turn:
+            channel, _ = self._ready()
+            handle = self._opened(channel, path, _OPEN_EXISTING)
+            answers = _Answers([Stat(path)], channel)
+            answers.left = 1
+            channel.request(packets.FSTAT, handle, answers.attrs, 0)
+            while answers.left:
+                channel.step()
+            found = answers.values[0]
+            if isinstance(found, FileStat):
+                return SftpWriter(self._turn, channel, path, handle, found.size, self._rate)
+            assert found is not None
+            channel.request(packets.CLOSE, handle, answers.status, 0)
+            raise found
+
+    def _opened(self, channel: Channel, path: str, how: bytes) -> bytes:
+        answer: list[bytes | FileError] = []
+
+        def take(_: None, kind: int, body: memoryview) -> None:
+            if kind == packets.STATUS:
+                answer.append(refusal(body, path, self._name))
+            else:
+                answer.append(packets.parse_handle(channel.expect(packets.HANDLE, kind, body)))
+
+        channel.request(packets.OPEN, string(self._path(path)) + how, take, None)
+        while not answer:
+            channel.step()
+        if isinstance(answer[0], FileError):
+            raise answer[0]
+        return answer[0]
+
+    def create_many(self, files: Sequence[NewFile], *, sync: bool) -> list[FileError | None]:
+        """Many small files, pipelined."""
+        with self._turn:
+            channel, _ = self._ready()
+            return SmallFiles(channel, self._prefix, self._rate, sync=sync).create(files)
+
+
+class SftpReading:
+    """Ranges under way over SFTP."""
+
+    def __init__(self, files: SftpFiles, channel: Channel, batch: Batch, wanted: Sequence[FileRange]) -> None:
+        self._files = files
+        self.channel = channel
+        self.batch = batch
+        self.wanted = wanted
+
+    def finish(self) -> list[Buffer | FileError]:
+        """Wait; bytes, a slice of `into`, or the error, in the order asked."""
+        return self._files.finish(self)
+
+
+class _Answers:
+    """Answers to a batch of operations, each in its place."""
+
+    __slots__ = ("_channel", "_ops", "left", "values")
+
+    def __init__(self, ops: Sequence[Op], channel: Channel) -> None:
+        self._ops = ops
+        self._channel = channel
+        self.values: list[FileStat | FileError | None] = [None] * len(ops)
+        self.left = 0
+
+    def attrs(self, index: int, kind: int, body: memoryview) -> None:
+        self.left -= 1
+        if kind == packets.ATTRS:
+            self.values[index] = packets.parse_attrs(body)
+        else:
+            self._refused(index, kind, body)
+
+    def status(self, index: int, kind: int, body: memoryview) -> None:
+        self.left -= 1
+        if kind != packets.STATUS or packets.status_code(body) != packets.OK:
+            self._refused(index, kind, body)
+
+    def _refused(self, index: int, kind: int, body: memoryview) -> None:
+        op = self._ops[index]
+        path = op.old if isinstance(op, Rename | Replace | Link) else op.path
+        self.values[index] = refusal(self._channel.expect(packets.STATUS, kind, body), path, self._channel.name)
