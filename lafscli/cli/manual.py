@@ -121,7 +121,7 @@ def _macros(block: Block, fresh: bool) -> Iterator[str]:
 
 def _filled(text: str) -> Iterator[str]:
     """A paragraph in lines of source, inline marks as fonts."""
-    for line in textwrap.wrap(_inline(text), 100, break_long_words=False, break_on_hyphens=False):
+    for line in textwrap.wrap(_inline(text), _WIDTH, break_long_words=False, break_on_hyphens=False):
         yield _line(line)
 
 
@@ -155,13 +155,15 @@ def plain(page: Page) -> str:
     lines = [f"{head}{'lafs manual'.center(_WIDTH - 2 * len(head))}{head}".rstrip(), "", "NAME"]
     lines.extend(_wrapped([f"{page.name} - {page.summary}"], 7))
     for block in page.blocks:
-        lines.extend(_paragraph(block))
+        for line in _paragraph(block):
+            if line or lines[-1].startswith(" "):  # no two empty lines, and none below a heading
+                lines.append(line)
     return "\n".join(lines) + "\n"
 
 
 def _paragraph(block: Block) -> Sequence[str]:
     if block.kind == "section":
-        return ["", block.text]
+        return ["", block.text.upper()]
     if block.kind == "code":
         return ["", *(" " * 11 + line if line else "" for line in block.text.split("\n")), ""]
     text = _INLINE.sub(lambda match: match[1] or match[2], block.text)

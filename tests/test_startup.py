@@ -1,0 +1,56 @@
+"""What a start imports: facts that keep it fast, without a clock (DESIGN §1.17)."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+import lafscli
+from lafscli.cli import table
+
+HEAVY = {"paramiko", "rich", "cryptography", "nacl", "zfec", "sqlite3", "asyncio", "lafscli.storage.sftp"}
+CLICK = {"click", "lafscli.cli.main"}
+
+
+def imported(*arguments: str, code: int = 0) -> set[str]:
+    """Modules that are loaded when a command line has ended."""
+    script = (
+        "import sys\n"
+        "from lafscli.__main__ import main\n"
+        "sys.argv[0] = 'lafs'\n"
+        "try: main(); end = 0\n"
+        "except SystemExit as stop: end = stop.code or 0\n"
+        f"assert end == {code}, end\n"
+        "print(*sorted(sys.modules), file=sys.stderr)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script, *arguments], capture_output=True, text=True, check=True)
+    return set(done.stderr.split())
+
+
+def test_version_needs_nothing_but_the_version() -> None:
+    extra = {name for name in imported("--version") if name.startswith(("lafscli", "click", "importlib.metadata"))}
+    assert extra == {"lafscli", "lafscli.__main__"}
+
+
+def test_help_and_completion_load_nothing_heavy() -> None:
+    assert not imported("--help") & (HEAVY | CLICK)
+    assert not imported("help") & HEAVY
+    for shell in ("bash", "zsh", "fish"):
+        assert not imported("completion", shell) & HEAVY
+
+
+@pytest.mark.parametrize("row", table.COMMANDS, ids=lambda row: row.name)
+def test_help_of_a_command_loads_no_other_command_and_nothing_heavy(row: table.Command) -> None:
+    loaded = imported(*row.name.split(), "--help")
+    assert not loaded & HEAVY
+    modules = {other.module for other in table.COMMANDS}
+    assert loaded & modules == {row.module}
+
+
+def test_both_ways_to_ask_for_the_version_agree() -> None:
+    command = [sys.executable, "-m", "lafscli"]
+    short = subprocess.run([*command, "--version"], capture_output=True, text=True, check=True)
+    long = subprocess.run([*command, "-q", "--version"], capture_output=True, text=True, check=True)
+    assert short.stdout == long.stdout == f"lafs {lafscli.__version__}\n"
