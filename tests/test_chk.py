@@ -95,7 +95,7 @@ def test_the_worked_example() -> None:
 
 
 def _costly(vector: dict[str, Any]) -> bool:
-    return vector["n"] > 200 and vector["length"] > 3_000_000
+    return bool(vector["n"] > 200 and vector["length"] > 3_000_000)
 
 
 @pytest.mark.parametrize(

@@ -117,8 +117,8 @@ def test_a_file_of_unknown_size_gives_the_same(size: int, version: int | None) -
         segment = encode_segment(3, 10, piece)
         assert segment.length == len(piece)
         encoder.add(segment, piece)
-        for share, block in zip(blocks, segment.blocks, strict=True):
-            share.append(block)
+        for row, block in zip(blocks, segment.blocks, strict=True):
+            row.append(block)
     trailer = encoder.finish()
     cap, shares, small = made(3, 10, size, 1024)
     assert trailer.ueb_hash == small.ueb_hash
@@ -231,7 +231,7 @@ HOSTILE = [
 @pytest.mark.parametrize("size", [56, 10_000, 10_000_000, 1 << 40, 1 << 62, 10**30])
 def test_a_hostile_server_gets_us_to_ask_for_little(head: bytes, size: int) -> None:
     """It answers every question in full."""
-    asked = []
+    asked: list[tuple[int, int]] = []
 
     def fetch(ranges: Sequence[tuple[int, int]]) -> Sequence[Buffer]:
         asked.extend(ranges)
