@@ -84,7 +84,7 @@ class Channel:
         self._start = 0
         self._end = 0
         self._direct: memoryview | None = None
-        self._direct_answer: tuple[Handler, Any, memoryview] | None = None
+        self._direct_answer: tuple[int, memoryview] | None = None
         self._moved = time.monotonic()
         self._idle_since = -1
         self._died_idle = False
@@ -337,8 +337,9 @@ class Channel:
             self._end = count - len(self._direct)
             self._direct = None
             assert self._direct_answer is not None
-            handler, arg, data = self._direct_answer
+            number, data = self._direct_answer
             self._direct_answer = None
+            handler, arg = self._pending.pop(number)
             handler(arg, packets.DATA, data)
 
     def _dispatch(self) -> None:
@@ -374,7 +375,6 @@ class Channel:
         sink = self._sinks.pop(number, None)
         if sink is None:
             raise ProtocolViolation(f"data for a request {number} that is not under way")
-        handler, arg = self._pending.pop(number)
         self.reading -= len(sink)
         size: int = packets.U32.unpack_from(self._buffer, pos + 9)[0]
         if size == 0 or size + 9 != length or size > len(sink):
@@ -382,10 +382,11 @@ class Channel:
         here = min(end - pos - 13, size)
         sink[:here] = self._view[pos + 13 : pos + 13 + here]
         if here == size:
+            handler, arg = self._pending.pop(number)
             handler(arg, packets.DATA, sink[:size])
             return pos + 13 + size
         self._direct = sink[here:size]
-        self._direct_answer = (handler, arg, sink[:size])
+        self._direct_answer = (number, sink[:size])
         return -1
 
     def _refuse_length(self, length: int, start: bytes) -> NoReturn:
