@@ -144,6 +144,20 @@ def test_partial_tree_refuses_a_node_that_hangs_in_the_air() -> None:
         tree.add({4: bytes(32)})
 
 
+def test_partial_tree_refuses_nodes_below_its_leaves_and_short_ones() -> None:
+    """A leaf may itself be the root of another tree: that one's nodes have no place here, though they fit."""
+    below = leaves_of(2)
+    nodes = build([root_of(below), *leaves_of(3)])
+    tree = PartialTree(4, nodes[0])
+    good = {3: nodes[3], 4: nodes[4], 2: nodes[2]}
+    with pytest.raises(CorruptShare, match="no node 7 in a tree over 4 leaves"):
+        tree.add({**good, 7: below[0], 8: below[1]})
+    for value in (b"", nodes[4][:31], nodes[4] + b"x"):
+        with pytest.raises(CorruptShare, match="node 4 is not a hash"):
+            tree.add({**good, 4: value})
+    tree.add(good)
+
+
 @given(st.integers(1, 40), st.data())
 def test_partial_tree_takes_any_good_set_that_is_tied(count: int, data: st.DataObject) -> None:
     nodes = build(leaves_of(count))

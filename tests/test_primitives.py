@@ -77,6 +77,16 @@ def test_reader_refuses_broken_netstrings(data: bytes) -> None:
         Reader(data, "thing").netstring("name")
 
 
+def test_reader_looks_for_a_mark_only_so_far() -> None:
+    reader = Reader(b"abc:de", "thing")
+    with pytest.raises(CorruptShare, match="thing: name does not end"):
+        reader.until(b":", 2, "name")
+    assert reader.until(b":", 3, "name") == b"abc"
+    with pytest.raises(CorruptShare, match="thing: name does not end"):
+        reader.until(b":", 9, "name")
+    assert reader.take(2) == b"de"
+
+
 def test_reader_numbers_are_big_endian_and_must_be_there() -> None:
     reader = Reader(memoryview(bytes(range(1, 16))), "thing")
     assert (reader.u8(), reader.u16(), reader.u32(), reader.u64()) == (1, 0x0203, 0x04050607, 0x08090A0B0C0D0E0F)
