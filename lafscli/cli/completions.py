@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from importlib.resources import files
 
 import click
 
@@ -50,7 +51,12 @@ class Usage:
 def script(shell: str) -> str:
     """The completion script for a shell of SHELLS."""
     usages = [_usage(row) for row in table.COMMANDS if not row.hidden]
-    return _HEADER.format(shell=shell) + {"bash": _bash, "zsh": _zsh, "fish": _fish}[shell](usages)
+    text = _HEADER.format(shell=shell) + {"bash": _bash, "zsh": _zsh, "fish": _fish}[shell](usages)
+    return f"#compdef lafs\n{text}" if shell == "zsh" else text  # zsh looks for it in the first line
+
+
+def _template(name: str) -> str:
+    return files("lafscli.cli").joinpath("shells", f"{name}.txt").read_text("utf-8")
 
 
 def _usage(row: table.Command) -> Usage:
@@ -102,75 +108,6 @@ def _names(flags: Iterable[Flag]) -> list[str]:
 
 # ---- bash ----
 
-_BASH = r"""
-_lafs_files() {
-    compopt -o filenames 2>/dev/null
-    local IFS=$'\n'
-    COMPREPLY=($(compgen "$1" -- "$cur"))
-}
-
-_lafs_targets() {
-    case $cur in
-        @*)
-            compopt -o filenames 2>/dev/null
-            local IFS=$'\n'
-            COMPREPLY=($(compgen -P @ -f -- "${cur#@}"))
-            ;;
-        *) _lafs_files -f ;;
-    esac
-}
-
-_lafs_words() {
-    COMPREPLY=($(compgen -W "$1" -- "$cur"))
-}
-
-_lafs() {
-    local cur=${COMP_WORDS[COMP_CWORD]} prev=${COMP_WORDS[COMP_CWORD-1]} command= ended= count=0 word i
-    COMPREPLY=()
-    if [[ $prev == = ]]; then
-        prev=${COMP_WORDS[COMP_CWORD-2]}
-    elif [[ $cur == = ]]; then
-        cur=
-    fi
-    for ((i = 1; i < COMP_CWORD; i++)); do
-        word=${COMP_WORDS[i]}
-        if [[ -z $ended ]]; then
-            case $word in
-                --) ended=1; continue ;;
-                @VALUED@)
-                    [[ ${COMP_WORDS[i+1]} == = ]] && i=$((i + 1))
-                    i=$((i + 1))
-                    continue
-                    ;;
-                -?*) continue ;;
-            esac
-        fi
-        case $command in
-            '') command=$word ;;
-            @FAMILIES@) command="$command $word" ;;
-            *) count=$((count + 1)) ;;
-        esac
-    done
-    if [[ -z $ended ]]; then
-        case $command:$prev in
-@VALUES@
-        esac
-        if [[ $cur == -* ]]; then
-            case $command in
-@FLAGS@
-                *) _lafs_words '@GLOBAL@' ;;
-            esac
-            return
-        fi
-    fi
-    case $command:$count in
-@WORDS@
-    esac
-}
-
-complete -F _lafs lafs
-"""
-
 
 def _bash(usages: Sequence[Usage]) -> str:
     general = _global_flags()
@@ -193,12 +130,14 @@ def _bash(usages: Sequence[Usage]) -> str:
                 words.append(f'        "{usage.name}":{"*" if last else number}) {_bash_action(word)} ;;')
     everywhere = " ".join(_names(general))
     flags_text = [
-        f"                '{usage.name}') _lafs_words '{' '.join([*_names(usage.flags), everywhere])}' ;;"
+        f"                {_quoted(usage.name)}) word={_quoted(' '.join(_names(usage.flags)))} ;;"
         for usage in usages
+        if usage.flags
     ]
-    script = _BASH.replace("@VALUED@", "|".join(valued)).replace("@VALUES@", "\n".join(values))
+    flags_text.append("                '') word=--version ;;")
+    script = _template("bash").replace("@VALUED@", "|".join(valued)).replace("@VALUES@", "\n".join(values))
     script = script.replace("@FAMILIES@", "|".join(family.name for family in table.FAMILIES))
-    script = script.replace("@FLAGS@", "\n".join(flags_text)).replace("@GLOBAL@", f"{everywhere} --version")
+    script = script.replace("@FLAGS@", "\n".join(flags_text)).replace("@GLOBAL@", everywhere)
     return script.replace("@WORDS@", "\n".join(words))
 
 
@@ -209,62 +148,6 @@ def _bash_action(word: Word) -> str:
 
 
 # ---- zsh ----
-
-_ZSH = r"""
-_lafs_target() {
-    if compset -P @; then
-        _files
-    else
-        _message 'cap, or @FILE' && _files
-    fi
-}
-
-_lafs_general=(
-@GENERAL@
-)
-
-@FUNCTIONS@
-
-_lafs() {
-    local curcontext=$curcontext state line ret=1
-    _arguments -C -S $_lafs_general '--version[show the version]' '1: :->command' '*:: :->rest' && ret=0
-    case $state in
-        command)
-            local -a commands=(
-@COMMANDS@
-            )
-            _describe -t commands 'lafs command' commands && ret=0
-            ;;
-        rest)
-            (( $+functions[_lafs_${words[1]//-/_}] )) && _lafs_${words[1]//-/_} && ret=0
-            ;;
-    esac
-    return ret
-}
-
-if [[ $zsh_eval_context[-1] == loadautofunc ]]; then
-    _lafs "$@"
-else
-    compdef _lafs lafs
-fi
-"""
-
-_ZSH_FAMILY = r"""
-_lafs_@FAMILY@() {
-    local curcontext=$curcontext state line ret=1
-    _arguments -C -S $_lafs_general '1: :->command' '*:: :->rest' && ret=0
-    case $state in
-        command)
-            local -a commands=(
-@COMMANDS@
-            )
-            _describe -t commands 'lafs @FAMILY@ command' commands && ret=0
-            ;;
-        rest) (( $+functions[_lafs_@FAMILY@_${words[1]//-/_}] )) && _lafs_@FAMILY@_${words[1]//-/_} && ret=0 ;;
-    esac
-    return ret
-}
-"""
 
 
 def _zsh(usages: Sequence[Usage]) -> str:
@@ -278,13 +161,13 @@ def _zsh(usages: Sequence[Usage]) -> str:
         functions.append(f"_lafs_{usage.slug}() {{\n    {body}\n}}")
     for family in table.FAMILIES:
         rows = [(row.name.split()[1], row.help) for row in table.family(family.name) if not row.hidden]
-        text = _ZSH_FAMILY.replace("@FAMILY@", family.name).replace("@COMMANDS@", _zsh_described(rows))
+        text = _template("zsh-family").replace("@FAMILY@", family.name).replace("@COMMANDS@", _zsh_described(rows))
         functions.append(text.strip("\n"))
     families = {family.name: family.help for family in table.FAMILIES}
     named = [(word, families.get(word) or _help_of(word)) for word in _command_words()]
     general = "\n".join(f"    {spec}" for flag in _global_flags() for spec in _zsh_flag(flag))
-    script = _ZSH.replace("@GENERAL@", general).replace("@FUNCTIONS@", "\n\n".join(functions))
-    return "#compdef lafs\n" + script.replace("@COMMANDS@", _zsh_described(named))
+    script = _template("zsh").replace("@GENERAL@", general).replace("@FUNCTIONS@", "\n\n".join(functions))
+    return script.replace("@COMMANDS@", _zsh_described(named))
 
 
 def _help_of(name: str) -> str:
@@ -305,7 +188,7 @@ def _zsh_flag(flag: Flag) -> list[str]:
 def _zsh_action(word: Word) -> str:
     if word.choices:
         return f"({' '.join(word.choices)})"
-    return {"file": "_files", "dir": "_files -/", "target": "_lafs_target"}.get(word.kind, " ")
+    return {"file": "_files", "dir": "_files -/", "target": "_lafs_target"}.get(word.kind, "()")
 
 
 def _quoted(text: str) -> str:
@@ -314,47 +197,13 @@ def _quoted(text: str) -> str:
 
 # ---- fish ----
 
-_FISH = r"""
-function __lafs_at --description 'Is the command before the cursor this one?'
-    set -l found
-    set -l skip 0
-    for word in (commandline -opc)[2..-1]
-        if test $skip = 1
-            set skip 0
-            continue
-        end
-        switch $word
-            case @VALUED@
-                set skip 1
-            case '-*'
-            case '*'
-                set -a found $word
-                contains -- $found[1] @FAMILIES@; and test (count $found) -lt 2; and continue
-                break
-        end
-    end
-    test "$found" = "$argv"
-end
-
-function __lafs_at_files --description 'Files, where the word is @FILE'
-    set -l word (commandline -ct)
-    if string match -q -- '@*' $word
-        for path in (__fish_complete_path (string sub -s 2 -- $word))
-            echo @$path
-        end
-    end
-end
-
-complete -c lafs -f
-"""
-
 
 def _fish(usages: Sequence[Usage]) -> str:
     general = _global_flags()
     valued = dict.fromkeys(
         _names(flag for each in (general, *(u.flags for u in usages)) for flag in each if flag.value)
     )
-    script = _FISH.replace("@VALUED@", " ".join(valued))
+    script = _template("fish").replace("@VALUED@", " ".join(valued))
     lines = [script.replace("@FAMILIES@", " ".join(family.name for family in table.FAMILIES))]
     families = {family.name: family.help for family in table.FAMILIES}
     for word in _command_words():

@@ -45,7 +45,8 @@ def help_(frame: Frame, words: tuple[str, ...]) -> None:
             raise UsageError(f"{context.command_path} has no command {word!r}", hint=f"{context.command_path} --help")
         _, found, _ = group.resolve_command(context, [word])
         assert found is not None
-        group, context = found, click.Context(found, parent=context, info_name=word)
+        group = found
+        context = click.Context(found, parent=context, info_name=word, **found.context_settings)
     text = group.get_help(context)
     frame.out.show({"text": text}, text)
 

@@ -86,7 +86,7 @@ def roff(page: Page) -> str:
     """The page for man(1)."""
     title = f'.TH {page.name.upper()} {page.volume} {page.date} "{page.source}" "lafs manual"'
     lines = [title, ".SH NAME", f"{_safe(page.name)} \\- {_safe(page.summary)}"]
-    fresh = True
+    fresh = False
     for block in page.blocks:
         lines.extend(_macros(block, fresh))
         fresh = block.kind == "section"
