@@ -48,12 +48,7 @@ class RangeUnderWay:
         """What came of it."""
         if self.error is not None:
             return self.error
-        if self.buffer is None:
-            return b""
-        if self.wanted.into is None and self.limit < self.wanted.length:
-            # Do not keep a large buffer for the sake of a short answer.
-            return bytes(self.buffer[: self.limit])
-        return self.buffer[: self.limit]
+        return b"" if self.buffer is None else self.buffer[: self.limit]
 
 
 class Batch:
@@ -215,6 +210,9 @@ class ReadQueue:
             self._finished(range_)
 
     def _finished(self, range_: RangeUnderWay) -> None:
+        if range_.buffer is not None and range_.wanted.into is None and range_.limit < range_.wanted.length:
+            # A large buffer is not kept for the sake of a short answer.
+            range_.buffer = memoryview(bytes(range_.buffer[: range_.limit]))
         range_.batch.left -= 1
         range_.file.users -= 1
         self._close_unused(range_.file)

@@ -20,8 +20,7 @@ class Turn:
         self._shut = shut
         self._taken = False
         self._closing = False
-        self._alarm, self.waker = socket.socketpair()
-        self._alarm.setblocking(False)
+        self._alarm: tuple[socket.socket, socket.socket] | None = None
 
     def __enter__(self) -> None:
         self._taken = True
@@ -32,16 +31,26 @@ class Turn:
     def __exit__(self, *_: object) -> None:
         self._taken = False
         if self._closing:
-            self._shut()
+            self._end()
 
     def close(self) -> None:
         """From any thread: no more turns; who has one is woken and fails."""
         self._closing = True
-        if self._taken:
+        if not self._taken:
+            self._end()
+        elif self._alarm is not None:
             with suppress(OSError):
-                self._alarm.send(b"!")
-        else:
-            self._shut()
+                self._alarm[0].send(b"!")
+
+    @property
+    def waker(self) -> socket.socket:
+        """Can be read from as soon as the connection is to be closed; for whoever waits, in its turn."""
+        if self._alarm is None:
+            self._alarm = socket.socketpair()
+            self._alarm[0].setblocking(False)
+            if self._closing:
+                raise ServerUnreachable("the connection was closed")
+        return self._alarm[1]
 
     def sleep(self, seconds: float) -> None:
         """Wait that long, in one's turn; raises when closed."""
@@ -49,3 +58,9 @@ class Turn:
         poller.register(self.waker, select.POLLIN)
         if poller.poll(seconds * 1000):
             raise ServerUnreachable("the connection was closed")
+
+    def _end(self) -> None:
+        self._shut()
+        if self._alarm is not None:
+            for end in self._alarm:
+                end.close()
