@@ -17,6 +17,8 @@ import pytest
 import lafscli
 from lafscli.cli.zipapp import build
 
+pytestmark = pytest.mark.xdist_group("zipapp")  # built once
+
 CHECKOUT = Path(lafscli.__file__).parent.parent
 
 Run = subprocess.CompletedProcess[str]

@@ -79,7 +79,15 @@ def _word(param: click.Parameter) -> Word:
     shown = (param.metavar or param.human_readable_name).upper().strip("[].")
     if shown in ("COMMAND", "COMMAND..."):
         return Word("COMMAND", choices=_command_words())
-    kind = "dir" if "DIR" in shown else "target" if "TARGET" in shown else "file" if shown in _FILES else ""
+    kind = (
+        "dir"
+        if "DIR" in shown
+        else "target"
+        if "TARGET" in shown
+        else "file"
+        if shown.partition("|")[0] in _FILES
+        else ""
+    )
     return Word(shown, kind)
 
 
@@ -156,7 +164,7 @@ def _zsh(usages: Sequence[Usage]) -> str:
         specs = [spec for flag in usage.flags for spec in _zsh_flag(flag)]
         for number, word in enumerate(usage.arguments):
             last = number == len(usage.arguments) - 1
-            specs.append(_quoted(f"{'*' if last else number + 1}:{word.name}:{_zsh_action(word)}"))
+            specs.append(_quoted(f"{'*' if last else number + 1}:{_zsh_text(word.name)}:{_zsh_action(word)}"))
         body = " \\\n        ".join(["_arguments -S $_lafs_general", *specs])
         functions.append(f"_lafs_{usage.slug}() {{\n    {body}\n}}")
     for family in table.FAMILIES:
@@ -180,9 +188,13 @@ def _zsh_described(rows: Iterable[tuple[str, str]]) -> str:
 
 
 def _zsh_flag(flag: Flag) -> list[str]:
-    text = flag.help.replace("\\", "\\\\").replace("[", "\\[").replace("]", "\\]").replace(":", "\\:")
-    value = f":{flag.value.name}:{_zsh_action(flag.value)}" if flag.value is not None else ""
+    text = _zsh_text(flag.help).replace("[", "\\[").replace("]", "\\]")
+    value = f":{_zsh_text(flag.value.name)}:{_zsh_action(flag.value)}" if flag.value is not None else ""
     return [_quoted(f"*{name}{'=' if value and name.startswith('--') else ''}[{text}]{value}") for name in flag.names]
+
+
+def _zsh_text(text: str) -> str:
+    return text.replace("\\", "\\\\").replace(":", "\\:")
 
 
 def _zsh_action(word: Word) -> str:
