@@ -294,8 +294,8 @@ class ShareStore(Protocol):
     def shares(self, sis: Sequence[StorageIndex]) -> list[frozenset[int] | LafsError]:
         """Which share numbers are there; by name only, nothing is proved."""
 
-    def present(self, shares: Sequence[tuple[StorageIndex, int]]) -> list[int | None]:
-        """Size of the container file, or None; one LSTAT each."""
+    def present(self, shares: Sequence[tuple[StorageIndex, int]]) -> list[int | LafsError | None]:
+        """Size of the container file, None where there is none; one LSTAT each."""
 
     def read(self, wanted: Sequence[ShareRange]) -> ShareReading:
         """Ask for ranges; does not wait. Short where the share ends; an unreadable container is the item's error."""

@@ -1,0 +1,70 @@
+"""Get a file from the grid: find shares, prove, decode, decrypt (spec 02 §7); also bare ciphertext for repair.
+
+What leaves here was proved against the cap. A share that lies is dropped and named; a server that is slow gets
+company: another share is asked for the same segments, and whichever comes first is used.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+from lafscli.formats.caps import ChkCap, ChkVerifyCap, LitCap
+from lafscli.formats.chk import Sizes
+from lafscli.immutable.fetch import BadShare, SegmentFetch
+from lafscli.immutable.pipeline import Codec
+from lafscli.storage.grid import Grid
+from lafscli.storage.store import Buffer, Progress
+
+
+@dataclass(frozen=True, slots=True)
+class Downloaded:
+    """What a download wrote out: `size` bytes; the shares that lied and the servers that failed on the way."""
+
+    size: int
+    corrupt: list[BadShare] = field(default_factory=list)
+    silent: dict[str, str] = field(default_factory=dict)
+
+
+def download(
+    grid: Grid,
+    cap: LitCap | ChkCap,
+    write: Callable[[Buffer], object],
+    *,
+    offset: int = 0,
+    length: int | None = None,
+    progress: Progress | None = None,
+) -> Downloaded:
+    """Write `length` bytes of the file from `offset` (to its end by default), in order, each proved before.
+
+    A range beyond the end is cut. Raises NotRecoverable when every server answered and fewer than k good shares
+    exist, CannotTell when silent servers leave that open.
+    """
+    progress = progress or Progress()
+    if isinstance(cap, LitCap):
+        piece = cap.content[offset : None if length is None else offset + length]
+        write(piece)
+        return Downloaded(len(piece))
+    start = min(offset, cap.size)
+    stop = cap.size if length is None else min(cap.size, start + length)
+    if start == stop:
+        return Downloaded(0)
+    progress.start("get", stop - start)
+    fetch = SegmentFetch(grid, cap.verify_cap(), start, stop, progress, cap.key)
+    with Codec() as codec:
+        for position, plaintext in fetch.run(codec):
+            view = memoryview(plaintext)[max(0, start - position) : stop - position]
+            write(view)
+            progress.advance(view.nbytes)
+    return Downloaded(stop - start, fetch.corrupt, fetch.silent)
+
+
+def ciphertext(
+    grid: Grid, cap: ChkVerifyCap, *, progress: Progress | None = None
+) -> Iterator[tuple[int, Buffer, Sizes]]:
+    """The proved ciphertext of a file, segment by segment: (offset, bytes, sizes). Needs no key."""
+    fetch = SegmentFetch(grid, cap, 0, cap.size, progress or Progress(), None)
+    with Codec() as codec:
+        for position, data in fetch.run(codec):
+            assert fetch.sizes is not None
+            yield position, data, fetch.sizes

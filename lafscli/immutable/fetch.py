@@ -1,0 +1,398 @@
+"""Fetch the proved segments of one immutable file from whichever k shares serve best (spec 02 §7)."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from functools import partial
+from queue import Empty, SimpleQueue
+from typing import Literal, TypeVar
+
+from lafscli.errors import CannotTell, CorruptShare, FileMissing, LafsError, NotRecoverable, Unreachable
+from lafscli.formats.caps import ChkVerifyCap
+from lafscli.formats.chk import Sizes
+from lafscli.immutable.pipeline import Codec, fetcher
+from lafscli.primitives import erasure
+from lafscli.primitives.ciphers import AesCtr
+from lafscli.primitives.encoding import b32encode
+from lafscli.proof.shares import ShareReader, check_segment
+from lafscli.storage.grid import Grid
+from lafscli.storage.store import Buffer, Progress, ShareRange, ShareStore
+
+T = TypeVar("T")
+
+_AHEAD_BYTES = 8 << 20
+"""Ciphertext of the segments that are fetched ahead of the one being written out."""
+
+_HEDGE_SECONDS = 2.0
+"""A block that is this late, and late by its neighbours' measure too, is asked for from another share."""
+
+_PRIMARY_WORTH = 4 << 20
+"""From this size on the download waits a moment for primary shares: they spare the decoding."""
+
+_TICK = 0.25
+
+
+@dataclass(frozen=True, slots=True)
+class BadShare:
+    """A share that was dropped, and why."""
+
+    server: str
+    shnum: int
+    reason: str
+
+
+@dataclass(eq=False, slots=True)
+class _Source:
+    """One share on one server. A slow one, or one that had a bad block, is used but no longer relied on."""
+
+    store: ShareStore
+    shnum: int
+    state: Literal["found", "opening", "ready", "gone"] = "found"
+    slow: bool = False
+    since: float = 0.0
+    reader: ShareReader | None = None
+
+
+@dataclass(eq=False, slots=True)
+class _Segment:
+    """One segment under way: requests that are out, blocks that came, the result once it is decoded."""
+
+    number: int
+    buffer: memoryview
+    asked: dict[_Source, float] = field(default_factory=dict)
+    tried: set[_Source] = field(default_factory=set)
+    blocks: dict[int, tuple[_Source, Buffer]] = field(default_factory=dict)
+    decoding: bool = False
+    result: Buffer | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Decoded:
+    """What a codec thread made of a segment: its bytes, or the shares whose blocks are wrong."""
+
+    data: Buffer
+    wrong: list[tuple[_Source, str]]
+
+
+class SegmentFetch:
+    """The proved segments of one file that touch `start` to `stop`; decrypted if `key` is given.
+
+    One thread (that of `run`) owns all state; servers and codec threads report through a queue. `corrupt` names the
+    shares that lied, `silent` the servers that failed, so far.
+    """
+
+    def __init__(
+        self, grid: Grid, cap: ChkVerifyCap, start: int, stop: int, progress: Progress, key: bytes | None
+    ) -> None:
+        self.grid = grid
+        self.cap = cap
+        self.start = start
+        self.stop = stop
+        self.progress = progress
+        self.key = key
+        self.sizes: Sizes | None = None
+        self.corrupt: list[BadShare] = []
+        self.silent: dict[str, str] = {}
+        self._reader: ShareReader | None = None
+        self._waiting: set[str] = set()
+        self._sources: list[_Source] = []
+        self._segments: dict[int, _Segment] = {}
+        self._spare_buffers: list[memoryview] = []
+        self._events: SimpleQueue[Callable[[], None]] = SimpleQueue()
+        self._began = time.monotonic()
+        self._enough_since: float | None = None
+        self._usual_seconds = 0.0
+
+    def run(self, codec: Codec) -> Iterator[tuple[int, Buffer]]:
+        """Yield (offset in the file, bytes) of each whole segment, in order. Raises NotRecoverable, CannotTell,
+        Unreachable."""
+        self._ask()
+        try:
+            while self.sizes is None:
+                self._open_sources()
+                self._wait()
+            size = self.sizes.segment_size
+            first, last = self.start // size, (self.stop - 1) // size
+            ahead = max(2, _AHEAD_BYTES // size)
+            for number in range(first, last + 1):
+                result = None
+                while result is None:
+                    self._advance(codec, number, min(number + ahead, last + 1))
+                    result = self._segments[number].result
+                    if result is None:
+                        self._wait()
+                yield number * size, result
+                self._recycle(self._segments.pop(number))
+        finally:
+            for source in self._sources:
+                if source.state == "ready":
+                    self.grid.submit(source.store, _release(self.cap.si, source.shnum))
+
+    def _advance(self, codec: Codec, number: int, stop: int) -> None:
+        for wanted in range(number, stop):
+            if wanted not in self._segments:
+                self._segments[wanted] = _Segment(wanted, self._new_buffer())
+        self._open_sources()
+        for segment in list(self._segments.values()):
+            self._request(segment)
+            self._decode(codec, segment)
+
+    # ---- events
+
+    def _report(self, future: Future[T], handle: Callable[[Future[T]], None]) -> None:
+        future.add_done_callback(lambda done: self._events.put(partial(handle, done)))
+
+    def _wait(self) -> None:
+        """Handle what has happened; wait a moment if nothing has."""
+        try:
+            self._events.get(timeout=_TICK)()
+            while True:
+                self._events.get_nowait()()
+        except Empty:
+            self._find_slow()
+
+    def _find_slow(self) -> None:
+        """Whoever is late by the clock and by the others' measure is no longer relied on."""
+        limit = time.monotonic() - max(_HEDGE_SECONDS, 4 * self._usual_seconds)
+        for source in self._sources:
+            if source.state == "opening" and source.since < limit:
+                source.slow = True
+        if self._segments:
+            oldest = self._segments[min(self._segments)]
+            for source, since in oldest.asked.items():
+                if since < limit:
+                    source.slow = True
+
+    # ---- who has shares
+
+    def _ask(self) -> None:
+        order = self.grid.permuted(self.cap.si)
+        self._waiting = {store.server.name for store in order}
+        for store in order:
+            self._report(self.grid.submit(store, self._shares_of), partial(self._answered, store))
+
+    def _shares_of(self, store: ShareStore) -> frozenset[int]:
+        [shares] = store.shares([self.cap.si])
+        if isinstance(shares, LafsError):
+            raise shares
+        return shares
+
+    def _answered(self, store: ShareStore, done: Future[frozenset[int]]) -> None:
+        self._waiting.discard(store.server.name)
+        error = done.exception()
+        if error is None:
+            self._sources += [_Source(store, shnum) for shnum in sorted(done.result()) if shnum < self.cap.n]
+            if self._enough_since is None and len({source.shnum for source in self._sources}) >= self.cap.k:
+                self._enough_since = time.monotonic()
+        elif isinstance(error, LafsError):
+            self.silent[store.server.name] = error.message
+        else:
+            raise error
+
+    # ---- which shares are used
+
+    def _open_sources(self) -> None:
+        """Keep k shares of different numbers open or opening; give up when that can't be."""
+        relied = {s.shnum for s in self._sources if s.state in ("opening", "ready") and not s.slow}
+        busy = [s.store.server.name for s in self._sources if s.state in ("opening", "ready")]
+        while len(relied) < self.cap.k:
+            free = [s for s in self._sources if s.state == "found" and s.shnum not in relied]
+            if not self._settled():
+                free = [s for s in free if s.shnum < self.cap.k]
+            if not free:
+                break
+            best = min(free, key=lambda s: (s.shnum >= self.cap.k, busy.count(s.store.server.name)))
+            relied.add(best.shnum)
+            busy.append(best.store.server.name)
+            self._open(best)
+        possible = {s.shnum for s in self._sources if s.state != "gone"}
+        if len(possible) < self.cap.k and not self._waiting:
+            raise self._too_few(len(possible))
+
+    def _settled(self) -> bool:
+        """Whether to take any share now, rather than wait a moment for the primary ones."""
+        if self.cap.size < _PRIMARY_WORTH or not self._waiting:
+            return True
+        if self._enough_since is None:
+            return False
+        took = self._enough_since - self._began
+        return time.monotonic() - self._enough_since > max(0.3, 0.5 * took)
+
+    def _too_few(self, count: int) -> LafsError:
+        name = b32encode(self.cap.si)[:5]
+        message = f"not enough shares for {name}: found {count}, need {self.cap.k}"
+        if self.corrupt:
+            message += f" ({len(self.corrupt)} corrupt)"
+        if not self.silent:
+            return NotRecoverable(message, hint="every server answered: bring back a server that holds more shares")
+        named = ", ".join(sorted(self.silent))
+        if len(self.silent) == len(self.grid.stores):
+            reasons = "; ".join(f"{server}: {reason}" for server, reason in sorted(self.silent.items()))
+            return Unreachable(f"no server could be reached ({reasons})", hint="lafs server status")
+        return CannotTell(message, hint=f"servers {named} did not answer; try again later")
+
+    def _open(self, source: _Source) -> None:
+        source.state = "opening"
+        source.since = time.monotonic()
+
+        def prove(store: ShareStore) -> ShareReader:
+            reader = ShareReader(self.cap, source.shnum)
+            reader.open(fetcher(store, self.cap.si, source.shnum, keep=True))
+            return reader
+
+        self._report(self.grid.submit(source.store, prove), lambda done: self._opened(source, done))
+
+    def _opened(self, source: _Source, done: Future[ShareReader]) -> None:
+        error = done.exception()
+        if error is not None:
+            self._drop(source, error)
+            return
+        source.reader = done.result()
+        source.state = "ready"
+        if self.sizes is None:
+            self._reader = source.reader
+            self.sizes = source.reader.sizes
+
+    def _drop(self, source: _Source, error: BaseException) -> None:
+        """This share is of no use: say why, once."""
+        if source.state == "gone":
+            return
+        if not isinstance(error, LafsError):
+            raise error
+        source.state = "gone"
+        name = source.store.server.name
+        if isinstance(error, CorruptShare):
+            self._name_corrupt(source, error.message)
+        elif not isinstance(error, FileMissing):
+            if name not in self.silent:
+                self.progress.warn(f"server {name}: {error.message}")
+            self.silent[name] = error.message
+
+    def _name_corrupt(self, source: _Source, reason: str) -> None:
+        name = source.store.server.name
+        if not any((bad.server, bad.shnum) == (name, source.shnum) for bad in self.corrupt):
+            self.corrupt.append(BadShare(name, source.shnum, reason))
+            self.progress.warn(f"server {name}: share {source.shnum} is corrupt and was not used: {reason}")
+
+    # ---- segments
+
+    def _request(self, segment: _Segment) -> None:
+        """Ask for as many blocks as are missing: first of shares that can be relied on, then of the slow ones."""
+        if segment.result is not None or segment.decoding:
+            return
+        coming = {s.shnum for s in segment.asked if not s.slow} | segment.blocks.keys()
+        for slow in (False, True):
+            ready = [s for s in self._sources if s.state == "ready" and s.slow is slow and s not in segment.tried]
+            for source in sorted(ready, key=lambda s: s.shnum):
+                if len(coming) >= self.cap.k:
+                    return
+                if source.shnum not in coming:
+                    coming.add(source.shnum)
+                    self._request_block(segment, source)
+        left = {s.shnum for s in self._sources if s.state in ("found", "opening")}
+        left |= segment.blocks.keys() | {s.shnum for s in segment.asked}
+        if len(left) < self.cap.k and not self._waiting:
+            raise self._too_few(len(left))
+
+    def _request_block(self, segment: _Segment, source: _Source) -> None:
+        assert source.reader is not None
+        alone = all(other.shnum != source.shnum for other in segment.tried)
+        segment.tried.add(source)
+        block = source.reader.prefetched(segment.number)
+        if block is not None:
+            segment.blocks[source.shnum] = source, block
+            return
+        offset, length = source.reader.block_range(segment.number)
+        into = None
+        if source.shnum < self.cap.k and alone:  # a primary block has its place in the segment; one writer a place
+            into = segment.buffer[source.shnum * length : (source.shnum + 1) * length]
+        segment.asked[source] = time.monotonic()
+        wanted = ShareRange(self.cap.si, source.shnum, offset, length, keep=True, into=into)
+        self._report(self.grid.read(source.store, [wanted]), lambda done: self._arrived(segment, source, length, done))
+
+    def _arrived(self, segment: _Segment, source: _Source, length: int, done: Future[list[Buffer | LafsError]]) -> None:
+        took = time.monotonic() - segment.asked.pop(source)
+        self._usual_seconds = took if not self._usual_seconds else 0.8 * self._usual_seconds + 0.2 * took
+        error = done.exception()
+        if error is not None:
+            self._drop(source, error)
+            return
+        [block] = done.result()
+        if isinstance(block, LafsError):
+            self._drop(source, block)
+        elif memoryview(block).nbytes != length:
+            self._drop(source, CorruptShare(f"the share ends within block {segment.number}"))
+        else:
+            segment.blocks.setdefault(source.shnum, (source, block))
+            self.progress.server(source.store.server.name, length)
+
+    def _decode(self, codec: Codec, segment: _Segment) -> None:
+        if segment.decoding or segment.result is not None or len(segment.blocks) < self.cap.k:
+            return
+        segment.decoding = True
+        chosen = dict(sorted(segment.blocks.items())[: self.cap.k])
+        # A late answer may still be written into the buffer: then what is proved must not lie there.
+        into = None if segment.asked else segment.buffer
+        decoding = codec.submit(lambda: self._decoded(segment, chosen, into))
+        self._report(decoding, lambda done: self._finished(segment, done))
+
+    def _decoded(
+        self, segment: _Segment, chosen: dict[int, tuple[_Source, Buffer]], into: memoryview | None
+    ) -> _Decoded:
+        """In a codec thread: prove the blocks, decode, prove the segment, decrypt."""
+        assert self.sizes is not None
+        assert self._reader is not None
+        wrong: list[tuple[_Source, str]] = []
+        for source, block in chosen.values():
+            assert source.reader is not None
+            try:
+                source.reader.check_block(segment.number, block)
+            except CorruptShare as error:
+                wrong.append((source, error.message))
+        if wrong:
+            return _Decoded(b"", wrong)
+        length = self.sizes.segment_length(segment.number)
+        blocks = {shnum: block for shnum, (_, block) in chosen.items()}
+        data = erasure.decode(self.cap.k, self.cap.n, blocks, length, into=into)
+        check_segment(self._reader.segment_hash(segment.number), data)
+        if self.key is not None:
+            data = AesCtr(self.key, segment.number * self.sizes.segment_size).update(data)
+        return _Decoded(data, [])
+
+    def _finished(self, segment: _Segment, done: Future[_Decoded]) -> None:
+        segment.decoding = False
+        error = done.exception()
+        if isinstance(error, CorruptShare):
+            raise NotRecoverable(
+                f"segment {segment.number} of {b32encode(self.cap.si)[:5]} can't be rebuilt: {error.message}",
+                hint="the shares agree with one another: the file was damaged when it was stored",
+            )
+        if error is not None:
+            raise error
+        decoded = done.result()
+        for source, reason in decoded.wrong:  # spec 02 §7: a bad block spoils that block alone
+            self._name_corrupt(source, reason)
+            source.slow = True
+            segment.blocks.pop(source.shnum, None)
+        if not decoded.wrong:
+            segment.result = decoded.data
+
+    # ---- buffers: fresh pages cost time, so they are used again
+
+    def _new_buffer(self) -> memoryview:
+        assert self.sizes is not None
+        if self._spare_buffers:
+            return self._spare_buffers.pop()
+        return memoryview(bytearray(self.sizes.segment_size))
+
+    def _recycle(self, segment: _Segment) -> None:
+        """A buffer that a late answer may still be written into is not used again, nor one that was handed out."""
+        if self.key is not None and not segment.asked:
+            self._spare_buffers.append(segment.buffer)
+
+
+def _release(si: bytes, shnum: int) -> Callable[[ShareStore], None]:
+    return lambda store: store.release(si, shnum)

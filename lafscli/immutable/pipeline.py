@@ -1,0 +1,126 @@
+"""Codec threads, and bounded queues between reading, coding and sending.
+
+The erasure code, the hashes and AES release the interpreter lock: two codec threads give twice the rate. What must
+happen in order (whole-file hashes, hashes of trees, writing) is done by the thread that consumes `in_order`.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TypeVar
+
+from lafscli.errors import LafsError
+from lafscli.storage.grid import Grid
+from lafscli.storage.store import Buffer, Progress, ShareRange, ShareStore, ShareWriter, StorageIndex
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+_CODEC_THREADS = 2
+_QUEUED_BLOCKS = 5
+"""Blocks that may wait for one server; beyond that the upload goes as fast as its slowest server."""
+
+
+class Codec:
+    """The codec threads of one operation; a context manager."""
+
+    def __init__(self) -> None:
+        self._pool = ThreadPoolExecutor(_CODEC_THREADS, thread_name_prefix="lafs-codec")
+
+    def __enter__(self) -> Codec:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+    def submit(self, work: Callable[[], R]) -> Future[R]:
+        """Run `work` in a codec thread."""
+        return self._pool.submit(work)
+
+    def in_order(self, items: Iterable[T], work: Callable[[T], R], ahead: int) -> Iterator[R]:
+        """`work` of every item, results in the order of the items; at most `ahead` results are under way."""
+        running: deque[Future[R]] = deque()
+        for item in items:
+            running.append(self._pool.submit(work, item))
+            if len(running) >= ahead:
+                yield running.popleft().result()
+        while running:
+            yield running.popleft().result()
+
+
+class ShareFeed:
+    """The way of one share to its server: blocks wait in a bounded queue, the first error ends it."""
+
+    def __init__(self, grid: Grid, store: ShareStore, shnum: int, writer: ShareWriter, progress: Progress) -> None:
+        self.store = store
+        self.shnum = shnum
+        self.writer = writer
+        self.error: LafsError | None = None
+        self.committed = False
+        self._grid = grid
+        self._progress = progress
+        self._room = threading.Semaphore(_QUEUED_BLOCKS)
+        self._stopped = False
+        self._defect: BaseException | None = None
+
+    def put(self, data: Buffer) -> None:
+        """Queue the next bytes of the share, waiting while the queue is full. Nothing once there was an error."""
+        if self._defect is not None:
+            raise self._defect
+        if self.error is not None:
+            return
+        self._room.acquire()
+        size = memoryview(data).nbytes
+        sent = self._grid.submit(self.store, lambda _store: self._append(data))
+        sent.add_done_callback(lambda done: self._appended(done, size))
+
+    def submit(self, call: Callable[[ShareWriter], R]) -> Future[R]:
+        """Do something with the writer after all that was queued."""
+        return self._grid.submit(self.store, lambda _store: call(self.writer))
+
+    def stop(self) -> None:
+        """Let what is queued pass unsent."""
+        self._stopped = True
+
+    def _append(self, data: Buffer) -> None:
+        if not self._stopped and self.error is None:
+            self.writer.append(data)
+
+    def _appended(self, done: Future[None], size: int) -> None:
+        error = done.exception()
+        if isinstance(error, LafsError):
+            self.error = self.error or error
+        elif error is not None:
+            self._defect = error
+        self._room.release()
+        if error is None:
+            self._progress.server(self.store.server.name, size)
+
+
+def settle(futures: Iterable[tuple[T, Future[R]]]) -> Iterator[tuple[T, R | LafsError]]:
+    """Wait for each: its value, or the error as a value."""
+    for item, future in futures:
+        try:
+            yield item, future.result()
+        except LafsError as error:
+            yield item, error
+
+
+def fetcher(
+    store: ShareStore, si: StorageIndex, shnum: int, *, keep: bool = False
+) -> Callable[[Sequence[tuple[int, int]]], list[Buffer]]:
+    """For `ShareReader.open`: read ranges (offset, length) of one share; to be called in the server's worker."""
+
+    def fetch(ranges: Sequence[tuple[int, int]]) -> list[Buffer]:
+        answers = store.read([ShareRange(si, shnum, offset, length, keep) for offset, length in ranges]).finish()
+        good: list[Buffer] = []
+        for answer in answers:
+            if isinstance(answer, LafsError):
+                raise answer
+            good.append(answer)
+        return good
+
+    return fetch

@@ -1,0 +1,195 @@
+"""Before an upload writes: who has what, who gets what, and a writer for each share (spec 05 §4)."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+
+from lafscli.errors import LafsError, NotHappy, ServerError, ServerUnreachable, Unreachable
+from lafscli.immutable.pipeline import ShareFeed, settle
+from lafscli.placement import Candidate, Encoding, Plan, plan
+from lafscli.storage.grid import Grid
+from lafscli.storage.store import Lease, Progress, ShareStore, ShareWriter, StorageIndex
+
+_LAGGARD_SECONDS = 10.0
+"""How long an upload waits for the last servers once those that answered are enough."""
+
+_SPACE_MATTERS = 1 << 20
+"""From this share size on a server is asked whether it has room before it is given one."""
+
+
+@dataclass(slots=True)
+class Survey:
+    """What the candidates of one storage index said."""
+
+    stores: dict[str, ShareStore] = field(default_factory=dict)
+    held: dict[str, frozenset[int]] = field(default_factory=dict)
+    full: set[str] = field(default_factory=set)
+    silent: list[ServerError] = field(default_factory=list)
+
+
+def look(grid: Grid, si: StorageIndex, encoding: Encoding, share_size: int | None) -> Survey:
+    """Ask the first 2·n servers in permuted order which shares they hold, all at once. Those that do not answer are
+    dropped; once enough others have, the last ones are not waited for very long."""
+
+    def question(store: ShareStore) -> tuple[frozenset[int], bool]:
+        [held] = store.shares([si])
+        if isinstance(held, LafsError):
+            raise held
+        room = True
+        if share_size is not None and share_size >= _SPACE_MATTERS and store.server.writable:
+            space = store.space()
+            room = space is None or space.free > share_size + _SPACE_MATTERS
+        return held, room
+
+    order = grid.permuted(si)[: 2 * encoding.n]
+    answers = grid.ask(question, order)
+    found = Survey(stores={store.server.name: store for store in order})
+    began = time.monotonic()
+    took: list[float] = []
+    while answers.pending:
+        patience: float | None = None
+        if sum(found.stores[name].server.writable for name in found.held) >= encoding.happy:
+            patience = max(_LAGGARD_SECONDS, 4 * statistics.median(took)) - (time.monotonic() - began)
+        answer = answers.poll(None if patience is None else max(0.0, patience))
+        if answer is None:
+            found.silent += [ServerUnreachable("did not answer in time", server=name) for name in answers.pending]
+            break
+        name = answer.store.server.name
+        if isinstance(answer.value, tuple):
+            found.held[name], room = answer.value
+            took.append(time.monotonic() - began)
+            if not room:
+                found.full.add(name)
+        else:
+            found.silent.append(_as_server_error(answer.value, name))
+    return found
+
+
+@dataclass(slots=True)
+class Avoid:
+    """What earlier tries of one upload learned: servers that fail, and found shares that are corrupt."""
+
+    servers: dict[str, LafsError] = field(default_factory=dict)
+    shares: set[tuple[str, int]] = field(default_factory=set)
+
+
+def choose(found: Survey, encoding: Encoding, avoid: Avoid) -> Plan:
+    """Plan, and refuse before anything is written if `happy` can't be met."""
+    blocked: set[str] = set()
+    while True:
+        candidates = [
+            Candidate(
+                name,
+                writable=found.stores[name].server.writable and name not in found.full | avoid.servers.keys() | blocked,
+                held=frozenset(shnum for shnum in found.held[name] if (name, shnum) not in avoid.shares)
+                & frozenset(range(encoding.n)),
+                site=found.stores[name].server.site,
+            )
+            for name in found.stores
+            if name in found.held
+        ]
+        planned = plan(encoding.n, candidates)
+        send = _around_corrupt(planned, avoid)
+        if send is not None:
+            break
+        blocked.add(next(str(name) for shnum, name in planned.send.items() if (name, shnum) in avoid.shares))
+    if planned.happiness < encoding.happy:
+        raise not_happy(found, encoding, avoid, planned.happiness)
+    return Plan(planned.keep, send, planned.happiness)
+
+
+def _around_corrupt(planned: Plan, avoid: Avoid) -> dict[int, str] | None:
+    """A corrupt share stays where it is, so its number goes to another server: swap it with another number."""
+    send = {shnum: str(name) for shnum, name in planned.send.items()}
+    for shnum, name in list(send.items()):
+        if (send[shnum], shnum) not in avoid.shares:
+            continue
+        for other, its in send.items():
+            if its != name and (its, shnum) not in avoid.shares and (name, other) not in avoid.shares:
+                send[shnum], send[other] = its, name
+                break
+        else:
+            return None
+    return send
+
+
+def not_happy(found: Survey, encoding: Encoding, avoid: Avoid, happiness: int) -> LafsError:
+    """The refusal, with what to do about it."""
+    reasons = {error.server: error.message for error in found.silent}
+    reasons |= {name: error.message for name, error in avoid.servers.items()}
+    reasons |= dict.fromkeys(found.full, "has no room")
+    named = "; ".join(f"{name}: {reason}" for name, reason in sorted(reasons.items()))
+    total = len(found.stores)
+    if not found.held and found.silent:
+        return Unreachable(f"no server could be reached ({named})", hint="lafs server status")
+    if total < encoding.happy:
+        fitting = encoding.fitting(total)
+        return NotHappy(
+            f"{total} servers are configured, {encoding.happy} are needed to store safely",
+            hint=f"add servers, or store on what there is: lafs encoding {fitting}",
+        )
+    answered = len(found.held) - len(avoid.servers.keys() & found.held.keys())
+    message = f"{answered} of {total} servers answered, {encoding.happy} are needed to store safely"
+    if answered >= encoding.happy:
+        message = f"shares would lie on {happiness} of {total} servers, {encoding.happy} are needed to store safely"
+    return NotHappy(f"{message} ({named})" if named else message, hint="lafs server status shows which servers fail")
+
+
+def open_writers(
+    grid: Grid,
+    found: Survey,
+    si: StorageIndex,
+    encoding: Encoding,
+    avoid: Avoid,
+    lease: Callable[[ShareStore], Lease],
+    progress: Progress,
+) -> tuple[Plan, list[ShareFeed]]:
+    """Plan and begin each share that is to be sent. A server that refuses counts as read-only and the plan is made
+    again (spec 05 §4.6); in the end every share of the plan has its writer, or NotHappy is raised and nothing stays."""
+    feeds: dict[tuple[int, str], ShareFeed] = {}
+    try:
+        while True:
+            planned = choose(found, encoding, avoid)
+            goal = {(shnum, str(name)) for shnum, name in planned.send.items()}
+            discard(feeds.pop(place) for place in list(feeds.keys() - goal))
+            wanted = sorted(goal - feeds.keys())
+            begun = [
+                ((shnum, name), grid.submit(found.stores[name], _creation(si, shnum, lease(found.stores[name]))))
+                for shnum, name in wanted
+            ]
+            for (shnum, name), outcome in settle(begun):
+                if isinstance(outcome, LafsError):
+                    avoid.servers[name] = outcome
+                else:
+                    feeds[shnum, name] = ShareFeed(grid, found.stores[name], shnum, outcome, progress)
+            if feeds.keys() == goal:
+                return planned, [feeds[place] for place in sorted(feeds)]
+    except BaseException:
+        discard(feeds.values())
+        raise
+
+
+def _creation(si: StorageIndex, shnum: int, lease: Lease) -> Callable[[ShareStore], ShareWriter]:
+    return lambda store: store.create(si, shnum, lease=lease)
+
+
+def discard(feeds: Iterable[ShareFeed]) -> None:
+    """Remove what was staged and not committed; waits a moment for it, and no longer."""
+    removals = []
+    for feed in feeds:
+        if not feed.committed:
+            feed.stop()
+            removals.append(feed.submit(lambda writer: writer.abort()))
+    until = time.monotonic() + 1.5
+    for removal in removals:
+        try:
+            removal.result(timeout=max(0.0, until - time.monotonic()))
+        except (LafsError, TimeoutError):
+            continue
+
+
+def _as_server_error(error: LafsError, name: str) -> ServerError:
+    return error if isinstance(error, ServerError) else ServerError(error.message, server=name)

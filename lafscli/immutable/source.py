@@ -1,0 +1,147 @@
+"""What is uploaded: a file, bytes in memory, or a stream of unknown length."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO, Protocol
+
+from lafscli.errors import LafsError, NotFound, SourceChanged, UsageError
+from lafscli.storage.store import Buffer
+
+
+class Source(Protocol):
+    """Plaintext to be read from its start, once or (when `size` is known) several times."""
+
+    size: int | None
+
+    def rewind(self) -> None:
+        """Begin again at the first byte; only when `size` is known."""
+
+    def readinto(self, buffer: memoryview) -> int:
+        """Fill the buffer; less only at the end. LafsError when it can't be read."""
+
+    def unchanged(self) -> None:
+        """SourceChanged when the file is no longer what it was when it was opened."""
+
+
+class BytesSource:
+    """Plaintext in memory."""
+
+    def __init__(self, data: Buffer) -> None:
+        self._data = memoryview(data).cast("B")
+        self._position = 0
+        self.size: int | None = self._data.nbytes
+
+    def rewind(self) -> None:
+        self._position = 0
+
+    def readinto(self, buffer: memoryview) -> int:
+        piece = self._data[self._position : self._position + buffer.nbytes]
+        buffer[: piece.nbytes] = piece
+        self._position += piece.nbytes
+        return piece.nbytes
+
+    def unchanged(self) -> None:
+        """Bytes in memory do not change."""
+
+
+class FileSource:
+    """A regular file. What identifies it (size, mtime, inode) is taken when it is opened, and compared at the end."""
+
+    def __init__(self, path: Path, file: BinaryIO) -> None:
+        self._path = path
+        self._file = file
+        self._identity = _identity(os.fstat(file.fileno()))
+        self.size: int | None = os.fstat(file.fileno()).st_size
+
+    def rewind(self) -> None:
+        self._file.seek(0)
+
+    def readinto(self, buffer: memoryview) -> int:
+        return _fill(self._file, buffer, str(self._path))
+
+    def unchanged(self) -> None:
+        try:
+            now = {_identity(os.fstat(self._file.fileno())), _identity(self._path.stat())}
+        except OSError:
+            now = set()
+        if now != {self._identity}:
+            raise changed(self._path)
+
+
+class StreamSource:
+    """A pipe that goes on behind what was read of it to see how long it is."""
+
+    size: int | None = None
+
+    def __init__(self, start: Buffer, stream: BinaryIO) -> None:
+        self._start = BytesSource(start)
+        self._stream = stream
+
+    def rewind(self) -> None:
+        raise SourceChanged("a pipe can't be read twice")
+
+    def readinto(self, buffer: memoryview) -> int:
+        count = self._start.readinto(buffer)
+        return count + _fill(self._stream, buffer[count:], "standard input")
+
+    def unchanged(self) -> None:
+        """A pipe is read once: it has nothing to be compared with."""
+
+
+def changed(what: Path | str) -> SourceChanged:
+    """The error for a source that is not the same on its second reading."""
+    return SourceChanged(
+        f"{what} changed while it was read; nothing was stored",
+        hint="put it again when nobody writes to it, or put a snapshot of it",
+    )
+
+
+@contextlib.contextmanager
+def opened(source: Path | Buffer | BinaryIO, segment_size: int) -> Iterator[Source]:
+    """Open what is to be uploaded. Of a stream up to `segment_size` bytes are buffered: a shorter one is of known
+    length, and is treated as bytes in memory."""
+    if isinstance(source, Path):
+        try:
+            file = source.open("rb", buffering=0)
+        except FileNotFoundError:
+            raise NotFound(f"no such file: {source}") from None
+        except IsADirectoryError:
+            raise UsageError(f"{source} is a directory") from None
+        except OSError as error:
+            raise LafsError(f"can't read {source}: {error.strerror}") from error
+        with file:
+            mode = os.fstat(file.fileno()).st_mode
+            yield FileSource(source, file) if stat.S_ISREG(mode) else _buffered(file, segment_size)
+    elif isinstance(source, bytes | bytearray | memoryview):
+        yield BytesSource(source)
+    else:
+        yield _buffered(source, segment_size)
+
+
+def _buffered(stream: BinaryIO, segment_size: int) -> Source:
+    buffer = bytearray(segment_size + 1)
+    count = _fill(stream, memoryview(buffer), "standard input")
+    start = memoryview(buffer)[:count]
+    return BytesSource(start) if count <= segment_size else StreamSource(start, stream)
+
+
+def _fill(stream: BinaryIO, buffer: memoryview, name: str) -> int:
+    filled = 0
+    while filled < buffer.nbytes:
+        try:
+            count = stream.readinto(buffer[filled:])  # type: ignore[attr-defined]
+        except OSError as error:
+            raise LafsError(f"can't read {name}: {error.strerror}") from error
+        if not count:
+            break
+        filled += count
+    return filled
+
+
+def _identity(found: os.stat_result) -> tuple[int, int, int, int]:
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns

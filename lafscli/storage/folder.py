@@ -1,0 +1,391 @@
+"""Shares in a folder tree, over any `Files` access (spec 02 §6, 09; DESIGN: folders of a server, staging).
+
+`shares/<2 chars>/<SI>/<number>` holds containers that are complete; `staging/<SI>.<number>.<token>` those that are
+being written. A share appears by a rename that can't overwrite, after its size was compared.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+
+from lafscli.errors import CorruptShare, FileError, FileExists, FileMissing, LafsError, ServerError, ServerUnreachable
+from lafscli.formats import container
+from lafscli.primitives.encoding import b32decode, b32encode
+from lafscli.storage.enrol import read_identity
+from lafscli.storage.store import (
+    Buffer,
+    FileRange,
+    Files,
+    FileStat,
+    FileWriter,
+    Lease,
+    LeaseOf,
+    Link,
+    Mkdir,
+    NewFile,
+    NewShare,
+    Op,
+    Reading,
+    Remove,
+    Rename,
+    Rmdir,
+    Server,
+    ShareRange,
+    ShareReading,
+    ShareWriter,
+    Space,
+    Stat,
+    StorageIndex,
+)
+
+_KNOWN_LIMIT = 4096
+
+
+class FolderStore:
+    """A `ShareStore` kept in a folder tree.
+
+    `sync` asks for one fsync a share before it becomes visible. `random_bytes` makes the tokens of staged names.
+    """
+
+    def __init__(
+        self, server: Server, files: Files, *, random_bytes: Callable[[int], bytes], sync: bool = True
+    ) -> None:
+        self.server = server
+        self.files = files
+        self._random_bytes = random_bytes
+        self._sync = sync
+        self._proved = False
+        self._folders: set[str] = set()
+        self._readable: set[str] = set()
+
+    def connect(self) -> None:
+        self.files.connect()
+        if not self._proved:
+            self._prove_identity()
+            self._proved = True
+
+    def _prove_identity(self) -> None:
+        """The folder must be the one that was added: an unmounted disk must not look like an empty one."""
+        found = read_identity(self.files)
+        mine = self.server
+        if found is None:
+            [shares] = self.files.do([Stat("shares")])
+            if mine.writable or not isinstance(shares, FileStat):
+                raise ServerUnreachable(
+                    "its server.toml is gone", server=mine.name, hint="is the disk with the shares mounted there?"
+                )
+        elif (found.node_id, found.seed) != (mine.node_id, mine.seed):
+            raise ServerUnreachable(
+                "its server.toml names another server than the one that was added",
+                server=mine.name,
+                hint=f"lafs server remove {mine.name}, then add it again",
+            )
+
+    def close(self) -> None:
+        self.files.close()
+
+    # ---- what is there
+
+    def shares(self, sis: Sequence[StorageIndex]) -> list[frozenset[int] | LafsError]:
+        answers: list[frozenset[int] | LafsError] = []
+        for listing in self.files.listing([container.share_folder(si) for si in sis]):
+            if isinstance(listing, FileMissing):
+                answers.append(frozenset())
+            elif isinstance(listing, LafsError):
+                answers.append(listing)
+            else:
+                numbers = (_share_number(entry.name) for entry in listing if entry.stat.kind == "file")
+                answers.append(frozenset(number for number in numbers if number is not None))
+        return answers
+
+    def present(self, shares: Sequence[tuple[StorageIndex, int]]) -> list[int | LafsError | None]:
+        answers: list[int | LafsError | None] = []
+        for answer in self.files.do([Stat(container.share_path(si, shnum)) for si, shnum in shares]):
+            if isinstance(answer, FileStat):
+                answers.append(answer.size if answer.kind == "file" else None)
+            else:
+                answers.append(None if isinstance(answer, FileMissing) else answer)
+        return answers
+
+    def share_size(self, shares: Sequence[tuple[StorageIndex, int]]) -> list[int | LafsError]:
+        paths = [container.share_path(si, shnum) for si, shnum in shares]
+        heads = self.files.read([FileRange(path, 0, container.HEAD_SIZE) for path in paths]).finish()
+        stats = self.files.do([Stat(path) for path in paths])
+        return [_share_size(head, stat) for head, stat in zip(heads, stats, strict=True)]
+
+    def inventory(self) -> Iterator[tuple[StorageIndex, int, int]]:
+        [prefixes] = self.files.listing(["shares"])
+        if isinstance(prefixes, FileError):
+            raise prefixes
+        for prefix in sorted(entry.name for entry in prefixes if len(entry.name) == 2):
+            [folders] = self.files.listing([f"shares/{prefix}"])
+            if isinstance(folders, FileError):
+                continue
+            names = sorted(entry.name for entry in folders if _storage_index(entry.name, prefix) is not None)
+            for name, entries in zip(
+                names, self.files.listing([f"shares/{prefix}/{name}" for name in names]), strict=True
+            ):
+                if isinstance(entries, FileError):
+                    continue
+                for entry in sorted(entries, key=lambda entry: entry.name):
+                    shnum = _share_number(entry.name)
+                    if shnum is not None and entry.stat.kind == "file":
+                        yield b32decode(name), shnum, entry.stat.size
+
+    def space(self) -> Space | None:
+        return self.files.space()
+
+    # ---- reading
+
+    def read(self, wanted: Sequence[ShareRange]) -> ShareReading:
+        return _Reading(self.files, self._readable, wanted)
+
+    def release(self, si: StorageIndex, shnum: int) -> None:
+        path = container.share_path(si, shnum)
+        self._readable.discard(path)
+        self.files.release(path)
+
+    # ---- writing
+
+    def create(self, si: StorageIndex, shnum: int, *, lease: Lease) -> ShareWriter:
+        staged = self._staging_path(si, shnum)
+        return _Writer(self, si, shnum, staged, self.files.create(staged), lease)
+
+    def create_many(self, shares: Sequence[NewShare]) -> list[LafsError | None]:
+        staged = [self._staging_path(share.si, share.shnum) for share in shares]
+        made: list[NewFile] = []
+        sizes: list[int] = []
+        for path, share in zip(staged, shares, strict=True):
+            length = sum(memoryview(part).nbytes for part in share.parts)
+            record = _lease_record(share.lease)
+            made.append(NewFile(path, [container.header(length, 1), *share.parts, record]))
+            sizes.append(container.HEADER_SIZE + length + len(record))
+        outcomes: list[LafsError | None] = list(self.files.create_many(made, sync=self._sync))
+        there = [index for index, outcome in enumerate(outcomes) if outcome is None]
+        for index, stat in zip(there, self.files.do([Stat(staged[index]) for index in there]), strict=True):
+            outcomes[index] = _size_error(stat, sizes[index])
+        good = [index for index in there if outcomes[index] is None]
+        moves = [(staged[index], shares[index].si, shares[index].shnum) for index in good]
+        for index, outcome in zip(good, self.publish(moves), strict=True):
+            outcomes[index] = outcome
+        lost = [staged[index] for index, outcome in enumerate(outcomes) if outcome is not None]
+        if lost:
+            self.files.do([Remove(path) for path in lost])
+        return outcomes
+
+    def publish(self, moves: Sequence[tuple[str, StorageIndex, int]]) -> list[LafsError | None]:
+        """Rename staged files to their places, never over a share that is there: FileExists for those."""
+        ops: list[Op] = []
+        last: list[int] = []
+        for staged, si, shnum in moves:
+            path, folder = container.share_path(si, shnum), container.share_folder(si)
+            ops += [Mkdir(name) for name in (folder[:-27], folder) if name not in self._folders]
+            self._folders |= {folder[:-27], folder}
+            if "rename-keeps" in self.server.features or "hardlink" not in self.server.features:
+                ops.append(Rename(staged, path))
+                last.append(len(ops) - 1)
+            else:
+                ops += [Link(staged, path), Remove(staged)]
+                last.append(len(ops) - 2)
+        if not {"rename-keeps", "hardlink"} & self.server.features:
+            return self._publish_carefully(moves, ops, last)
+        return self._moved(moves, self.files.do(ops), last)
+
+    def _publish_carefully(
+        self, moves: Sequence[tuple[str, StorageIndex, int]], ops: list[Op], last: list[int]
+    ) -> list[LafsError | None]:
+        """On a server whose rename overwrites and that has no hard links: look first. What lies there is a share of
+        the same object, so the moment between costs nothing but a copy."""
+        renames = set(last)
+        self.files.do([op for index, op in enumerate(ops) if index not in renames])
+        there = self.present([(si, shnum) for _, si, shnum in moves])
+        free = [index for index, size in enumerate(there) if size is None]
+        outcomes: list[LafsError | None] = [
+            size if isinstance(size, LafsError) else FileExists("the share is there already") for size in there
+        ]
+        for index, answer in zip(free, self.files.do([ops[last[index]] for index in free]), strict=True):
+            outcomes[index] = answer if isinstance(answer, FileError) else None
+        return outcomes
+
+    def _moved(
+        self,
+        moves: Sequence[tuple[str, StorageIndex, int]],
+        answers: Sequence[FileStat | FileError | None],
+        last: Sequence[int],
+    ) -> list[LafsError | None]:
+        outcomes: list[LafsError | None] = []
+        for index in last:
+            answer = answers[index]
+            outcomes.append(answer if isinstance(answer, FileError) else None)
+        failed = [index for index, outcome in enumerate(outcomes) if outcome is not None]
+        if failed:
+            self._folders.clear()
+            for index, size in zip(failed, self.present([moves[index][1:] for index in failed]), strict=True):
+                if isinstance(size, int):
+                    outcomes[index] = FileExists("the share is there already")
+        return outcomes
+
+    def discard_staged(self, staged: str, si: StorageIndex) -> None:
+        """Remove a staged file, and the share folder if it is empty; what fails is left for the sweep."""
+        with contextlib.suppress(ServerError):
+            self.files.do([Remove(staged), Rmdir(container.share_folder(si))])
+        self._folders.discard(container.share_folder(si))
+
+    def sweep_staging(self, older_than: int) -> int:
+        probe = f"staging/.clock.{b32encode(self._random_bytes(10))}"
+        self.files.create(probe).close(sync=False)
+        [clock] = self.files.do([Stat(probe)])
+        self.files.do([Remove(probe)])
+        [entries] = self.files.listing(["staging"])
+        if isinstance(entries, FileError) or not isinstance(clock, FileStat):
+            return 0
+        old = [entry.name for entry in entries if entry.stat.mtime < clock.mtime - older_than]
+        answers = self.files.do([Remove(f"staging/{name}") for name in old])
+        return sum(answer is None for answer in answers)
+
+    def renew(self, leases: Sequence[LeaseOf]) -> list[bool | LafsError]:
+        return [self._renew_one(item) for item in leases]
+
+    def _renew_one(self, item: LeaseOf) -> bool | LafsError:
+        path = container.share_path(item.si, item.shnum)
+        try:
+            [head] = self.files.read([FileRange(path, 0, container.HEAD_SIZE)]).finish()
+            [stat] = self.files.do([Stat(path)])
+            found = _container(head, stat)
+            [area] = self.files.read([FileRange(path, found.lease_offset, found.lease_area)]).finish()
+            if isinstance(area, FileError):
+                return area
+            position = found.find_lease(bytes(area), item.lease.renew)
+            if position is None:
+                return False
+            offset, expiration = position
+            if item.lease.expiration > expiration:
+                writer = self.files.open_existing(path)
+                writer.write_at(offset, item.lease.expiration.to_bytes(4, "big"))
+                writer.close(sync=False)
+        except (FileError, CorruptShare) as error:
+            return error
+        return True
+
+    def _staging_path(self, si: StorageIndex, shnum: int) -> str:
+        return f"staging/{b32encode(si)}.{shnum}.{b32encode(self._random_bytes(16))}"
+
+
+class _Writer:
+    """A share being written into `staging/`."""
+
+    def __init__(
+        self, store: FolderStore, si: StorageIndex, shnum: int, staged: str, file: FileWriter, lease: Lease
+    ) -> None:
+        self._store = store
+        self._si = si
+        self._shnum = shnum
+        self._staged = staged
+        self._file = file
+        self._lease = lease
+        self._length = 0
+        file.write(container.header(0, 1))
+
+    def append(self, data: Buffer) -> None:
+        self._file.write(data)
+        self._length += memoryview(data).nbytes
+
+    def write_header(self, data: Buffer) -> None:
+        self._file.write_at(container.HEADER_SIZE, data)
+
+    def seal(self) -> None:
+        record = _lease_record(self._lease)
+        self._file.write(record)
+        self._file.write_at(0, container.header(self._length, 1))
+        self._file.close(sync=self._store._sync)
+        [stat] = self._store.files.do([Stat(self._staged)])
+        error = _size_error(stat, container.HEADER_SIZE + self._length + len(record))
+        if error is not None:
+            raise error
+
+    def commit(self) -> None:
+        [outcome] = self._store.publish([(self._staged, self._si, self._shnum)])
+        if outcome is not None:
+            raise outcome
+
+    def abort(self) -> None:
+        self._file.abandon()
+        self._store.discard_staged(self._staged, self._si)
+
+
+class _Reading:
+    """Ranges of shares under way; the head of a container is read along with its first range."""
+
+    def __init__(self, files: Files, readable: set[str], wanted: Sequence[ShareRange]) -> None:
+        self._readable = readable
+        self._paths = [container.share_path(item.si, item.shnum) for item in wanted]
+        self._heads: dict[str, int] = {}
+        ranges: list[FileRange] = []
+        for path, item in zip(self._paths, wanted, strict=True):
+            if path not in readable and path not in self._heads:
+                self._heads[path] = len(ranges)
+                ranges.append(FileRange(path, 0, container.HEAD_SIZE, item.keep))
+            ranges.append(FileRange(path, container.HEADER_SIZE + item.offset, item.length, item.keep, item.into))
+        self._reading: Reading = files.read(ranges)
+
+    def finish(self) -> list[Buffer | LafsError]:
+        answers = self._reading.finish()
+        refused: dict[str, LafsError] = {}
+        for path, index in self._heads.items():
+            head = answers[index]
+            try:
+                if isinstance(head, FileError):
+                    raise head
+                container.check_head(head)
+            except LafsError as error:
+                refused[path] = error
+            else:
+                if len(self._readable) >= _KNOWN_LIMIT:
+                    self._readable.clear()
+                self._readable.add(path)
+        heads = set(self._heads.values())
+        data = [answer for index, answer in enumerate(answers) if index not in heads]
+        return [refused.get(path, answer) for path, answer in zip(self._paths, data, strict=True)]
+
+
+def _share_number(name: str) -> int | None:
+    """The share number of a file name. Nobody writes `00`, though a Tahoe node takes it for share 0."""
+    number = container.share_number(name)
+    return number if number is not None and number < 256 and str(number) == name else None
+
+
+def _storage_index(name: str, prefix: str) -> StorageIndex | None:
+    try:
+        si = b32decode(name)
+    except ValueError:
+        return None
+    return si if len(si) == 16 and name.startswith(prefix) else None
+
+
+def _lease_record(lease: Lease) -> bytes:
+    return container.lease_record(lease.renew, lease.cancel, lease.expiration, owner=lease.owner)
+
+
+def _size_error(stat: FileStat | FileError | None, size: int) -> ServerError | None:
+    """Compare what the server says it has with what was written to it."""
+    if isinstance(stat, FileError):
+        return stat
+    if stat is None or stat.size != size:
+        return FileError(f"wrote {size} bytes of a share, the server has {0 if stat is None else stat.size}")
+    return None
+
+
+def _container(head: Buffer | FileError, stat: FileStat | FileError | None) -> container.ImmutableContainer:
+    if isinstance(head, FileError):
+        raise head
+    if not isinstance(stat, FileStat):
+        raise stat or FileMissing("no such share")
+    return container.ImmutableContainer.parse_header(bytes(head), stat.size)
+
+
+def _share_size(head: Buffer | FileError, stat: FileStat | FileError | None) -> int | LafsError:
+    try:
+        return _container(head, stat).data_length
+    except (FileError, CorruptShare) as error:
+        return error

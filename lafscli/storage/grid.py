@@ -1,0 +1,247 @@
+"""All servers at once: one worker thread a server, answers as they come.
+
+A store is used by its worker alone. Work for one server is done in the order it was submitted; a server that is
+slow or dead delays nobody else. Reads are begun early: several wait on the wire while the first is being finished.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, InvalidStateError
+from dataclasses import dataclass
+from functools import partial
+from queue import Empty, SimpleQueue
+from typing import Any, Generic, TypeVar
+
+from lafscli.errors import LafsError, ServerError, ServerUnreachable
+from lafscli.placement import permuted
+from lafscli.storage.store import Buffer, ShareRange, ShareReading, ShareStore, StorageIndex
+
+T = TypeVar("T")
+
+_READS_UNDER_WAY = 6
+"""Reads begun on one server before the first of them is finished."""
+
+_RETRY_AFTER = 5.0
+"""Seconds for which a server that could not be connected is not tried again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer(Generic[T]):
+    """What one server said: a value, or the error that stands for its silence."""
+
+    store: ShareStore
+    value: T | LafsError
+
+
+class _Worker:
+    """The thread that alone uses one store."""
+
+    def __init__(self, store: ShareStore) -> None:
+        self.store = store
+        self._waiting: deque[_Task] = deque()
+        self._wake = threading.Condition()
+        self._closed = False
+        self._silent_until = 0.0
+        self._silence: ServerError | None = None
+        self._thread = threading.Thread(target=self._run, name=f"lafs-{store.server.name}", daemon=True)
+        self._thread.start()
+
+    def put(self, task: _Task) -> None:
+        with self._wake:
+            if self._closed:
+                task.fail(ServerUnreachable("the connection was closed", server=self.store.server.name))
+                return
+            self._waiting.append(task)
+            self._wake.notify()
+
+    def close(self) -> None:
+        with self._wake:
+            self._closed = True
+            left, self._waiting = self._waiting, deque()
+            self._wake.notify()
+        for task in left:
+            task.fail(ServerUnreachable("the connection was closed", server=self.store.server.name))
+        self.store.close()
+
+    def join(self, timeout: float) -> None:
+        self._thread.join(timeout)
+
+    def _run(self) -> None:
+        begun: deque[tuple[_Task, ShareReading]] = deque()
+        while True:
+            with self._wake:
+                while not (self._waiting or begun or self._closed):
+                    self._wake.wait()
+                if self._closed and not begun:
+                    return
+                task = self._next(begun)
+            if task is None:
+                finished, reading = begun.popleft()
+                finished.settle(reading.finish)
+            elif task.wanted is not None:
+                self._begin(task, begun)
+            else:
+                self._guarded(task)
+
+    def _next(self, begun: deque[tuple[_Task, ShareReading]]) -> _Task | None:
+        """The next task to start, or None when the first read under way is to be finished before it."""
+        if not self._waiting:
+            return None
+        if begun and (self._waiting[0].wanted is None or len(begun) >= _READS_UNDER_WAY):
+            return None
+        return self._waiting.popleft()
+
+    def _begin(self, task: _Task, begun: deque[tuple[_Task, ShareReading]]) -> None:
+        assert task.wanted is not None
+        try:
+            self._connect()
+            begun.append((task, self.store.read(task.wanted)))
+        except Exception as error:
+            task.fail(error)
+
+    def _guarded(self, task: _Task) -> None:
+        try:
+            self._connect()
+        except Exception as error:
+            task.fail(error)
+        else:
+            task.settle(lambda: task.call(self.store))
+
+    def _connect(self) -> None:
+        """Connect, or fail at once when that failed a moment ago."""
+        if self._silence is not None and time.monotonic() < self._silent_until:
+            raise self._silence
+        try:
+            self.store.connect()
+            self._silence = None
+        except ServerError as error:
+            self._silence = error
+            self._silent_until = time.monotonic() + _RETRY_AFTER
+            raise
+
+
+class _Task:
+    """One call for a worker, or ranges to read; its answer goes to `future`."""
+
+    __slots__ = ("call", "future", "server", "wanted")
+
+    def __init__(self, server: str, call: Callable[[ShareStore], Any], wanted: Sequence[ShareRange] | None) -> None:
+        self.server = server
+        self.call = call
+        self.wanted = wanted
+        self.future: Future[Any] = Future()
+
+    def settle(self, work: Callable[[], Any]) -> None:
+        try:
+            value = work()
+        except BaseException as error:
+            self.fail(error)
+        else:
+            with contextlib.suppress(InvalidStateError):
+                self.future.set_result(value)
+
+    def fail(self, error: BaseException) -> None:
+        if isinstance(error, ServerError) and not error.server:
+            error.server = self.server
+        with contextlib.suppress(InvalidStateError):
+            self.future.set_exception(error)
+
+
+def _no_call(_store: ShareStore) -> None:
+    """The call of a task that only connects, or only reads."""
+
+
+class Answers(Generic[T]):
+    """Answers to one question as they come in. Iterate to wait for all of them; `poll` to wait for the next only."""
+
+    def __init__(self, tasks: Sequence[tuple[ShareStore, Future[T]]]) -> None:
+        self._arrived: SimpleQueue[tuple[ShareStore, Future[T]]] = SimpleQueue()
+        self.pending: dict[str, ShareStore] = {store.server.name: store for store, _ in tasks}
+        for store, future in tasks:
+            future.add_done_callback(partial(self._note, store))
+
+    def _note(self, store: ShareStore, done: Future[T]) -> None:
+        self._arrived.put((store, done))
+
+    def poll(self, timeout: float | None = None) -> Answer[T] | None:
+        """The next answer; None when there is none left, or none came within `timeout` seconds."""
+        if not self.pending:
+            return None
+        try:
+            store, future = self._arrived.get(timeout=timeout) if timeout != 0 else self._arrived.get_nowait()
+        except Empty:
+            return None
+        del self.pending[store.server.name]
+        error = future.exception()
+        if error is None:
+            return Answer(store, future.result())
+        if isinstance(error, LafsError):
+            return Answer(store, error)
+        raise error
+
+    def __iter__(self) -> Iterator[Answer[T]]:
+        while (answer := self.poll()) is not None:
+            yield answer
+
+
+class Grid:
+    """The servers of a configuration. A context manager: leaving it closes every connection."""
+
+    def __init__(self, stores: Sequence[ShareStore]) -> None:
+        self.stores: Sequence[ShareStore] = tuple(stores)
+        self._workers: dict[str, _Worker] = {}
+        self._closed = False
+
+    def __enter__(self) -> Grid:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def permuted(self, si: StorageIndex) -> list[ShareStore]:
+        """The servers in the order of this storage index (spec 05 §2)."""
+        return permuted(si, self.stores, lambda store: store.server.seed)
+
+    def connect(self, stores: Sequence[ShareStore] | None = None) -> None:
+        """Begin to connect in the background; what goes wrong is told by the first question."""
+        for store in self.stores if stores is None else stores:
+            self.submit(store, _no_call)
+
+    def submit(self, store: ShareStore, call: Callable[[ShareStore], T]) -> Future[T]:
+        """Run `call(store)` in the server's worker, after what was submitted before."""
+        task = _Task(store.server.name, call, None)
+        self._worker(store).put(task)
+        return task.future
+
+    def read(self, store: ShareStore, wanted: Sequence[ShareRange]) -> Future[list[Buffer | LafsError]]:
+        """Ask one server for ranges of shares; the request goes out before earlier reads have been answered."""
+        task = _Task(store.server.name, _no_call, wanted)
+        self._worker(store).put(task)
+        return task.future
+
+    def ask(self, question: Callable[[ShareStore], T], stores: Sequence[ShareStore] | None = None) -> Answers[T]:
+        """Put a question to servers (all, unless some are given) at once."""
+        asked = self.stores if stores is None else stores
+        return Answers([(store, self.submit(store, question)) for store in asked])
+
+    def close(self) -> None:
+        """Close every connection; a worker that waits for its server is woken by that."""
+        self._closed = True
+        for worker in self._workers.values():
+            worker.close()
+        until = time.monotonic() + 1.0
+        for worker in self._workers.values():
+            worker.join(max(0.0, until - time.monotonic()))
+
+    def _worker(self, store: ShareStore) -> _Worker:
+        worker = self._workers.get(store.server.name)
+        if worker is None:
+            if self._closed:
+                raise ServerUnreachable("the grid was closed", server=store.server.name)
+            worker = self._workers[store.server.name] = _Worker(store)
+        return worker
