@@ -66,21 +66,18 @@ def _contents() -> Iterator[tuple[str, Path]]:
             yield f"lafscli/{path.relative_to(home)}", path
     for package in _needed():
         for file in package.files or ():
-            if file.parts[0] == "lafscli" or ".." in file.parts or file.suffix == ".pyc":
+            if ".." in file.parts or file.suffix == ".pyc":
                 continue
             if file.parts[0].endswith(".dist-info") and file.name in _INSTALLER_NOTES:
                 continue
             if file.suffix == ".pth":
-                if "editable" in file.name:
-                    continue
                 raise LafsError(f"{package.name} installs {file}, which a zipapp can't carry")
-            if file.name.startswith("__editable__"):
-                continue
             yield str(file), Path(str(file.locate()))
 
 
 def _needed() -> list[Distribution]:
-    """The installed distribution of lafs and all it needs, each once, in order of the names."""
+    """The installed distributions that lafs needs, each once, in order of the names; not lafs itself, whose files may
+    be elsewhere (an editable install) and whose notes tell how it was installed."""
     from packaging.requirements import Requirement
 
     found: dict[str, Distribution] = {}
@@ -102,7 +99,7 @@ def _needed() -> list[Distribution]:
                 if following not in asked:
                     asked.add(following)
                     wanted.append(following)
-    return [found[name] for name in sorted(found)]
+    return [found[name] for name in sorted(found) if name != "lafs"]
 
 
 def _normal(name: str) -> str:
