@@ -7,21 +7,18 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from functools import partial
-from queue import Empty, SimpleQueue
-from typing import Literal, TypeVar
+from typing import Literal
 
 from lafscli.errors import CannotTell, CorruptShare, FileMissing, LafsError, NotRecoverable, Unreachable
 from lafscli.formats.caps import ChkVerifyCap
 from lafscli.formats.chk import Sizes
-from lafscli.immutable.pipeline import Codec, fetcher
+from lafscli.immutable.pipeline import Codec, Events, fetcher
 from lafscli.primitives import erasure
 from lafscli.primitives.ciphers import AesCtr
 from lafscli.primitives.encoding import b32encode
 from lafscli.proof.shares import ShareReader, check_segment
 from lafscli.storage.grid import Grid
 from lafscli.storage.store import Buffer, Progress, ShareRange, ShareStore
-
-T = TypeVar("T")
 
 _AHEAD_BYTES = 8 << 20
 """Ciphertext of the segments that are fetched ahead of the one being written out."""
@@ -101,7 +98,7 @@ class SegmentFetch:
         self._sources: list[_Source] = []
         self._segments: dict[int, _Segment] = {}
         self._spare_buffers: list[memoryview] = []
-        self._events: SimpleQueue[Callable[[], None]] = SimpleQueue()
+        self._events = Events()
         self._began = time.monotonic()
         self._enough_since: float | None = None
         self._usual_seconds = 0.0
@@ -142,17 +139,10 @@ class SegmentFetch:
 
     # ---- events
 
-    def _report(self, future: Future[T], handle: Callable[[Future[T]], None]) -> None:
-        future.add_done_callback(lambda done: self._events.put(partial(handle, done)))
-
     def _wait(self) -> None:
         """Handle what has happened; wait a moment if nothing has."""
-        try:
-            self._events.get(timeout=_TICK)()
-            while True:
-                self._events.get_nowait()()
-        except Empty:
-            self._find_slow()
+        self._events.handle(_TICK)
+        self._find_slow()
 
     def _find_slow(self) -> None:
         """Whoever is late by the clock and by the others' measure is no longer relied on."""
@@ -172,7 +162,7 @@ class SegmentFetch:
         order = self.grid.permuted(self.cap.si)
         self._waiting = {store.server.name for store in order}
         for store in order:
-            self._report(self.grid.submit(store, self._shares_of), partial(self._answered, store))
+            self._events.report(self.grid.submit(store, self._shares_of), partial(self._answered, store))
 
     def _shares_of(self, store: ShareStore) -> frozenset[int]:
         [shares] = store.shares([self.cap.si])
@@ -243,7 +233,7 @@ class SegmentFetch:
             reader.open(fetcher(store, self.cap.si, source.shnum, keep=True))
             return reader
 
-        self._report(self.grid.submit(source.store, prove), lambda done: self._opened(source, done))
+        self._events.report(self.grid.submit(source.store, prove), lambda done: self._opened(source, done))
 
     def _opened(self, source: _Source, done: Future[ShareReader]) -> None:
         error = done.exception()
@@ -311,7 +301,9 @@ class SegmentFetch:
             into = segment.buffer[source.shnum * length : (source.shnum + 1) * length]
         segment.asked[source] = time.monotonic()
         wanted = ShareRange(self.cap.si, source.shnum, offset, length, keep=True, into=into)
-        self._report(self.grid.read(source.store, [wanted]), lambda done: self._arrived(segment, source, length, done))
+        self._events.report(
+            self.grid.read(source.store, [wanted]), lambda done: self._arrived(segment, source, length, done)
+        )
 
     def _arrived(self, segment: _Segment, source: _Source, length: int, done: Future[list[Buffer | LafsError]]) -> None:
         took = time.monotonic() - segment.asked.pop(source)
@@ -337,7 +329,7 @@ class SegmentFetch:
         # A late answer may still be written into the buffer: then what is proved must not lie there.
         into = None if segment.asked else segment.buffer
         decoding = codec.submit(lambda: self._decoded(segment, chosen, into))
-        self._report(decoding, lambda done: self._finished(segment, done))
+        self._events.report(decoding, lambda done: self._finished(segment, done))
 
     def _decoded(
         self, segment: _Segment, chosen: dict[int, tuple[_Source, Buffer]], into: memoryview | None

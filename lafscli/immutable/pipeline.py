@@ -10,6 +10,8 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
+from queue import Empty, SimpleQueue
 from typing import TypeVar
 
 from lafscli.errors import LafsError
@@ -98,6 +100,26 @@ class ShareFeed:
         self._room.release()
         if error is None:
             self._progress.server(self.store.server.name, size)
+
+
+class Events:
+    """What servers and codec threads report, to be handled by the one thread that owns the state."""
+
+    def __init__(self) -> None:
+        self._waiting: SimpleQueue[Callable[[], None]] = SimpleQueue()
+
+    def report(self, future: Future[T], handle: Callable[[Future[T]], None]) -> None:
+        """Have `handle` called with the future, when it is done, in the thread that calls `handle` of this class."""
+        future.add_done_callback(lambda done: self._waiting.put(partial(handle, done)))
+
+    def handle(self, timeout: float) -> None:
+        """Handle all that was reported; wait up to `timeout` seconds if nothing was."""
+        try:
+            self._waiting.get(timeout=timeout)()
+            while True:
+                self._waiting.get_nowait()()
+        except Empty:
+            return
 
 
 def settle(futures: Iterable[tuple[T, Future[R]]]) -> Iterator[tuple[T, R | LafsError]]:

@@ -77,43 +77,20 @@ class Avoid:
 
 
 def choose(found: Survey, encoding: Encoding, avoid: Avoid) -> Plan:
-    """Plan, and refuse before anything is written if `happy` can't be met."""
-    blocked: set[str] = set()
-    while True:
-        candidates = [
-            Candidate(
-                name,
-                writable=found.stores[name].server.writable and name not in found.full | avoid.servers.keys() | blocked,
-                held=frozenset(shnum for shnum in found.held[name] if (name, shnum) not in avoid.shares)
-                & frozenset(range(encoding.n)),
-                site=found.stores[name].server.site,
-            )
-            for name in found.stores
-            if name in found.held
-        ]
-        planned = plan(encoding.n, candidates)
-        send = _around_corrupt(planned, avoid)
-        if send is not None:
-            break
-        blocked.add(next(str(name) for shnum, name in planned.send.items() if (name, shnum) in avoid.shares))
+    """Plan, and refuse before anything is written if `happy` can't be met. A corrupt share stays where it is, so its
+    number can't go there."""
+    numbers = frozenset(range(encoding.n))
+    candidates = []
+    for name, store in found.stores.items():
+        if name in found.held:
+            corrupt = frozenset(shnum for server, shnum in avoid.shares if server == name)
+            writable = store.server.writable and name not in found.full and name not in avoid.servers
+            held = (found.held[name] & numbers) - corrupt
+            candidates.append(Candidate(name, writable, held, store.server.site, corrupt))
+    planned = plan(encoding.n, candidates)
     if planned.happiness < encoding.happy:
         raise not_happy(found, encoding, avoid, planned.happiness)
-    return Plan(planned.keep, send, planned.happiness)
-
-
-def _around_corrupt(planned: Plan, avoid: Avoid) -> dict[int, str] | None:
-    """A corrupt share stays where it is, so its number goes to another server: swap it with another number."""
-    send = {shnum: str(name) for shnum, name in planned.send.items()}
-    for shnum, name in list(send.items()):
-        if (send[shnum], shnum) not in avoid.shares:
-            continue
-        for other, its in send.items():
-            if its != name and (its, shnum) not in avoid.shares and (name, other) not in avoid.shares:
-                send[shnum], send[other] = its, name
-                break
-        else:
-            return None
-    return send
+    return planned
 
 
 def not_happy(found: Survey, encoding: Encoding, avoid: Avoid, happiness: int) -> LafsError:
