@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
-from types import TracebackType
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from lafscli.cli.options import Settings
@@ -11,7 +10,6 @@ from lafscli.cli.output import Output
 from lafscli.errors import UsageError
 
 if TYPE_CHECKING:
-    from lafscli.cli.progress import ShownProgress
     from lafscli.client import Client
     from lafscli.config.home import Home
     from lafscli.config.settings import Config
@@ -64,17 +62,16 @@ class Frame:
 
 
 class Connections:
-    """The client of one process: made when first needed, closed once."""
+    """The client of one process: made when first needed, closed once. A context manager."""
 
     def __init__(self) -> None:
         self._client: Client | None = None
-        self._stack = ExitStack()
-        self.stdin_taken = False
-        self.progress: ShownProgress | None = None
+        self._stdin_taken = False
+        self.transfer: Callable[[], str] | None = None
 
     def progress_line(self) -> str:
         """One line on what is under way, for SIGUSR1."""
-        return f"lafs: {self.progress.line() if self.progress is not None else 'no transfer under way'}"
+        return f"lafs: {self.transfer() if self.transfer is not None else 'no transfer under way'}"
 
     def client(self, frame: Frame) -> Client:
         """The client for `frame`, connected when it is first asked for something."""
@@ -82,10 +79,8 @@ class Connections:
 
         if self._client is None:
             config = frame.config()
-            self._client = Client(
-                config, limit_rate=frame.settings.limit_rate, timeout=frame.settings.timeout, warn=frame.out.warn
-            )
-            self._stack.callback(self.forget)
+            settings = frame.settings
+            self._client = Client(config, limit_rate=settings.limit_rate, timeout=settings.timeout)
         return self._client
 
     def forget(self) -> None:
@@ -96,14 +91,12 @@ class Connections:
 
     def take_stdin(self, purpose: str) -> None:
         """Claim stdin, which only one can read."""
-        if self.stdin_taken:
+        if self._stdin_taken:
             raise UsageError(f"stdin can't be {purpose}: it is read already")
-        self.stdin_taken = True
+        self._stdin_taken = True
 
     def __enter__(self) -> Connections:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._stack.__exit__(kind, error, trace)
+    def __exit__(self, *_: object) -> None:
+        self.forget()

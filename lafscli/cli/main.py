@@ -126,7 +126,6 @@ def perform(frame: Frame, arguments: Sequence[str]) -> int:
     try:
         root = Root()
         with root.make_context("lafs", list(arguments), obj=frame) as context:
-            frame.out.open_log()
             root.invoke(context)
         return 0
     except click.exceptions.Exit as end:
@@ -164,9 +163,13 @@ def _report(frame: Frame, error: LafsError, arguments: Sequence[str]) -> int:
     if frame.settings.json is None and wants_json(arguments):
         frame.settings.json = True
     try:
+        with contextlib.suppress(UsageError):  # that the log can't be opened was said, or comes second to this error
+            frame.out.open_log()
         frame.out.fail(error)
     except BrokenPipeError:
         return _nobody_reads()
+    except OSError:  # the document can't be written; stderr and the exit code tell all the same
+        _discard_stdout()
     return error.exit_code
 
 

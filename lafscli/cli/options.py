@@ -65,12 +65,12 @@ def parse_setting(name: str, value: object, where: str) -> bool | int | str:
         if name == "limit_rate":
             rate = parse_size(text)
             if rate == 0:
-                raise UsageError("a rate of 0 would never end")
+                raise UsageError("a rate of 0 would never end", hint="leave the option out for no limit")
             return rate
         if name == "timeout":
             seconds = parse_duration(text)
             if seconds == 0:
-                raise UsageError("a timeout of 0 would always strike")
+                raise UsageError("a timeout of 0 would always strike", hint="60s is the default")
             return seconds
         if name == "color" and text not in ("auto", "always", "never"):
             raise UsageError(f"not one of auto, always, never: {text!r}")
@@ -150,6 +150,11 @@ class LafsCommand(click.Command):
         kwargs["context_settings"] = {"help_option_names": ["-h", "--help"]}
         super().__init__(*args, **kwargs)
         self.params.extend(global_options())
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run it, with the log open if one is wanted."""
+        ctx.obj.out.open_log()
+        return super().invoke(ctx)
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """The command's own options, then a word about those of every command."""

@@ -36,7 +36,7 @@ class ShownProgress(Progress):
         self._lines: dict[str, Any] = {}
 
     def __enter__(self) -> ShownProgress:
-        self._connections.progress = self
+        self._connections.transfer = self.line
         settings = self._out.settings
         wanted = settings.progress if settings.progress is not None else terminal(sys.stderr)
         if wanted and not settings.quiet:
@@ -45,7 +45,7 @@ class ShownProgress(Progress):
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._connections.progress = None
+        self._connections.transfer = None
         bars, self._bars = self._bars, None
         if bars is not None:
             bars.stop()

@@ -41,7 +41,7 @@ def init(frame: Frame, local: bool, encoding: Encoding | None, from_tahoe: str |
         with home.locked():
             made = secrets.make_missing(home, os.urandom, {})
     else:
-        node = None if from_tahoe is None else secrets.TahoeNode(Path(from_tahoe).expanduser())
+        node = None if from_tahoe is None else secrets.TahoeNode(Path(from_tahoe))
         given = {} if node is None else node.secrets()
         chosen = encoding or (Encoding() if node is None else Encoding(*node.encoding()))
         home.make()
@@ -71,14 +71,14 @@ def _answer(frame: Frame, config: Config, *, created: bool, made: list[str]) -> 
 
 def _local_servers(home: Home) -> dict[str, Any]:
     """Ten servers in folders of this machine, as tables of the configuration."""
-    from lafscli.client import enrol_folder
+    from lafscli.client import enrol_server
 
     tables: dict[str, Any] = {}
     for number in range(LOCAL_SERVERS):
         name = f"local{number}"
         folder = home.data / "grid" / name
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        tables[name] = enrol_folder(name, str(Address(None, str(folder)))).table()
+        tables[name] = enrol_server(None, name, str(Address(None, str(folder)))).table()
     return tables
 
 

@@ -1,0 +1,191 @@
+"""server add, list, status, remove (CLI.md §3)."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import click
+
+from lafscli.cli.frame import Frame
+from lafscli.cli.options import command
+from lafscli.cli.text import columns, facts, human_size
+from lafscli.config.servers import Address, ServerRecord, check_name, parse_options
+from lafscli.config.settings import Config
+from lafscli.errors import LafsError, NotHappy, Partial, Unreachable, UsageError
+from lafscli.primitives.encoding import b32decode, b32encode
+
+
+@command("server add")
+@click.argument("name")
+@click.argument("url")
+@click.option("--readonly", is_flag=True, help="Take shares from it, give it none; writes nothing there.")
+@click.option("--site", metavar="LABEL", help="Where it stands; shares are spread over sites.")
+@click.option("--node-id", metavar="ID", help="Its id: base32, or 40 hex digits.")
+@click.option("--permutation-seed", metavar="SEED", help="Its seed: base32, as in Tahoe's file.")
+@click.option("--option", "options", multiple=True, metavar="KEY=VALUE", help="How to reach it; may be repeated.")
+@click.option("--accept-new", is_flag=True, help="Accept and record a host key that is not known yet.")
+def add(
+    frame: Frame,
+    name: str,
+    url: str,
+    readonly: bool,
+    site: str | None,
+    node_id: str | None,
+    permutation_seed: str | None,
+    options: tuple[str, ...],
+    accept_new: bool,
+) -> None:
+    """Add a server under a name.
+
+    URL is sftp://[user@]host[:port]/absolute/path, sftp://host/~/relative or file:///path; host may be a Host of your
+    ssh_config. It names the folder that contains shares/ (of a Tahoe node: NODEDIR/storage), which is made if absent.
+    The server is connected and tried, and its identity is written there as server.toml, or read if it is there.
+    """
+    from lafscli.client import enrol_server
+    from lafscli.storage.enrol import parse_node_id
+
+    config = frame.config()
+    _free(config, check_name(name), None)
+    Address.parse(url)
+    record = enrol_server(
+        config,
+        name,
+        url,
+        readonly=readonly,
+        site=site,
+        node_id=None if node_id is None else parse_node_id(node_id),
+        seed=None if permutation_seed is None else _seed(permutation_seed),
+        options=parse_options(options),
+        accept_new=accept_new,
+        timeout=frame.settings.timeout,
+        warn=frame.out.warn,
+    )
+
+    def change(table: dict[str, Any]) -> None:
+        _free(Config.load(config.home), name, record)
+        table.setdefault("servers", {})[name] = record.table()
+
+    config.edit(change)
+    frame.connections.forget()
+    document = describe(record)
+    frame.out.show(document | {"features": sorted(record.features)}, facts(document))
+
+
+def _free(config: Config, name: str, record: ServerRecord | None) -> None:
+    """Refuse a name that is taken, and a server that is there under another name."""
+    if name in config.servers:
+        raise UsageError(f"there is a server {name} already", hint=f"lafs server remove {name} forgets it")
+    for other in config.servers.values() if record is not None else ():
+        if record is not None and other.node_id == record.node_id:
+            raise UsageError(f"this is the server {other.name}, which is there already")
+
+
+def _seed(text: str) -> bytes:
+    try:
+        return b32decode(text)
+    except ValueError:
+        raise UsageError(f"not a permutation seed: {text!r}", hint="base32, as in a Tahoe node's file") from None
+
+
+def describe(record: ServerRecord) -> dict[str, Any]:
+    """A server as `server list` tells it."""
+    facts: dict[str, Any] = {
+        "name": record.name,
+        "url": record.url,
+        "node_id": b32encode(record.node_id),
+        "readonly": record.readonly,
+    }
+    return facts | ({"site": record.site} if record.site is not None else {})
+
+
+@command("server list")
+def list_(frame: Frame) -> None:
+    """List the servers of this home."""
+    servers = [describe(record) for record in frame.config().servers.values()]
+    rows = [("NAME", "URL", "NODE ID", "", "SITE")]
+    rows += [
+        (each["name"], each["url"], each["node_id"], "read-only" if each["readonly"] else "", each.get("site", ""))
+        for each in servers
+    ]
+    frame.out.show({"servers": servers}, columns(rows) if servers else "")
+    if not servers:
+        frame.out.tell("no server yet: lafs server add NAME URL")
+
+
+@command("server status")
+@click.argument("names", nargs=-1, metavar="[NAME]...")
+def status(frame: Frame, names: tuple[str, ...]) -> None:
+    """Ask servers how they are.
+
+    All servers unless NAMEs are given. Exit 0 when all answered, 8 when none did, 11 when some did not; the answer is
+    given all the same.
+    """
+    client = frame.client()
+    records = [client.record(name) for name in names] or list(client.config.servers.values())
+    if not records:
+        raise UsageError("no server is configured", hint="lafs server add NAME URL, or lafs init --local to try it")
+    wanted = {record.name for record in records}
+    stores = [store for store in client.grid.stores if store.server.name in wanted]
+    found: dict[str, dict[str, Any]] = {}
+
+    def question(store: Any) -> tuple[float, Any]:
+        began = time.monotonic()
+        store.present([(bytes(16), 0)])  # one round trip
+        return time.monotonic() - began, store.space()
+
+    for answer in client.grid.ask(question, stores):
+        facts: dict[str, Any] = {"name": answer.store.server.name}
+        if isinstance(answer.value, LafsError):
+            facts |= {"reachable": False, "reason": answer.value.message}
+        else:
+            seconds, space = answer.value
+            facts |= {"reachable": True, "latency_ms": round(seconds * 1000, 1)}
+            if space is not None:
+                facts |= {"free": space.free, "total": space.total}
+        facts |= {"writable": answer.store.server.writable, "features": sorted(answer.store.server.features)}
+        found[answer.store.server.name] = facts
+    servers = [found[record.name] for record in records]
+    frame.out.show({"servers": servers}, columns([("NAME", "", "LATENCY", "FREE", "TOTAL"), *map(_row, servers)]))
+    silent = [each for each in servers if not each["reachable"]]
+    if len(silent) == len(servers):
+        raise SystemExit(Unreachable.exit_code)
+    if silent:
+        raise SystemExit(Partial.exit_code)
+
+
+def _row(facts: dict[str, Any]) -> tuple[str, ...]:
+    if not facts["reachable"]:
+        return facts["name"], f"silent: {facts['reason']}", "", "", ""
+    state = "ok" if facts["writable"] else "read-only"
+    room = [human_size(facts[key]) if key in facts else "?" for key in ("free", "total")]
+    return facts["name"], state, f"{facts['latency_ms']:.0f} ms", *room
+
+
+@command("server remove")
+@click.argument("name")
+@click.option("--force", is_flag=True, help="Even when fewer servers than happy are left.")
+def remove(frame: Frame, name: str, force: bool) -> None:
+    """Forget a server; its shares stay there.
+
+    Refused without --force when fewer servers would be left than the encoding's happy: files that were put would
+    then lose happiness. Which files those are is not looked at.
+    """
+    from lafscli.client import record_of
+
+    config = frame.config()
+    record = record_of(config, name)
+    left = len(config.writable) - (not record.readonly)
+    if not force and not record.readonly and left < config.encoding.happy:
+        raise NotHappy(
+            f"{left} servers would be left, and files are stored on at least {config.encoding.happy}",
+            hint=f"add another server first, or lafs server remove --force {name}",
+        )
+
+    def change(table: dict[str, Any]) -> None:
+        table.get("servers", {}).pop(name, None)
+
+    config.edit(change)
+    frame.connections.forget()
+    frame.out.show({"removed": name}, "")
+    frame.out.tell(f"forgot {name}; its shares stay at {record.url}")

@@ -1,0 +1,244 @@
+"""From a configuration to the servers: connects them, holds the defaults, closes everything."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+
+from lafscli.config import environment, secrets
+from lafscli.config.quantities import parse_duration, parse_size
+from lafscli.config.servers import Address, OptionValue, ServerRecord
+from lafscli.config.settings import Config, parse_persist
+from lafscli.errors import FileMissing, NotFound, ServerError, UsageError
+from lafscli.immutable.upload import Writing
+from lafscli.placement import Encoding
+from lafscli.recovery import GridFile
+from lafscli.storage.enrol import Enrolment, enrol, make_folders
+from lafscli.storage.folder import FolderStore
+from lafscli.storage.grid import Grid
+from lafscli.storage.hostkeys import resolve
+from lafscli.storage.local import LocalFiles
+from lafscli.storage.rate import RateLimit
+from lafscli.storage.sftp import SftpFiles
+from lafscli.storage.sshcommand import SshTarget
+from lafscli.storage.store import Files, Server
+from lafscli.storage.streams import open_stream
+
+DEFAULT_TIMEOUT = 60
+DEFAULT_CONNECT_TIMEOUT = 15
+
+
+class Client:
+    """The servers of a configuration. Nothing connects before it is asked; `close` ends it all.
+
+    `limit_rate` (bytes a second, all servers together) and `timeout` (seconds) override what the servers' options say.
+    """
+
+    def __init__(self, config: Config, *, limit_rate: int | None = None, timeout: int | None = None) -> None:
+        self.config = config
+        self._timeout = timeout
+        self._rate = None if limit_rate is None else RateLimit(limit_rate)
+        self._grid: Grid | None = None
+
+    @property
+    def grid(self) -> Grid:
+        """All servers."""
+        if self._grid is None:
+            self._grid = Grid([self._store(record) for record in self.config.servers.values()])
+        return self._grid
+
+    def _store(self, record: ServerRecord) -> FolderStore:
+        server = Server(record.name, record.node_id, record.seed, record.site, not record.readonly, record.features)
+        return FolderStore(server, self.files(record), random_bytes=os.urandom, sync=self.config.durable)
+
+    def files(self, record: ServerRecord) -> Files:
+        """A connection of its own to a server's folder."""
+        return open_files(
+            self.config, record.name, record.address, record.options, timeout=self._timeout, rate=self._rate
+        )
+
+    def record(self, name: str) -> ServerRecord:
+        """The record of a server; NotFound when there is none of that name."""
+        return record_of(self.config, name)
+
+    def writing(self, encoding: Encoding, *, convergent: bool) -> Writing:
+        """What an upload needs to know of this home."""
+        home = self.config.home
+        convergence = secrets.convergence(home) if convergent else None
+        return Writing(encoding, convergence, secrets.lease_secret(home), int(time.time()), os.urandom)
+
+    def close(self) -> None:
+        """Close every connection; what waits for a server is woken by that."""
+        grid, self._grid = self._grid, None
+        if grid is not None:
+            grid.close()
+
+
+def record_of(config: Config, name: str) -> ServerRecord:
+    """The record of a server; NotFound when there is none of that name."""
+    if name not in config.servers:
+        known = ", ".join(config.servers) or "none"
+        raise NotFound(f"no server is called {name!r}", hint=f"there are: {known}")
+    return config.servers[name]
+
+
+def open_files(
+    config: Config | None,
+    name: str,
+    address: Address,
+    options: Mapping[str, OptionValue],
+    *,
+    timeout: int | None = None,
+    rate: RateLimit | None = None,
+    accept_new: bool = False,
+) -> Files:
+    """Files below the folder of an address. `config` gives the defaults; a folder of this machine needs none."""
+    if address.host is None:
+        return LocalFiles(Path(address.path), name=name, sync_folders=config is None or config.durable)
+    assert config is not None
+    target = ssh_target(config, address.host, address, options, timeout=timeout, accept_new=accept_new)
+    limit = options.get("limit-rate")
+    if rate is None and isinstance(limit, str):
+        rate = RateLimit(parse_size(limit))
+    return SftpFiles(
+        lambda: open_stream(target),
+        address.path if address.path.startswith("/") else "~" if address.path == "." else f"~/{address.path}",
+        name=name,
+        timeout=target.timeout,
+        connect_timeout=target.connect_timeout,
+        rate=rate,
+    )
+
+
+def ssh_target(
+    config: Config,
+    host: str,
+    address: Address,
+    options: Mapping[str, OptionValue],
+    *,
+    timeout: int | None = None,
+    accept_new: bool = False,
+) -> SshTarget:
+    """How ssh gets to `host`: the server's options, with the defaults of the configuration. A time-out that is asked
+    for on the command line counts for connecting too where it is shorter."""
+
+    def path(key: str) -> Path | None:
+        value = options.get(key)
+        return Path(value) if isinstance(value, str) else None
+
+    def seconds(key: str, default: int) -> int:
+        value = options.get(key)
+        return parse_duration(value) if isinstance(value, str) else default
+
+    transport, command, persist = options.get("transport"), options.get("ssh-command"), options.get("persist")
+    extra = options.get("ssh-option", [])
+    patience = timeout or seconds("timeout", DEFAULT_TIMEOUT)
+    connecting = seconds("connect-timeout", DEFAULT_CONNECT_TIMEOUT)
+    run_dir: Path | None = None
+    with contextlib.suppress(UsageError, OSError):  # no folder that is surely ours: no shared connections
+        run_dir = config.home.runtime()
+    return SshTarget(
+        host=host,
+        port=address.port,
+        user=address.user,
+        transport=transport if isinstance(transport, str) else None,
+        ssh_command=environment.variable("LAFS_SSH") or (command if isinstance(command, str) else "ssh"),
+        ssh_config=path("ssh-config"),
+        identity=path("identity"),
+        known_hosts=path("known-hosts"),
+        ssh_options=(extra,) if isinstance(extra, str) else tuple(extra),
+        connect_timeout=connecting if timeout is None else min(connecting, timeout),
+        timeout=patience,
+        persist=(config.persist if persist is None else parse_persist(persist)) or 0,
+        home_known_hosts=config.home.known_hosts,
+        run_dir=run_dir,
+        accept_new=accept_new,
+    )
+
+
+def enrol_server(
+    config: Config | None,
+    name: str,
+    url: str,
+    *,
+    readonly: bool = False,
+    site: str | None = None,
+    node_id: bytes | None = None,
+    seed: bytes | None = None,
+    options: Mapping[str, OptionValue] | None = None,
+    accept_new: bool = False,
+    timeout: int | None = None,
+    warn: Callable[[str], None] = lambda _: None,
+) -> ServerRecord:
+    """Connect to a server that is to be added, find out or tell it who it is, and try what it can do.
+
+    Its folder is made, with those that it stands in. Raises what refuses it: ServerError, HostKeyUnknown.
+    """
+    address, given = Address.parse(url), options or {}
+    files = open_files(config, name, address, given, timeout=timeout, accept_new=accept_new)
+
+    def ask() -> Enrolment:
+        mutable = given.get("mutable") != "no"
+        return enrol(files, node_id=node_id, seed=seed, readonly=readonly, random_bytes=os.urandom, mutable=mutable)
+
+    try:
+        try:
+            found = ask()
+        except FileMissing:
+            if readonly:
+                raise
+            _make(config, name, address, given, timeout)
+            found = ask()
+    except ServerError as error:
+        error.server = error.server or name
+        raise
+    finally:
+        files.close()
+    for warning in found.warnings:
+        warn(f"server {name}: {warning}")
+    return ServerRecord(name, url, found.node_id, found.seed, readonly, site, given, found.features)
+
+
+def _make(
+    config: Config | None, name: str, address: Address, options: Mapping[str, OptionValue], timeout: int | None
+) -> None:
+    """Make the folder of an address, with those that it stands in: from `/`, or from the login folder."""
+    absolute = address.path.startswith("/")
+    above = replace(address, path="/" if absolute else ".")
+    files = open_files(config, name, above, options, timeout=timeout)
+    try:
+        files.connect()
+        make_folders(files, address.path.strip("/"))
+    finally:
+        files.close()
+
+
+def exported(config: Config, warn: Callable[[str], None]) -> GridFile:
+    """What `grid export` writes: servers under the addresses that this machine's ssh resolves, and the host keys that
+    it knows of them."""
+    servers: dict[str, ServerRecord] = {}
+    host_keys: dict[str, list[str]] = {}
+    for name, record in config.servers.items():
+        servers[name] = record
+        if record.address.host is None:
+            warn(f"server {name} is a folder of this machine: others can't reach it")
+            continue
+        found = resolve(ssh_target(config, record.address.host, record.address, record.options))
+        port = found.port if found.port != 22 else None
+        url = str(replace(record.address, host=found.host, port=port, user=found.user))
+        try:
+            Address.parse(url)
+        except UsageError:
+            warn(f"server {name}: the address that your ssh_config says is written as {record.url}")
+        else:
+            servers[name] = replace(record, url=url)
+        if found.through is not None:
+            warn(f"server {name} is reached through {found.through}: others need the same in their ssh_config")
+        host_keys[name] = found.keys
+        if not found.keys:
+            warn(f"server {name}: no host key is known here; others must accept one themselves")
+    return GridFile(config.encoding, servers, host_keys)

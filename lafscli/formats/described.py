@@ -1,0 +1,54 @@
+"""What a share's file says of itself, for people to look at: nothing here is proved (spec 02 §3-6, 06)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from lafscli.errors import CorruptShare
+from lafscli.formats import container
+from lafscli.formats.chk import HEADER_MAX, UEB_LIMIT, Layout
+from lafscli.formats.container import ImmutableContainer, LeaseRecord
+from lafscli.primitives.encoding import Buffer, Reader
+
+Fetch = Callable[[int, int], Buffer]
+"""(offset, length) to bytes of the file; fewer where it ends."""
+
+_MANY_LEASES = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Description:
+    """An immutable share as it lies on a disk. `ueb`: the fields of the UEB, numbers and texts as they stand there,
+    hashes as bytes."""
+
+    container: ImmutableContainer
+    leases: list[LeaseRecord]
+    layout: Layout
+    ueb: dict[str, bytes]
+
+    def number(self, field: str) -> int | None:
+        """A field of the UEB that is a number."""
+        digits = self.ueb.get(field, b"")
+        return int(digits) if digits.isdigit() and len(digits) < 20 else None
+
+
+def describe(fetch: Fetch, file_size: int) -> Description:
+    """Read a container and the share in it. CorruptShare, IncompatibleShare where that can't be."""
+    found = ImmutableContainer.parse_header(fetch(0, container.HEAD_SIZE), file_size)
+    if found.leases > _MANY_LEASES:
+        raise CorruptShare(f"container: {found.leases} leases are absurd")
+    leases = found.parse_leases(fetch(found.lease_offset, found.lease_area))
+    layout = Layout.parse(fetch(found.data_offset, min(HEADER_MAX, found.data_length)))
+    start, room = layout.uri_extension, found.data_length - layout.uri_extension
+    if room < layout.length_size:
+        raise CorruptShare("share: it ends before the UEB")
+    length = int.from_bytes(fetch(found.data_offset + start, layout.length_size), "big")
+    if length > min(UEB_LIMIT, room - layout.length_size):
+        raise CorruptShare(f"UEB: length {length} can't be")
+    reader = Reader(fetch(found.data_offset + start + layout.length_size, length), "UEB")
+    fields: dict[str, bytes] = {}
+    while reader.remaining():
+        key = reader.until(b":", 100, "a key").decode("latin-1")
+        fields[key] = reader.netstring("a value")
+    return Description(found, leases, layout, fields)

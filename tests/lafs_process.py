@@ -1,0 +1,70 @@
+"""`lafs` as a process, in a home of the test's own."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+
+@dataclass
+class Lafs:
+    """Call it with arguments: runs `python -m lafscli`. Nothing of the caller's LAFS_ and XDG_ variables gets in."""
+
+    folder: Path
+    variables: dict[str, str] = field(default_factory=dict)
+    program: tuple[str, ...] = (sys.executable, "-m", "lafscli")
+
+    def __post_init__(self) -> None:
+        (self.folder / "run").mkdir(mode=0o700, parents=True, exist_ok=True)
+
+    @property
+    def home(self) -> Path:
+        return self.folder / "home"
+
+    def environment(self, **more: str) -> dict[str, str]:
+        kept = {k: v for k, v in os.environ.items() if not k.startswith(("LAFS_", "XDG_", "NO_COLOR"))}
+        return {
+            **kept,
+            "HOME": str(self.folder),
+            "LAFS_HOME": str(self.home),
+            "XDG_RUNTIME_DIR": str(self.folder / "run"),
+            "PYTHONPATH": str(Path(__file__).parent.parent),
+            **self.variables,
+            **more,
+        }
+
+    def __call__(
+        self, *arguments: str | Path, input: bytes = b"", code: int | None = None, **more: str
+    ) -> subprocess.CompletedProcess[bytes]:
+        """Run it to its end; with `code`, check the exit code and show stderr if it is another."""
+        done = subprocess.run(
+            [*self.program, *map(str, arguments)],
+            input=input,
+            capture_output=True,
+            env=self.environment(**more),
+            cwd=self.folder,
+            timeout=60,
+            check=False,
+        )
+        if code is not None:
+            assert done.returncode == code, f"exit {done.returncode}: {done.stderr.decode()}"
+        return done
+
+    def json(self, *arguments: str | Path, code: int = 0, input: bytes = b"") -> Any:
+        """Run it with --json: the one document on stdout."""
+        done = self(*arguments, "--json", code=code, input=input)
+        [line] = done.stdout.decode().splitlines()
+        document = json.loads(line)
+        assert document["schema"] == 1
+        return document
+
+    def start(self, *arguments: str | Path, **streams: Any) -> subprocess.Popen[bytes]:
+        """Start it and go on."""
+        return subprocess.Popen(
+            [*self.program, *map(str, arguments)], env=self.environment(), cwd=self.folder, **streams
+        )
