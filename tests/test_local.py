@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import resource
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -72,7 +72,8 @@ def test_a_full_disk(files: LocalFiles, root: Path) -> None:
     with pytest.raises(OutOfSpace) as caught:
         writer.write(b"x" * 100)
     assert str(caught.value) == "full/full: no space left on device"
-    for call in (lambda: writer.write(b"y"), writer.flush, lambda: writer.close(sync=True)):
+    calls: list[Callable[[], None]] = [lambda: writer.write(b"y"), writer.flush, lambda: writer.close(sync=True)]
+    for call in calls:
         with pytest.raises(OutOfSpace):
             call()
     writer.abandon()

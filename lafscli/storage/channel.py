@@ -15,12 +15,13 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from itertools import islice
-from typing import Any, NoReturn, Protocol
+from typing import Any, NoReturn
 
 from lafscli.errors import LafsError, ServerUnreachable
 from lafscli.storage import packets
 from lafscli.storage.packets import HEAD, ProtocolViolation, escaped
 from lafscli.storage.store import Buffer
+from lafscli.storage.turn import Stream
 
 Handler = Callable[[Any, int, memoryview], None]
 """Takes what was given with the request, the type of the answer and its body; the body lives until it returns."""
@@ -28,6 +29,8 @@ Handler = Callable[[Any, int, memoryview], None]
 SAFE_CHUNK = 32 * 1024
 """Bytes a READ or WRITE that every server takes (draft-ietf-secsh-filexfer-02 §3)."""
 MAX_CHUNK = 255 * 1024
+SAFE_HANDLES = 64
+MAX_HANDLES = 256
 WINDOW = 2 * 1024 * 1024
 """Bytes of READs, and of WRITEs, under way at most; ssh's own window is as large."""
 MAX_REQUESTS = 256
@@ -41,19 +44,6 @@ _IOVECS = min(os.sysconf("SC_IOV_MAX"), 1024)
 _VERSION_ID = 3
 
 
-class Stream(Protocol):
-    """A byte stream to an SFTP server. Both descriptors are non-blocking; they may be the same one."""
-
-    read_fd: int
-    write_fd: int
-
-    def explain(self) -> LafsError:
-        """After the stream ended or failed: why, as ServerUnreachable or HostKeyUnknown. Waits a moment at most."""
-
-    def close(self) -> None:
-        """End it, and whatever process carries it; may be called twice, and by any thread."""
-
-
 class Channel:
     """A conversation. When it fails it is closed, `error` says why, and everything under way is lost with it."""
 
@@ -64,13 +54,15 @@ class Channel:
         self.extensions: frozenset[str] = frozenset()
         self.max_read = SAFE_CHUNK
         self.max_write = SAFE_CHUNK
-        self.max_handles = 64
+        self.max_handles = SAFE_HANDLES
         self.short_is_end = False
         """A READ answered with less than it asked for has reached the end of the file, for certain."""
         self.sent = 0
         self.received = 0
         self.reading = 0
         self.writing = 0
+        self.unawaited = 0
+        """Requests under way, of those that nobody waits for."""
         self.feed: Callable[[], float | None] = lambda: None
         """Called before each step to ask for more; answers the time until which it has to hold back."""
         self._timeout = timeout
@@ -106,6 +98,8 @@ class Channel:
             self.step()
         self._timeout = usual
         if packets.LIMITS in self.extensions:
+            # Few, until the answer comes; it is not waited for.
+            self.max_handles = 16
             self.request(packets.EXTENDED, packets.string(packets.LIMITS.encode()), self._on_limits, None)
 
     def _on_version(self, _: None, kind: int, body: memoryview) -> None:
@@ -115,18 +109,19 @@ class Channel:
 
     def _on_limits(self, _: None, kind: int, body: memoryview) -> None:
         if kind == packets.STATUS:
+            self.max_handles = SAFE_HANDLES
             return
         packet, read, write, handles = packets.parse_limits(self.expect(packets.EXTENDED_REPLY, kind, body))
         room = max(packet - 1024, 0) or MAX_CHUNK
         self.max_read = max(min(read or MAX_CHUNK, room, MAX_CHUNK), 1024)
         self.max_write = max(min(write or MAX_CHUNK, room, MAX_CHUNK), 1024)
-        self.max_handles = max(min(handles or 256, 256), 4)
+        self.max_handles = max(min(handles or MAX_HANDLES, MAX_HANDLES), 4)
         self.short_is_end = True
 
     def begin(self) -> None:
         """A caller starts to wait: the time before does not count as the server's silence."""
         self._moved = time.monotonic()
-        if not self._pending and not self._out:
+        if len(self._pending) == self.unawaited:
             self._idle_since = self.received
 
     @property
@@ -220,18 +215,28 @@ class Channel:
 
         Raises ServerUnreachable when it ended, broke the protocol or stayed silent for the time-out.
         """
+        self._guarded(self._step, until)
+
+    def push(self) -> None:
+        """Write what the stream takes now, without waiting."""
+        self._guarded(self._flush)
+
+    def _step(self, until: float | None) -> None:
+        hold = self.feed()
+        if self._out:
+            self._flush()
+        if not self._pending and not self._out and hold is None and until is None:
+            return
+        if self._wait(hold, until):
+            self._fill()
+            self._dispatch()
+
+    def _guarded(self, act: Callable[..., None], *arguments: float | None) -> None:
         self.check()
         try:
-            hold = self.feed()
-            if self._out:
-                self._flush()
-            if not self._pending and not self._out and hold is None and until is None:
-                return
-            if self._wait(hold, until):
-                self._fill()
-                self._dispatch()
+            act(*arguments)
         except ProtocolViolation as violation:
-            self._broken(violation)
+            self.fail(ServerUnreachable(f"the server broke the SFTP protocol: {violation}"))
         except OSError as error:
             self._ended_by(error)
         except ServerUnreachable:
@@ -242,22 +247,11 @@ class Channel:
             self.stream.close()
             raise
 
-    def push(self) -> None:
-        """Write what the stream takes now, without waiting."""
-        self.check()
-        try:
-            self._flush()
-        except OSError as error:
-            self._ended_by(error)
-
     def _ended_by(self, error: OSError) -> NoReturn:
         try:
             self._ended()
         except ServerUnreachable as reason:
             raise reason from error
-
-    def _broken(self, violation: ProtocolViolation) -> NoReturn:
-        self.fail(ServerUnreachable(f"the server broke the SFTP protocol: {violation}", server=self.name))
 
     def _wait(self, hold: float | None, until: float | None) -> bool:
         """Wait until something can be read (True), written, or the time is over."""
@@ -270,12 +264,12 @@ class Channel:
         events = self._poller.poll(pause)
         if not events:
             if end is not None and time.monotonic() >= end:
-                self.fail(ServerUnreachable(f"the server did not answer for {self._timeout:g} s", server=self.name))
+                self.fail(ServerUnreachable(f"the server did not answer for {self._timeout:g} s"))
             return False
         readable = False
         for fd, event in events:
             if fd == self._waker:
-                self.fail(ServerUnreachable("the connection was closed", server=self.name))
+                self.fail(ServerUnreachable("the connection was closed"))
             if fd == self.stream.read_fd and event & ~select.POLLOUT:
                 readable = True
             elif event & ~select.POLLOUT:
@@ -394,7 +388,6 @@ class Channel:
             self.fail(
                 ServerUnreachable(
                     f"the server does not speak SFTP, it says: {escaped(start, 80)}",
-                    server=self.name,
                     hint="a shell start-up file on the server that prints something breaks SFTP",
                 )
             )

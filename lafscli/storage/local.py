@@ -66,7 +66,7 @@ class LocalFiles:
         self._name = name
         self._sync_folders = sync_folders
         self._kept: OrderedDict[str, int] = OrderedDict()
-        self._turn = Turn(self._shut)
+        self._turn = Turn(self._shut, name)
 
     def connect(self) -> frozenset[str]:
         """The extensions a server like this would offer; nothing is tried."""
@@ -264,6 +264,21 @@ class LocalWriter:
         self._refused = refused
         self._end = os.lseek(descriptor, 0, os.SEEK_END)
         self._error: FileError | None = None
+        self._durable = 0
+
+    @property
+    def durable(self) -> int:
+        """Bytes from the start that the last checkpoint covers."""
+        return self._durable
+
+    def checkpoint(self) -> None:
+        """Fsync."""
+        try:
+            os.fsync(self._usable())
+        except OSError as error:
+            self._error = self._refused(error)
+            raise self._error from error
+        self._durable = self._end
 
     def write(self, data: Buffer) -> None:
         """Append."""

@@ -80,7 +80,9 @@ class ReadQueue:
         self._channel = channel
         self._prefix = prefix
         self._rate = rate
-        self._kept: OrderedDict[str, OpenFile] = OrderedDict()
+        self._kept: dict[str, OpenFile] = {}
+        self._idle: OrderedDict[str, OpenFile] = OrderedDict()
+        """Kept files that nobody reads now, the one unused for longest first."""
         self._to_open: deque[OpenFile] = deque()
         self._open = 0
         self._pieces: deque[Piece] = deque()
@@ -93,14 +95,13 @@ class ReadQueue:
         files: dict[str, OpenFile] = {}
         for item in wanted:
             file = files.get(item.path) or self._kept.get(item.path)
-            if file is None:
+            if file is None or (file.answered and file.handle is None):
                 file = OpenFile(item.path)
                 self._to_open.append(file)
-            if item.path in self._kept:
-                self._kept.move_to_end(item.path)
-            elif item.keep:
+            if item.keep and not file.keep:
                 file.keep = True
                 self._kept[item.path] = file
+            self._idle.pop(item.path, None)
             files[item.path] = file
             range_ = RangeUnderWay(item, file, batch)
             batch.ranges.append(range_)
@@ -116,8 +117,9 @@ class ReadQueue:
         """Close a kept file when the ranges asked of it are in."""
         file = self._kept.pop(path, None)
         if file is not None:
+            self._idle.pop(path, None)
             file.keep = False
-            self._close_unused(file)
+            self._unused(file)
 
     def feed(self) -> float | None:
         """Send what the windows allow; the time until which the rate limit holds the next READ back, if it does."""
@@ -167,8 +169,6 @@ class ReadQueue:
         ranges, file.ranges = file.ranges, []
         for range_ in ranges:
             self._start(range_)
-        self._close_unused(file)
-        self._close_oldest()
 
     def _start(self, range_: RangeUnderWay) -> None:
         length = range_.wanted.length
@@ -215,26 +215,24 @@ class ReadQueue:
             range_.buffer = memoryview(bytes(range_.buffer[: range_.limit]))
         range_.batch.left -= 1
         range_.file.users -= 1
-        self._close_unused(range_.file)
+        self._unused(range_.file)
 
-    def _close_unused(self, file: OpenFile) -> None:
-        if file.keep or file.users or file.handle is None:
+    def _unused(self, file: OpenFile) -> None:
+        """Close a file that nobody reads any more, or keep it, and close another one if too many are kept."""
+        if file.users or file.handle is None:
             return
+        if file.keep:
+            self._idle[file.path] = file
+            if len(self._idle) > self._channel.max_handles // 4:
+                self.release(next(iter(self._idle)))
+            return
+        self._channel.unawaited += 1
         self._channel.request(packets.CLOSE, file.handle, self._closed, None)
         file.handle = None
         self._open -= 1
 
-    def _close_oldest(self) -> None:
-        """Keep a quarter of the handles at most, closing those not used for longest."""
-        surplus = len(self._kept) - self._channel.max_handles // 4
-        for path in list(self._kept):
-            if surplus <= 0:
-                break
-            if not self._kept[path].users:
-                self.release(path)
-                surplus -= 1
-
     def _closed(self, _: None, kind: int, body: memoryview) -> None:
+        self._channel.unawaited -= 1
         self._channel.expect(packets.STATUS, kind, body)
 
 

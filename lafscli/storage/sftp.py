@@ -11,7 +11,7 @@ from typing import TypeVar
 
 from lafscli.errors import FileError, NotSupported, ServerUnreachable
 from lafscli.storage import packets
-from lafscli.storage.channel import Channel, Stream
+from lafscli.storage.channel import Channel
 from lafscli.storage.listings import list_folders
 from lafscli.storage.packets import refusal, string
 from lafscli.storage.rate import RateLimit
@@ -35,7 +35,7 @@ from lafscli.storage.store import (
     Touch,
     Truncate,
 )
-from lafscli.storage.turn import Turn
+from lafscli.storage.turn import Stream, Turn
 from lafscli.storage.writes import NEW_FILE, SftpWriter, SmallFiles
 
 __all__ = ["SftpFiles", "Stream"]
@@ -81,7 +81,7 @@ class SftpFiles:
         self._connect_timeout = connect_timeout
         self._rate = rate
         self._live: list[tuple[Channel, ReadQueue]] = []
-        self._turn = Turn(self._shut)
+        self._turn = Turn(self._shut, name)
         self._earlier = [0, 0]
 
     # ---- the connection ---------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""Closing a connection while another thread waits for it."""
+"""What carries a connection, and closing it while another thread waits for it."""
 
 from __future__ import annotations
 
@@ -6,8 +6,22 @@ import select
 import socket
 from collections.abc import Callable
 from contextlib import suppress
+from typing import Protocol
 
-from lafscli.errors import ServerUnreachable
+from lafscli.errors import LafsError, ServerUnreachable
+
+
+class Stream(Protocol):
+    """A byte stream to an SFTP server. Both descriptors are non-blocking; they may be the same one."""
+
+    read_fd: int
+    write_fd: int
+
+    def explain(self) -> LafsError:
+        """After the stream ended or failed: why, as ServerUnreachable or HostKeyUnknown. Waits a moment at most."""
+
+    def close(self) -> None:
+        """End it, and whatever process carries it; may be called twice, and by any thread."""
 
 
 class Turn:
@@ -16,7 +30,8 @@ class Turn:
     So nobody closes a descriptor that another thread waits for, and whose number could be taken again.
     """
 
-    def __init__(self, shut: Callable[[], None]) -> None:
+    def __init__(self, shut: Callable[[], None], name: str) -> None:
+        self._name = name
         self._shut = shut
         self._taken = False
         self._closing = False
@@ -26,7 +41,7 @@ class Turn:
         self._taken = True
         if self._closing:
             self._taken = False
-            raise ServerUnreachable("the connection was closed")
+            raise ServerUnreachable("the connection was closed", server=self._name)
 
     def __exit__(self, *_: object) -> None:
         self._taken = False
@@ -49,7 +64,7 @@ class Turn:
             self._alarm = socket.socketpair()
             self._alarm[0].setblocking(False)
             if self._closing:
-                raise ServerUnreachable("the connection was closed")
+                raise ServerUnreachable("the connection was closed", server=self._name)
         return self._alarm[1]
 
     def sleep(self, seconds: float) -> None:
@@ -57,7 +72,7 @@ class Turn:
         poller = select.poll()
         poller.register(self.waker, select.POLLIN)
         if poller.poll(seconds * 1000):
-            raise ServerUnreachable("the connection was closed")
+            raise ServerUnreachable("the connection was closed", server=self._name)
 
     def _end(self) -> None:
         self._shut()

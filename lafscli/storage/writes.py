@@ -43,6 +43,35 @@ class SftpWriter:
         self._joined = 0
         self._left = 0
         self._error: FileError | None = None
+        self._durable = 0
+
+    @property
+    def durable(self) -> int:
+        """Bytes from the start that the last answered checkpoint covers."""
+        return self._durable
+
+    def checkpoint(self) -> None:
+        """Ask for an fsync (or, where there is none, for the size: the server answers in order), and go on."""
+        with self._turn:
+            self._begin()
+            self._send_joined()
+            assert self._handle is not None
+            self._left += 1
+            if packets.FSYNC in self._channel.extensions:
+                self._channel.request(packets.EXTENDED, _FSYNC + self._handle, self._synced, self._end)
+            else:
+                self._channel.request(packets.FSTAT, self._handle, self._looked, self._end)
+            self._channel.push()
+
+    def _synced(self, end: int, kind: int, body: memoryview) -> None:
+        self._answered(0, kind, body)
+        if self._error is None:
+            self._durable = max(self._durable, end)
+
+    def _looked(self, end: int, kind: int, _body: memoryview) -> None:
+        self._left -= 1
+        if kind == packets.ATTRS and self._error is None:
+            self._durable = max(self._durable, end)
 
     def write(self, data: Buffer) -> None:
         """Append; waits while the window is full."""
