@@ -220,6 +220,10 @@ class Gateway(Node):
         """Store an immutable file; its read cap."""
         return self._ask("PUT", "uri", content).decode("ascii")
 
+    def put_mutable(self, content: bytes) -> str:
+        """Store a mutable file (SDMF); its write cap."""
+        return self._ask("PUT", "uri?format=SDMF", content).decode("ascii")
+
     def get(self, cap: str) -> bytes:
         return self._ask("GET", f"uri/{quote(cap, safe='')}")
 
