@@ -1,0 +1,109 @@
+# Completion of lafs for bash; made by `lafs generate-docs`, not by hand.
+_lafs_files() {
+    compopt -o filenames 2>/dev/null
+    local IFS=$'\n'
+    COMPREPLY=($(compgen "$1" -- "$cur"))
+}
+
+_lafs_targets() {
+    case $cur in
+        @*)
+            compopt -o filenames 2>/dev/null
+            local IFS=$'\n'
+            COMPREPLY=($(compgen -P @ -f -- "${cur#@}"))
+            ;;
+        *) _lafs_files -f ;;
+    esac
+}
+
+_lafs_words() {
+    COMPREPLY=($(compgen -W "$1" -- "$cur"))
+}
+
+_lafs() {
+    local cur=${COMP_WORDS[COMP_CWORD]} prev=${COMP_WORDS[COMP_CWORD-1]} command= ended= count=0 word i
+    COMPREPLY=()
+    if [[ $prev == = ]]; then
+        prev=${COMP_WORDS[COMP_CWORD-2]}
+    elif [[ $cur == = ]]; then
+        cur=
+    fi
+    for ((i = 1; i < COMP_CWORD; i++)); do
+        word=${COMP_WORDS[i]}
+        if [[ -z $ended ]]; then
+            case $word in
+                --) ended=1; continue ;;
+                --color|--log-file|--limit-rate|--timeout|--home|--encoding|--from-tahoe|--site|--node-id|--permutation-seed|--option|--format|--private-key|--segment-size|--offset|--length)
+                    [[ ${COMP_WORDS[i+1]} == = ]] && i=$((i + 1))
+                    i=$((i + 1))
+                    continue
+                    ;;
+                -?*) continue ;;
+            esac
+        fi
+        case $command in
+            '') command=$word ;;
+            server|grid|cap|share) command="$command $word" ;;
+            *) count=$((count + 1)) ;;
+        esac
+    done
+    if [[ -z $ended ]]; then
+        case $command:$prev in
+            *:--color) _lafs_words 'auto always never'; return ;;
+            *:--log-file) _lafs_files -f; return ;;
+            *:--limit-rate) :; return ;;
+            *:--timeout) :; return ;;
+            *:--home) _lafs_files -d; return ;;
+            "init":--encoding) :; return ;;
+            "init":--from-tahoe) _lafs_files -d; return ;;
+            "server add":--site) :; return ;;
+            "server add":--node-id) :; return ;;
+            "server add":--permutation-seed) :; return ;;
+            "server add":--option) :; return ;;
+            "put":--format) _lafs_words 'chk sdmf mdmf'; return ;;
+            "put":--private-key) _lafs_files -f; return ;;
+            "put":--encoding) :; return ;;
+            "put":--segment-size) :; return ;;
+            "get":--offset) :; return ;;
+            "get":--length) :; return ;;
+        esac
+        if [[ $cur == -* ]]; then
+            case $command in
+                'init') word='--local --encoding --from-tahoe' ;;
+                'server add') word='--readonly --site --node-id --permutation-seed --option --accept-new' ;;
+                'server remove') word='--force' ;;
+                'put') word='--format --mutable --private-key --encoding --segment-size --no-convergence' ;;
+                'get') word='--offset --length' ;;
+                '') word=--version ;;
+                *) word= ;;
+            esac
+            _lafs_words "$word --json -q --quiet -v --verbose --progress --no-progress --color --log-file --limit-rate --timeout --home -h --help"
+            return
+        fi
+    fi
+    case $command:$count in
+        :*) _lafs_words 'init server encoding grid put get cat cap batch share completion help man' ;;
+        server:*) _lafs_words 'add list status remove' ;;
+        grid:*) _lafs_words 'export import' ;;
+        cap:*) _lafs_words 'show read verify' ;;
+        share:*) _lafs_words 'show find' ;;
+        "grid export":*) _lafs_files -f ;;
+        "grid import":*) _lafs_files -f ;;
+        "put":0) _lafs_files -f ;;
+        "put":*) _lafs_targets ;;
+        "get":0) _lafs_targets ;;
+        "get":*) _lafs_files -f ;;
+        "cat":*) _lafs_targets ;;
+        "cap show":*) _lafs_targets ;;
+        "cap read":*) _lafs_targets ;;
+        "cap verify":*) _lafs_targets ;;
+        "batch":*) _lafs_files -f ;;
+        "share show":*) _lafs_files -f ;;
+        "share find":*) _lafs_targets ;;
+        "completion":*) _lafs_words 'bash zsh fish' ;;
+        "help":*) _lafs_words 'init server encoding grid put get cat cap batch share completion help man' ;;
+        "man":*) _lafs_words 'init server encoding grid put get cat cap batch share completion help man' ;;
+    esac
+}
+
+complete -F _lafs lafs

@@ -1,0 +1,106 @@
+# Completion of lafs for fish; made by `lafs generate-docs`, not by hand.
+function __lafs_at --description 'Is the command before the cursor this one?'
+    set -l found
+    set -l skip 0
+    for word in (commandline -opc)[2..-1]
+        if test $skip = 1
+            set skip 0
+            continue
+        end
+        switch $word
+            case --color --log-file --limit-rate --timeout --home --encoding --from-tahoe --site --node-id --permutation-seed --option --format --private-key --segment-size --offset --length
+                set skip 1
+            case '-*'
+            case '*'
+                set -a found $word
+                contains -- $found[1] server grid cap share; and test (count $found) -lt 2; and continue
+                break
+        end
+    end
+    test "$found" = "$argv"
+end
+
+function __lafs_at_files --description 'Files, where the word is @FILE'
+    set -l word (commandline -ct)
+    if string match -q -- '@*' $word
+        for path in (__fish_complete_path (string sub -s 2 -- $word))
+            echo @$path
+        end
+    end
+end
+
+complete -c lafs -f
+complete -c lafs -n '__lafs_at' -a init -d 'Make a home: configuration and secrets'
+complete -c lafs -n '__lafs_at' -a server -d 'The servers of this home'
+complete -c lafs -n '__lafs_at' -a encoding -d 'Show or set how many shares a file gets'
+complete -c lafs -n '__lafs_at' -a grid -d 'What others need to use your caps'
+complete -c lafs -n '__lafs_at' -a put -d 'Store a file and print its cap'
+complete -c lafs -n '__lafs_at' -a get -d 'Fetch a file'
+complete -c lafs -n '__lafs_at' -a cat -d 'Write files to stdout'
+complete -c lafs -n '__lafs_at' -a cap -d 'What a cap is and what it grants'
+complete -c lafs -n '__lafs_at' -a batch -d 'Run one command a line over one set of connections'
+complete -c lafs -n '__lafs_at' -a share -d 'Shares on servers and on disk'
+complete -c lafs -n '__lafs_at' -a completion -d 'Print the completion script for a shell'
+complete -c lafs -n '__lafs_at' -a help -d 'Show the help of a command, or list the commands'
+complete -c lafs -n '__lafs_at' -a man -d 'Show the manual page of a command'
+complete -c lafs -n '__lafs_at server' -a add -d 'Add a server under a name'
+complete -c lafs -n '__lafs_at server' -a list -d 'List the servers of this home'
+complete -c lafs -n '__lafs_at server' -a status -d 'Ask servers how they are'
+complete -c lafs -n '__lafs_at server' -a remove -d 'Forget a server; its shares stay there'
+complete -c lafs -n '__lafs_at grid' -a export -d 'Write servers, host keys and encoding to a file'
+complete -c lafs -n '__lafs_at grid' -a import -d 'Take servers and encoding from a grid file'
+complete -c lafs -n '__lafs_at cap' -a show -d 'Show what a cap is and grants'
+complete -c lafs -n '__lafs_at cap' -a read -d 'Print the read cap'
+complete -c lafs -n '__lafs_at cap' -a verify -d 'Print the verify cap'
+complete -c lafs -n '__lafs_at share' -a show -d 'Show what is in a share'
+complete -c lafs -n '__lafs_at share' -a find -d 'Ask every server for the shares of an object'
+complete -c lafs -l json -d 'Answer with one JSON document'
+complete -c lafs -s q -l quiet -d 'Only the answer, only errors'
+complete -c lafs -s v -l verbose -d 'Tell more; may be repeated'
+complete -c lafs -l progress -l no-progress -d 'Draw progress (default: on a terminal)'
+complete -c lafs -l color -x -a 'auto always never' -d 'Colour on stderr (default: auto)'
+complete -c lafs -l log-file -r -F -d 'Append a log of JSON lines, without caps'
+complete -c lafs -l limit-rate -x -d 'Bytes a second, over all servers'
+complete -c lafs -l timeout -x -d 'Give a silent server up after so long'
+complete -c lafs -l home -x -a '(__fish_complete_directories)' -d 'Configuration and secrets'
+complete -c lafs -s h -l help -d 'Show help and exit'
+complete -c lafs -n '__lafs_at' -l version -d 'Show the version'
+complete -c lafs -n '__lafs_at init' -l local -d 'Add ten servers that are folders of this machine'
+complete -c lafs -n '__lafs_at init' -l encoding -x -d 'Any K of N shares rebuild a file, on at least H servers [3/7/10]'
+complete -c lafs -n '__lafs_at init' -l from-tahoe -x -a '(__fish_complete_directories)' -d 'Take secrets, aliases and encoding of a Tahoe-LAFS client'
+complete -c lafs -n '__lafs_at server add' -l readonly -d 'Take shares from it, give it none; writes nothing there'
+complete -c lafs -n '__lafs_at server add' -l site -x -d 'Where it stands; shares are spread over sites'
+complete -c lafs -n '__lafs_at server add' -l node-id -x -d 'Its id: base32, or 40 hex digits'
+complete -c lafs -n '__lafs_at server add' -l permutation-seed -x -d 'Its seed: base32, as in Tahoe\'s file'
+complete -c lafs -n '__lafs_at server add' -l option -x -d 'How to reach it; may be repeated'
+complete -c lafs -n '__lafs_at server add' -l accept-new -d 'Accept and record a host key that is not known yet'
+complete -c lafs -n '__lafs_at server remove' -l force -d 'Even when fewer servers than happy are left'
+complete -c lafs -n '__lafs_at grid export' -F
+complete -c lafs -n '__lafs_at grid import' -F
+complete -c lafs -n '__lafs_at put' -l format -x -a 'chk sdmf mdmf' -d 'What to make; chk so far'
+complete -c lafs -n '__lafs_at put' -l mutable -d 'Make a mutable file (not in this version)'
+complete -c lafs -n '__lafs_at put' -l private-key -r -F -d 'The RSA key of a mutable file (not in this version)'
+complete -c lafs -n '__lafs_at put' -l encoding -x -d 'Any K of N shares rebuild the file, on at least H servers'
+complete -c lafs -n '__lafs_at put' -l segment-size -x -d 'Largest segment; 1M unless said'
+complete -c lafs -n '__lafs_at put' -l no-convergence -d 'Use a random key: equal files get different caps'
+complete -c lafs -n '__lafs_at put' -F
+complete -c lafs -n '__lafs_at put' -a '(__lafs_at_files)'
+complete -c lafs -n '__lafs_at get' -l offset -x -d 'Begin at byte N'
+complete -c lafs -n '__lafs_at get' -l length -x -d 'Fetch N bytes; fewer where the file ends'
+complete -c lafs -n '__lafs_at get' -F
+complete -c lafs -n '__lafs_at get' -a '(__lafs_at_files)'
+complete -c lafs -n '__lafs_at cat' -F
+complete -c lafs -n '__lafs_at cat' -a '(__lafs_at_files)'
+complete -c lafs -n '__lafs_at cap show' -F
+complete -c lafs -n '__lafs_at cap show' -a '(__lafs_at_files)'
+complete -c lafs -n '__lafs_at cap read' -F
+complete -c lafs -n '__lafs_at cap read' -a '(__lafs_at_files)'
+complete -c lafs -n '__lafs_at cap verify' -F
+complete -c lafs -n '__lafs_at cap verify' -a '(__lafs_at_files)'
+complete -c lafs -n '__lafs_at batch' -F
+complete -c lafs -n '__lafs_at share show' -F
+complete -c lafs -n '__lafs_at share find' -F
+complete -c lafs -n '__lafs_at share find' -a '(__lafs_at_files)'
+complete -c lafs -n '__lafs_at completion' -a 'bash zsh fish'
+complete -c lafs -n '__lafs_at help' -a 'init server encoding grid put get cat cap batch share completion help man'
+complete -c lafs -n '__lafs_at man' -a 'init server encoding grid put get cat cap batch share completion help man'
