@@ -23,6 +23,10 @@ class SourceChanged(LafsError):
     """The file changed while it was read; nothing was stored."""
 
 
+class StagedDiffers(LafsError):
+    """What an earlier run left staged is not what this upload encodes: it is started anew."""
+
+
 class UsageError(LafsError):
     """A bad option or argument, an unreadable configuration, an encoding that can't be."""
 
@@ -127,7 +131,14 @@ class ServerError(LafsError):
 
 
 class ServerUnreachable(ServerError):
-    """No connection, a lost one, a time-out, or a server that breaks the protocol."""
+    """No connection, a lost one, a time-out, or a server that breaks the protocol.
+
+    `transient`: it may well work a moment later (sshd drops bursts of connections); worth another try.
+    """
+
+    def __init__(self, message: str, *, transient: bool = False, server: str = "", hint: str | None = None) -> None:
+        super().__init__(message, server=server, hint=hint)
+        self.transient = transient
 
 
 class HostKeyUnknown(ServerUnreachable):
@@ -136,6 +147,10 @@ class HostKeyUnknown(ServerUnreachable):
     def __init__(self, message: str, *, fingerprint: str = "", server: str = "", hint: str | None = None) -> None:
         super().__init__(message, server=server, hint=hint)
         self.fingerprint = fingerprint
+
+
+class HostKeyChanged(HostKeyUnknown):
+    """The server shows another host key than the one that is known: never accepted, whoever asks."""
 
 
 class FileError(ServerError):

@@ -103,7 +103,7 @@ class DialledFiles:
 
     def open_existing(self, path: str) -> FileWriter:
         self._enter("open_existing")
-        return self._files.open_existing(path)
+        return _Writer(self, self._files.open_existing(path))
 
     def create_many(self, files: Sequence[NewFile], *, sync: bool) -> list[FileError | None]:
         self._enter("create_many")
@@ -162,6 +162,14 @@ class _Writer:
 
     def flush(self) -> None:
         self._writer.flush()
+
+    @property
+    def durable(self) -> int:
+        return self._writer.durable
+
+    def checkpoint(self) -> None:
+        self._files._enter("checkpoint")
+        self._writer.checkpoint()
 
     def close(self, *, sync: bool) -> None:
         self._files._enter("close")

@@ -14,7 +14,7 @@ from functools import partial
 from queue import Empty, SimpleQueue
 from typing import TypeVar
 
-from lafscli.errors import LafsError
+from lafscli.errors import LafsError, StagedDiffers
 from lafscli.storage.grid import Grid
 from lafscli.storage.store import Buffer, Progress, ShareRange, ShareStore, ShareWriter, StorageIndex
 
@@ -24,6 +24,9 @@ R = TypeVar("R")
 _CODEC_THREADS = 2
 _QUEUED_BLOCKS = 5
 """Blocks that may wait for one server; beyond that the upload goes as fast as its slowest server."""
+
+_CHECKPOINT_BYTES = 8 << 20
+"""So many bytes of a share are made durable at a time; what comes after is sent again by the next run."""
 
 
 class Codec:
@@ -54,9 +57,21 @@ class Codec:
 
 
 class ShareFeed:
-    """The way of one share to its server: blocks wait in a bounded queue, the first error ends it."""
+    """The way of one share to its server: blocks wait in a bounded queue, the first error ends it.
 
-    def __init__(self, grid: Grid, store: ShareStore, shnum: int, writer: ShareWriter, progress: Progress) -> None:
+    A share that an earlier run began is not sent again up to where that run came; what is encoded now is compared
+    with `samples` of what lies there, (offset, bytes) of the share.
+    """
+
+    def __init__(
+        self,
+        grid: Grid,
+        store: ShareStore,
+        shnum: int,
+        writer: ShareWriter,
+        progress: Progress,
+        samples: Sequence[tuple[int, Buffer]] = (),
+    ) -> None:
         self.store = store
         self.shnum = shnum
         self.writer = writer
@@ -64,6 +79,9 @@ class ShareFeed:
         self.committed = False
         self._grid = grid
         self._progress = progress
+        self._samples = samples
+        self._position = 0
+        self._checked = writer.resumed
         self._room = threading.Semaphore(_QUEUED_BLOCKS)
         self._stopped = False
         self._defect: BaseException | None = None
@@ -74,10 +92,19 @@ class ShareFeed:
             raise self._defect
         if self.error is not None:
             return
+        view = memoryview(data)
+        start, self._position = self._position, self._position + view.nbytes
+        if start < self.writer.resumed:
+            self._compare(start, view)
+            view = view[self.writer.resumed - start :]
+            if not view or self.error is not None:
+                return
         self._room.acquire()
-        size = memoryview(data).nbytes
-        sent = self._grid.submit(self.store, lambda _store: self._append(data))
-        sent.add_done_callback(lambda done: self._appended(done, size))
+        sent = self._grid.submit(self.store, lambda _store: self._append(view))
+        sent.add_done_callback(lambda done: self._appended(done, view.nbytes))
+        if self._position - self._checked >= _CHECKPOINT_BYTES:
+            self._checked = self._position
+            self._grid.submit(self.store, lambda _store: self._checkpoint())
 
     def submit(self, call: Callable[[ShareWriter], R]) -> Future[R]:
         """Do something with the writer after all that was queued."""
@@ -87,9 +114,20 @@ class ShareFeed:
         """Let what is queued pass unsent."""
         self._stopped = True
 
+    def _compare(self, start: int, data: memoryview) -> None:
+        for offset, sample in self._samples:
+            there = memoryview(sample)
+            first, last = max(start, offset), min(start + data.nbytes, offset + there.nbytes)
+            if first < last and data[first - start : last - start] != there[first - offset : last - offset]:
+                self.error = StagedDiffers(f"what was staged of share {self.shnum} is not what is encoded now")
+
     def _append(self, data: Buffer) -> None:
         if not self._stopped and self.error is None:
             self.writer.append(data)
+
+    def _checkpoint(self) -> None:
+        if not self._stopped and self.error is None:
+            self.writer.checkpoint()
 
     def _appended(self, done: Future[None], size: int) -> None:
         error = done.exception()

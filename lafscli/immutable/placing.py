@@ -6,12 +6,14 @@ import statistics
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from functools import partial
 
 from lafscli.errors import LafsError, NotHappy, ServerError, ServerUnreachable, Unreachable
 from lafscli.immutable.pipeline import ShareFeed, settle
+from lafscli.immutable.resume import Resume
 from lafscli.placement import Candidate, Encoding, Plan, plan
 from lafscli.storage.grid import Grid
-from lafscli.storage.store import Lease, Progress, ShareStore, ShareWriter, StorageIndex
+from lafscli.storage.store import Buffer, Lease, Progress, ShareStore, ShareWriter, StorageIndex
 
 _LAGGARD_SECONDS = 10.0
 """How long an upload waits for the last servers once those that answered are enough."""
@@ -123,6 +125,7 @@ def open_writers(
     avoid: Avoid,
     lease: Callable[[ShareStore], Lease],
     progress: Progress,
+    resume: Resume,
 ) -> tuple[Plan, list[ShareFeed]]:
     """Plan and begin each share that is to be sent. A server that refuses counts as read-only and the plan is made
     again (spec 05 §4.6); in the end every share of the plan has its writer, or NotHappy is raised and nothing stays."""
@@ -133,24 +136,51 @@ def open_writers(
             goal = {(shnum, str(name)) for shnum, name in planned.send.items()}
             discard(feeds.pop(place) for place in list(feeds.keys() - goal))
             wanted = sorted(goal - feeds.keys())
-            begun = [
-                ((shnum, name), grid.submit(found.stores[name], _creation(si, shnum, lease(found.stores[name]))))
-                for shnum, name in wanted
-            ]
+            begun = []
+            for shnum, name in wanted:
+                store, staged = found.stores[name], resume.staged(shnum, name)
+                creation = partial(_create, si, shnum, lease(store), staged, resume.pieces)
+                begun.append(((shnum, name), grid.submit(store, creation)))
             for (shnum, name), outcome in settle(begun):
                 if isinstance(outcome, LafsError):
                     avoid.servers[name] = outcome
                 else:
-                    feeds[shnum, name] = ShareFeed(grid, found.stores[name], shnum, outcome, progress)
+                    writer, samples = outcome
+                    feeds[shnum, name] = ShareFeed(grid, found.stores[name], shnum, writer, progress, samples)
             if feeds.keys() == goal:
-                return planned, [feeds[place] for place in sorted(feeds)]
+                begun_feeds = [feeds[place] for place in sorted(feeds)]
+                resume.begin(grid, begun_feeds)
+                return planned, begun_feeds
     except BaseException:
         discard(feeds.values())
         raise
 
 
-def _creation(si: StorageIndex, shnum: int, lease: Lease) -> Callable[[ShareStore], ShareWriter]:
-    return lambda store: store.create(si, shnum, lease=lease)
+def _create(
+    si: StorageIndex,
+    shnum: int,
+    lease: Lease,
+    staged: tuple[str, int] | None,
+    pieces: Callable[[int], list[tuple[int, int]]],
+    store: ShareStore,
+) -> tuple[ShareWriter, list[tuple[int, Buffer]]]:
+    """In the server's worker: begin a share, or go on with a staged one and read samples of it back."""
+    writer = store.create(si, shnum, lease=lease, resume=staged)
+    samples: list[tuple[int, Buffer]] = []
+    if writer.resumed:
+        ranges = pieces(writer.resumed)
+        for (offset, length), answer in zip(ranges, writer.read_back(ranges), strict=True):
+            if isinstance(answer, LafsError) or memoryview(answer).nbytes != length:
+                writer.abort()
+                return store.create(si, shnum, lease=lease), []
+            samples.append((offset, answer))
+    return writer, samples
+
+
+def stop(feeds: Iterable[ShareFeed]) -> None:
+    """Send nothing more; what is staged stays."""
+    for feed in feeds:
+        feed.stop()
 
 
 def discard(feeds: Iterable[ShareFeed]) -> None:

@@ -11,11 +11,12 @@ from functools import partial
 from pathlib import Path
 from typing import BinaryIO
 
-from lafscli.errors import CorruptShare, FileExists, LafsError, NotHappy, ServerError
+from lafscli.errors import CorruptShare, FileExists, LafsError, NotHappy, ServerError, StagedDiffers
 from lafscli.formats.caps import ChkCap, ChkVerifyCap, LitCap
 from lafscli.formats.chk import Layout, Sizes, share_size
 from lafscli.immutable.pipeline import Codec, ShareFeed, fetcher, settle
-from lafscli.immutable.placing import Avoid, Survey, discard, look, open_writers
+from lafscli.immutable.placing import Avoid, Survey, discard, look, open_writers, stop
+from lafscli.immutable.resume import Resume
 from lafscli.immutable.source import Source, changed, opened
 from lafscli.placement import Encoding, happiness
 from lafscli.primitives import hashes
@@ -23,6 +24,7 @@ from lafscli.primitives.ciphers import AesCtr
 from lafscli.proof.encoder import EncodedSegment, Encoder, Trailer, encode_segment
 from lafscli.proof.shares import ShareReader
 from lafscli.storage.grid import Grid
+from lafscli.storage.journal import Journal
 from lafscli.storage.store import Buffer, Lease, LeaseOf, Progress, ShareStore, ShareWriter, StorageIndex
 
 LIT_LIMIT = 55
@@ -39,7 +41,8 @@ class Writing:
     """What an upload needs besides the content.
 
     `convergence`: the secret that makes equal files equal caps, or None for a random key. `lease_secret`: 32 bytes.
-    `now`: Unix seconds. `random_bytes(n)`: n fresh random bytes.
+    `now`: Unix seconds. `random_bytes(n)`: n fresh random bytes. `journal`: where an upload that is interrupted leaves
+    word for the next one, if anywhere.
     """
 
     encoding: Encoding
@@ -47,6 +50,7 @@ class Writing:
     lease_secret: bytes = field(repr=False)
     now: int
     random_bytes: Callable[[int], bytes]
+    journal: Journal | None = None
 
     def lease(self, si: StorageIndex, store: ShareStore) -> Lease:
         """Our lease on a share of `si` at that server (spec 06 §2)."""
@@ -69,6 +73,7 @@ class Uploaded:
     placement: dict[int, list[str]] = field(default_factory=dict)
     pushed: int = 0
     preexisting: int = 0
+    resumed_bytes: int = 0
 
 
 def upload(
@@ -89,12 +94,16 @@ def upload(
         grid.connect()
         key = _choose_key(plain, writing, progress)
         avoid = Avoid()
-        while True:
-            attempt = _Attempt(grid, plain, key, writing, avoid, progress)
-            done = attempt.run()
-            if done is not None:
-                return done
-            plain.rewind()
+        journal = writing.journal if plain.size is not None and writing.convergence is not None else None
+        resume = Resume(journal, hashes.storage_index_from_key(key), writing.random_bytes)
+        try:
+            while True:
+                done = _Attempt(grid, plain, key, writing, avoid, progress, resume).run()
+                if done is not None:
+                    return done
+                plain.rewind()
+        finally:
+            resume.close()
 
 
 def _literal(plain: Source) -> Uploaded:
@@ -136,7 +145,14 @@ class _Attempt:
     """One try at an upload. `run` gives None when the next try, knowing more (`avoid`), may do better."""
 
     def __init__(
-        self, grid: Grid, plain: Source, key: bytes, writing: Writing, avoid: Avoid, progress: Progress
+        self,
+        grid: Grid,
+        plain: Source,
+        key: bytes,
+        writing: Writing,
+        avoid: Avoid,
+        progress: Progress,
+        resume: Resume,
     ) -> None:
         self.grid = grid
         self.plain = plain
@@ -144,6 +160,7 @@ class _Attempt:
         self.writing = writing
         self.avoid = avoid
         self.progress = progress
+        self.resume = resume
         self.encoding = writing.encoding
         self.si = hashes.storage_index_from_key(key)
         self.size = 0
@@ -154,33 +171,49 @@ class _Attempt:
 
     def run(self) -> Uploaded | None:
         found = look(self.grid, self.si, self.encoding, self.share_size)
-        planned, feeds = open_writers(self.grid, found, self.si, self.encoding, self.avoid, self._lease, self.progress)
+        planned, feeds = open_writers(
+            self.grid, found, self.si, self.encoding, self.avoid, self._lease, self.progress, self.resume
+        )
         kept = {shnum: str(name) for shnum, name in planned.keep.items()}
         try:
-            trailer = self._stream(feeds, kept)
-            if trailer is None:
-                self._learn(feeds)
-                return None
-            cap = ChkCap(self.key, trailer.ueb_hash, self.encoding.k, self.encoding.n, self.size)
-            bad = self._prove(found, list(kept.items()), cap.verify_cap(), trailer)
-            if bad:
-                self._learn(feeds)
-                return None
-            self._close(feeds, trailer)
-            if not self._happy(feeds, kept):
-                self._learn(feeds)
-                return None
-            self.plain.unchanged()
-            there = self._commit(feeds)
-            bad = self._prove(found, there, cap.verify_cap(), trailer)
-            kept |= dict(there)
-            if bad or not self._happy(feeds, kept):
-                self._learn(feeds)
-                return None
-        finally:
+            cap = self._store(found, feeds, kept)
+        except Exception:
             discard(feeds)
+            self.resume.finish()
+            raise
+        except BaseException:  # a signal: what is staged may be of use to the next run
+            if self.resume.keeps:
+                stop(feeds)
+                self.resume.note(now=True)
+            else:
+                discard(feeds)
+            raise
+        discard(feeds)
+        if cap is None:
+            self.resume.forget()
+            self._learn(feeds)
+            return None
+        self.resume.finish()
         self._renew(found, kept)
         return self._result(cap, feeds, kept)
+
+    def _store(self, found: Survey, feeds: list[ShareFeed], kept: dict[int, str]) -> ChkCap | None:
+        """Send, make durable, prove what was found, make visible. None when another try is needed."""
+        trailer = self._stream(feeds, kept)
+        if trailer is None:
+            return None
+        cap = ChkCap(self.key, trailer.ueb_hash, self.encoding.k, self.encoding.n, self.size)
+        if self._prove(found, list(kept.items()), cap.verify_cap(), trailer):
+            return None
+        self._close(feeds, trailer)
+        if self._differs(feeds) or not self._happy(feeds, kept):
+            return None
+        self.plain.unchanged()
+        there = self._commit(feeds)
+        kept |= dict(there)
+        if self._prove(found, there, cap.verify_cap(), trailer) or not self._happy(feeds, kept):
+            return None
+        return cap
 
     # ---- the steps
 
@@ -199,9 +232,10 @@ class _Attempt:
                 for feed in feeds:
                     feed.put(segment.blocks[feed.shnum])
                 self.progress.advance(segment.length)
+                self.resume.note()
                 if sum(feed.error is not None for feed in feeds) > failed:
                     failed = sum(feed.error is not None for feed in feeds)
-                    if not self._happy(feeds, kept):
+                    if self._differs(feeds) or not self._happy(feeds, kept):
                         return None
         return encoder.finish()
 
@@ -281,6 +315,9 @@ class _Attempt:
                 self.avoid.shares.add((name, shnum))
         return bad
 
+    def _differs(self, feeds: list[ShareFeed]) -> bool:
+        return any(isinstance(feed.error, StagedDiffers) for feed in feeds)
+
     def _happy(self, feeds: list[ShareFeed], kept: dict[int, str]) -> bool:
         return happiness(self._holders(feeds, kept)) >= self.encoding.happy
 
@@ -296,7 +333,7 @@ class _Attempt:
     def _learn(self, feeds: list[ShareFeed]) -> None:
         """Remember which servers failed, so that the next plan does without them; a pipe can't be read again."""
         for feed in feeds:
-            if feed.error is not None and not isinstance(feed.error, FileExists):
+            if feed.error is not None and not isinstance(feed.error, FileExists | StagedDiffers):
                 self.avoid.servers[feed.store.server.name] = feed.error
         if self.plain.size is None:
             reasons = "; ".join(f"{name}: {error.message}" for name, error in sorted(self.avoid.servers.items()))
@@ -333,8 +370,16 @@ class _Attempt:
                     f"the file is safe on {len(holders)} servers"
                 )
         pushed = sum(feed.committed for feed in feeds)
+        resumed = sum(feed.writer.resumed for feed in feeds if feed.committed)
         return Uploaded(
-            cap, self.size, self.encoding, happiness(holders), dict(sorted(placement.items())), pushed, len(kept)
+            cap,
+            self.size,
+            self.encoding,
+            happiness(holders),
+            dict(sorted(placement.items())),
+            pushed,
+            len(kept),
+            resumed,
         )
 
 

@@ -13,12 +13,12 @@ from lafscli.errors import CorruptShare, FileError, FileExists, FileMissing, Laf
 from lafscli.formats import container
 from lafscli.primitives.encoding import b32decode, b32encode
 from lafscli.storage.enrol import read_identity
+from lafscli.storage.staged import StagedShare, lease_record, size_error
 from lafscli.storage.store import (
     Buffer,
     FileRange,
     Files,
     FileStat,
-    FileWriter,
     Lease,
     LeaseOf,
     Link,
@@ -37,6 +37,7 @@ from lafscli.storage.store import (
     Space,
     Stat,
     StorageIndex,
+    Truncate,
 )
 
 _KNOWN_LIMIT = 4096
@@ -148,9 +149,25 @@ class FolderStore:
 
     # ---- writing
 
-    def create(self, si: StorageIndex, shnum: int, *, lease: Lease) -> ShareWriter:
+    def create(
+        self, si: StorageIndex, shnum: int, *, lease: Lease, resume: tuple[str, int] | None = None
+    ) -> ShareWriter:
+        if resume is not None and self._cut_back(si, shnum, *resume):
+            name, offset = resume
+            return StagedShare(self, si, shnum, name, self.files.open_existing(name), lease, offset)
         staged = self._staging_path(si, shnum)
-        return _Writer(self, si, shnum, staged, self.files.create(staged), lease)
+        return StagedShare(self, si, shnum, staged, self.files.create(staged), lease)
+
+    def _cut_back(self, si: StorageIndex, shnum: int, staged: str, offset: int) -> bool:
+        """Cut a staged file to what is known durable. Not where the share exists: a rename that is link and unlink
+        may have been interrupted, and the staged name then is the visible share."""
+        share, found = self.files.do([Stat(container.share_path(si, shnum)), Stat(staged)])
+        size = container.HEADER_SIZE + offset
+        usable = isinstance(found, FileStat) and found.kind == "file" and found.size >= size and offset > 0
+        if isinstance(share, FileMissing) and usable and self.files.do([Truncate(staged, size)]) == [None]:
+            return True
+        self.files.do([Remove(staged)])
+        return False
 
     def create_many(self, shares: Sequence[NewShare]) -> list[LafsError | None]:
         staged = [self._staging_path(share.si, share.shnum) for share in shares]
@@ -158,13 +175,13 @@ class FolderStore:
         sizes: list[int] = []
         for path, share in zip(staged, shares, strict=True):
             length = sum(memoryview(part).nbytes for part in share.parts)
-            record = _lease_record(share.lease)
+            record = lease_record(share.lease)
             made.append(NewFile(path, [container.header(length, 1), *share.parts, record]))
             sizes.append(container.HEADER_SIZE + length + len(record))
         outcomes: list[LafsError | None] = list(self.files.create_many(made, sync=self._sync))
         there = [index for index, outcome in enumerate(outcomes) if outcome is None]
         for index, stat in zip(there, self.files.do([Stat(staged[index]) for index in there]), strict=True):
-            outcomes[index] = _size_error(stat, sizes[index])
+            outcomes[index] = size_error(stat, sizes[index])
         good = [index for index in there if outcomes[index] is None]
         moves = [(staged[index], shares[index].si, shares[index].shnum) for index in good]
         for index, outcome in zip(good, self.publish(moves), strict=True):
@@ -226,11 +243,17 @@ class FolderStore:
                     outcomes[index] = FileExists("the share is there already")
         return outcomes
 
-    def discard_staged(self, staged: str, si: StorageIndex) -> None:
-        """Remove a staged file, and the share folder if it is empty; what fails is left for the sweep."""
+    @property
+    def sync(self) -> bool:
+        """Whether a share is made durable before it is visible."""
+        return self._sync
+
+    def discard_staged(self, staged: str, si: StorageIndex | None = None) -> None:
+        """Remove a staged file, and the folder of `si` if it is empty; what fails is left for the sweep."""
         with contextlib.suppress(ServerError):
-            self.files.do([Remove(staged), Rmdir(container.share_folder(si))])
-        self._folders.discard(container.share_folder(si))
+            self.files.do([Remove(staged)] if si is None else [Remove(staged), Rmdir(container.share_folder(si))])
+        if si is not None:
+            self._folders.discard(container.share_folder(si))
 
     def sweep_staging(self, older_than: int) -> int:
         probe = f"staging/.clock.{b32encode(self._random_bytes(10))}"
@@ -270,48 +293,6 @@ class FolderStore:
 
     def _staging_path(self, si: StorageIndex, shnum: int) -> str:
         return f"staging/{b32encode(si)}.{shnum}.{b32encode(self._random_bytes(16))}"
-
-
-class _Writer:
-    """A share being written into `staging/`."""
-
-    def __init__(
-        self, store: FolderStore, si: StorageIndex, shnum: int, staged: str, file: FileWriter, lease: Lease
-    ) -> None:
-        self._store = store
-        self._si = si
-        self._shnum = shnum
-        self._staged = staged
-        self._file = file
-        self._lease = lease
-        self._length = 0
-        file.write(container.header(0, 1))
-
-    def append(self, data: Buffer) -> None:
-        self._file.write(data)
-        self._length += memoryview(data).nbytes
-
-    def write_header(self, data: Buffer) -> None:
-        self._file.write_at(container.HEADER_SIZE, data)
-
-    def seal(self) -> None:
-        record = _lease_record(self._lease)
-        self._file.write(record)
-        self._file.write_at(0, container.header(self._length, 1))
-        self._file.close(sync=self._store._sync)
-        [stat] = self._store.files.do([Stat(self._staged)])
-        error = _size_error(stat, container.HEADER_SIZE + self._length + len(record))
-        if error is not None:
-            raise error
-
-    def commit(self) -> None:
-        [outcome] = self._store.publish([(self._staged, self._si, self._shnum)])
-        if outcome is not None:
-            raise outcome
-
-    def abort(self) -> None:
-        self._file.abandon()
-        self._store.discard_staged(self._staged, self._si)
 
 
 class _Reading:
@@ -361,19 +342,6 @@ def _storage_index(name: str, prefix: str) -> StorageIndex | None:
     except ValueError:
         return None
     return si if len(si) == 16 and name.startswith(prefix) else None
-
-
-def _lease_record(lease: Lease) -> bytes:
-    return container.lease_record(lease.renew, lease.cancel, lease.expiration, owner=lease.owner)
-
-
-def _size_error(stat: FileStat | FileError | None, size: int) -> ServerError | None:
-    """Compare what the server says it has with what was written to it."""
-    if isinstance(stat, FileError):
-        return stat
-    if stat is None or stat.size != size:
-        return FileError(f"wrote {size} bytes of a share, the server has {0 if stat is None else stat.size}")
-    return None
 
 
 def _container(head: Buffer | FileError, stat: FileStat | FileError | None) -> container.ImmutableContainer:

@@ -160,6 +160,14 @@ class FileWriter(Protocol):
     def flush(self) -> None:
         """Wait until everything written was acknowledged."""
 
+    @property
+    def durable(self) -> int:
+        """How many bytes from the file's start the last answered `checkpoint` made durable."""
+
+    def checkpoint(self) -> None:
+        """Ask for what was appended so far to be made durable, without waiting (where the server offers no fsync:
+        acknowledged)."""
+
     def close(self, *, sync: bool) -> None:
         """Flush, fsync if asked and offered, close; wait for every answer."""
 
@@ -263,7 +271,23 @@ class ShareReading(Protocol):
 
 
 class ShareWriter(Protocol):
-    """A new immutable share, invisible until `commit` (DESIGN: staging, one fsync, a rename that can't overwrite)."""
+    """A new immutable share, invisible until `commit` (DESIGN: staging, one fsync, a rename that can't overwrite).
+
+    `staged` is its name on the server until then; `resumed` is how many bytes of an earlier run it begins with.
+    """
+
+    staged: str
+    resumed: int
+
+    @property
+    def durable(self) -> int:
+        """How many bytes of the share are known to be durable."""
+
+    def checkpoint(self) -> None:
+        """Ask for what was appended so far to be made durable, without waiting."""
+
+    def read_back(self, ranges: Sequence[tuple[int, int]]) -> list[Buffer | LafsError]:
+        """What the staged file holds at these (offset, length) of the share."""
 
     def append(self, data: Buffer) -> None:
         """Queue the next bytes; `data` must not change until `seal` has returned."""
@@ -306,7 +330,14 @@ class ShareStore(Protocol):
     def release(self, si: StorageIndex, shnum: int) -> None:
         """Close what `keep` left open."""
 
-    def create(self, si: StorageIndex, shnum: int, *, lease: Lease) -> ShareWriter: ...
+    def create(
+        self, si: StorageIndex, shnum: int, *, lease: Lease, resume: tuple[str, int] | None = None
+    ) -> ShareWriter:
+        """Begin a share. `resume` names a staged file of an earlier run and how many bytes of the share in it were
+        durable: it is cut to that and gone on with, if it is still there and no share has taken its place."""
+
+    def discard_staged(self, staged: str) -> None:
+        """Remove a staged file of an earlier run; never raises."""
 
     def create_many(self, shares: Sequence[NewShare]) -> list[LafsError | None]:
         """Small whole shares, committed and durable; FileExists for one that is there already."""

@@ -1,0 +1,97 @@
+"""A new immutable share while it is being written: staged, durable, then renamed into its place (DESIGN §1.9)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from lafscli.errors import FileError, LafsError, ServerError
+from lafscli.formats import container
+from lafscli.storage.store import Buffer, FileRange, Files, FileStat, FileWriter, Lease, Stat, StorageIndex
+
+
+class Folder(Protocol):
+    """What a staged share needs of the store that it will belong to."""
+
+    files: Files
+
+    @property
+    def sync(self) -> bool: ...
+
+    def publish(self, moves: Sequence[tuple[str, StorageIndex, int]]) -> list[LafsError | None]: ...
+
+    def discard_staged(self, staged: str, si: StorageIndex) -> None: ...
+
+
+class StagedShare:
+    """A `ShareWriter`: a share in `staging/`, with room for the header of its container."""
+
+    def __init__(
+        self,
+        folder: Folder,
+        si: StorageIndex,
+        shnum: int,
+        staged: str,
+        file: FileWriter,
+        lease: Lease,
+        resumed: int = 0,
+    ) -> None:
+        self._folder = folder
+        self._si = si
+        self._shnum = shnum
+        self.staged = staged
+        self._file = file
+        self._lease = lease
+        self._length = self.resumed = resumed
+        if not resumed:
+            file.write(container.header(0, 1))
+
+    @property
+    def durable(self) -> int:
+        return max(self.resumed, self._file.durable - container.HEADER_SIZE)
+
+    def checkpoint(self) -> None:
+        self._file.checkpoint()
+
+    def read_back(self, ranges: Sequence[tuple[int, int]]) -> list[Buffer | LafsError]:
+        wanted = [FileRange(self.staged, container.HEADER_SIZE + offset, length) for offset, length in ranges]
+        return list(self._folder.files.read(wanted).finish())
+
+    def append(self, data: Buffer) -> None:
+        self._file.write(data)
+        self._length += memoryview(data).nbytes
+
+    def write_header(self, data: Buffer) -> None:
+        self._file.write_at(container.HEADER_SIZE, data)
+
+    def seal(self) -> None:
+        record = lease_record(self._lease)
+        self._file.write(record)
+        self._file.write_at(0, container.header(self._length, 1))
+        self._file.close(sync=self._folder.sync)
+        [stat] = self._folder.files.do([Stat(self.staged)])
+        error = size_error(stat, container.HEADER_SIZE + self._length + len(record))
+        if error is not None:
+            raise error
+
+    def commit(self) -> None:
+        [outcome] = self._folder.publish([(self.staged, self._si, self._shnum)])
+        if outcome is not None:
+            raise outcome
+
+    def abort(self) -> None:
+        self._file.abandon()
+        self._folder.discard_staged(self.staged, self._si)
+
+
+def lease_record(lease: Lease) -> bytes:
+    return container.lease_record(lease.renew, lease.cancel, lease.expiration, owner=lease.owner)
+
+
+def size_error(stat: FileStat | FileError | None, size: int) -> ServerError | None:
+    """Compare what the server says it has with what was written to it."""
+    if isinstance(stat, FileError):
+        return stat
+    if stat is None or stat.size != size:
+        return FileError(f"wrote {size} bytes of a share, the server has {0 if stat is None else stat.size}")
+    return None
