@@ -16,6 +16,9 @@ import pytest
 
 import lafscli
 from lafscli.cli.zipapp import build
+from tests.lafs_process import Lafs
+from tests.sshd import SshServers
+from tests.story import lose_seven_of_ten
 
 pytestmark = pytest.mark.xdist_group("zipapp")  # built once
 
@@ -189,3 +192,10 @@ def test_code_in_the_home_of_another_user_is_not_run(archive: Path, unpacked: Pa
     os.chown(home / ".shiv", other, other)
     assert start(archive, "--help", HOME=str(home), TMPDIR=str(temporary)).returncode == 0
     assert len(packages(temporary / "lafs-0")) == 1
+
+
+def test_the_main_job_over_ssh(
+    archive: Path, unpacked: Path, tmp_path: Path, start_servers: Callable[..., SshServers]
+) -> None:
+    program = (sys.executable, "-I", str(archive))
+    lose_seven_of_ten(Lafs(tmp_path / "client", {"SHIV_ROOT": str(unpacked)}, program), start_servers(10))
