@@ -372,7 +372,7 @@ class Crowded:
 
 
 def test_a_crowded_server_is_tried_again() -> None:
-    reason = ServerUnreachable("kex_exchange_identification: read: Connection reset by peer")
+    reason = ServerUnreachable("kex_exchange_identification: read: Connection reset by peer", transient=True)
     crowded = Crowded(2, reason)
     files = SftpFiles(crowded, "/", name="red")
     start = time.monotonic()

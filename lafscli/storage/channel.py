@@ -10,18 +10,16 @@ from __future__ import annotations
 import os
 import select
 import socket
-import struct
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from itertools import islice
-from typing import Any, NoReturn
+from typing import Any, NoReturn, Protocol
 
 from lafscli.errors import LafsError, ServerUnreachable
 from lafscli.storage import packets
 from lafscli.storage.packets import HEAD, ProtocolViolation, escaped
 from lafscli.storage.store import Buffer
-from lafscli.storage.turn import Stream
 
 Handler = Callable[[Any, int, memoryview], None]
 """Takes what was given with the request, the type of the answer and its body; the body lives until it returns."""
@@ -42,6 +40,19 @@ _SPILL = 4096
 _IOVECS = min(os.sysconf("SC_IOV_MAX"), 1024)
 # VERSION has no id; in its place stands the version. Our ids start higher.
 _VERSION_ID = 3
+
+
+class Stream(Protocol):
+    """A byte stream to an SFTP server. Both descriptors are non-blocking; they may be the same one."""
+
+    read_fd: int
+    write_fd: int
+
+    def explain(self) -> LafsError:
+        """After the stream ended or failed: why, as ServerUnreachable or HostKeyUnknown. Waits a moment at most."""
+
+    def close(self) -> None:
+        """End it, and whatever process carries it; may be called twice, and by any thread."""
 
 
 class Channel:
@@ -73,13 +84,13 @@ class Channel:
         self._last_id = _VERSION_ID
         self._buffer = bytearray(_RECEIVE)
         self._view = memoryview(self._buffer)
-        self._start = 0
         self._end = 0
         self._direct: memoryview | None = None
         self._direct_answer: tuple[int, memoryview] | None = None
         self._moved = time.monotonic()
         self._idle_since = -1
-        self._died_idle = False
+        self.died_idle = False
+        """It ended without a word since it was last idle: what was asked since may be asked again elsewhere."""
         self._waker = waker.fileno()
         self._poller = select.poll()
         self._poller.register(self._waker, select.POLLIN)
@@ -92,7 +103,8 @@ class Channel:
         """Exchange versions, and ask for the limits if the server tells them."""
         usual, self._timeout = self._timeout, timeout
         self._pending[_VERSION_ID] = (self._on_version, None)
-        self._queue(struct.pack(">IBI", 5, packets.INIT, 3))
+        self._out.append(hello := HEAD.pack(5, packets.INIT, _VERSION_ID))
+        self._queued += len(hello)
         self.begin()
         while self._pending:
             self.step()
@@ -100,6 +112,7 @@ class Channel:
         if packets.LIMITS in self.extensions:
             # Few, until the answer comes; it is not waited for.
             self.max_handles = 16
+            self.unawaited += 1
             self.request(packets.EXTENDED, packets.string(packets.LIMITS.encode()), self._on_limits, None)
 
     def _on_version(self, _: None, kind: int, body: memoryview) -> None:
@@ -108,6 +121,7 @@ class Channel:
         self.extensions = packets.parse_version(body)
 
     def _on_limits(self, _: None, kind: int, body: memoryview) -> None:
+        self.unawaited -= 1
         if kind == packets.STATUS:
             self.max_handles = SAFE_HANDLES
             return
@@ -123,11 +137,6 @@ class Channel:
         self._moved = time.monotonic()
         if len(self._pending) == self.unawaited:
             self._idle_since = self.received
-
-    @property
-    def died_idle(self) -> bool:
-        """It ended without a word since it was last idle: what was asked since may be asked again elsewhere."""
-        return self._died_idle
 
     def fail(self, error: LafsError) -> NoReturn:
         """Close, remember why, raise it."""
@@ -152,7 +161,7 @@ class Channel:
             raise self.error.with_traceback(None)
 
     def _ended(self) -> NoReturn:
-        self._died_idle = self.received == self._idle_since
+        self.died_idle = self.received == self._idle_since
         self.fail(self.stream.explain())
 
     # ---- asking -----------------------------------------------------------------------------------------------
@@ -203,10 +212,6 @@ class Channel:
     def _number(self) -> int:
         self._last_id = number = (self._last_id + 1) & 0xFFFFFFFF
         return number
-
-    def _queue(self, data: bytes) -> None:
-        self._out.append(data)
-        self._queued += len(data)
 
     # ---- moving bytes -----------------------------------------------------------------------------------------
 
@@ -338,7 +343,7 @@ class Channel:
 
     def _dispatch(self) -> None:
         pending, buffer, view = self._pending, self._buffer, self._view
-        pos, end = self._start, self._end
+        pos, end = 0, self._end
         while end - pos >= 9:
             length, kind, number = HEAD.unpack_from(buffer, pos)
             if kind == packets.DATA:
@@ -346,7 +351,7 @@ class Channel:
                     break
                 behind = self._data(pos, end, length, number)
                 if behind < 0:
-                    self._start = self._end = 0
+                    self._end = 0
                     return
                 pos = behind
                 continue
@@ -398,7 +403,7 @@ class Channel:
         rest = end - pos
         if rest and pos:
             self._buffer[:rest] = self._buffer[pos:end]
-        self._start, self._end = 0, rest
+        self._end = rest
         if rest >= 9 and self._buffer[4] != packets.DATA:
             size = HEAD.unpack_from(self._buffer)[0] + 4
             if size > len(self._buffer):

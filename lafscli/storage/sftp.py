@@ -11,7 +11,7 @@ from typing import TypeVar
 
 from lafscli.errors import FileError, NotSupported, ServerUnreachable
 from lafscli.storage import packets
-from lafscli.storage.channel import Channel
+from lafscli.storage.channel import Channel, Stream
 from lafscli.storage.listings import list_folders
 from lafscli.storage.packets import refusal, string
 from lafscli.storage.rate import RateLimit
@@ -35,7 +35,7 @@ from lafscli.storage.store import (
     Touch,
     Truncate,
 )
-from lafscli.storage.turn import Stream, Turn
+from lafscli.storage.turn import Turn
 from lafscli.storage.writes import NEW_FILE, SftpWriter, SmallFiles
 
 __all__ = ["SftpFiles", "Stream"]
@@ -43,8 +43,6 @@ __all__ = ["SftpFiles", "Stream"]
 T = TypeVar("T")
 
 _PIPE_SIZE = 1024 * 1024
-_CROWDED = ("kex_exchange_identification", "connection reset", "connection closed by")
-"""What ssh says when sshd drops connections above MaxStartups."""
 _DELAYS = (0.2, 0.5, 1.0, 2.0)
 _OPEN_EXISTING = packets.U32.pack(packets.OPEN_WRITE) + packets.U32.pack(0)
 _POSIX_RENAME = string(packets.POSIX_RENAME.encode())
@@ -125,7 +123,8 @@ class SftpFiles:
             try:
                 return self._connected()
             except ServerUnreachable as error:
-                if not any(words in str(error).lower() for words in _CROWDED):
+                # sshd drops bursts of connections (MaxStartups).
+                if not error.transient:
                     raise
             self._turn.sleep(delay)
         return self._connected()

@@ -1,4 +1,4 @@
-"""What carries a connection, and closing it while another thread waits for it."""
+"""Closing a connection while another thread waits for it."""
 
 from __future__ import annotations
 
@@ -6,22 +6,8 @@ import select
 import socket
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Protocol
 
-from lafscli.errors import LafsError, ServerUnreachable
-
-
-class Stream(Protocol):
-    """A byte stream to an SFTP server. Both descriptors are non-blocking; they may be the same one."""
-
-    read_fd: int
-    write_fd: int
-
-    def explain(self) -> LafsError:
-        """After the stream ended or failed: why, as ServerUnreachable or HostKeyUnknown. Waits a moment at most."""
-
-    def close(self) -> None:
-        """End it, and whatever process carries it; may be called twice, and by any thread."""
+from lafscli.errors import ServerUnreachable
 
 
 class Turn:
