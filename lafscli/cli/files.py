@@ -60,7 +60,8 @@ def put(
         frame.connections.take_stdin("the file")
     client = frame.client()
     chosen = encoding or client.config.encoding
-    chosen = replace(chosen, segment_size=segment_size or client.config.encoding.segment_size)
+    largest = client.config.encoding.segment_size if segment_size is None else segment_size
+    chosen = replace(chosen, segment_size=largest)
     writing = client.writing(chosen, convergent=not no_convergence)
     if local != "-":
         _enough_servers(client.config, chosen, Path(local))
@@ -146,7 +147,7 @@ def get(frame: Frame, target: str, local: str | None, offset: int, length: int |
     grid = frame.grid_for(cap)
     with (
         landing(path) as write,
-        ShownProgress(frame.connections, frame.out, f"get {path or '-'}") as progress,
+        ShownProgress(frame.connections, frame.out, f"get {path or '-'}", stdout=path is None) as progress,
     ):
         done = download(grid, cap, write, offset=offset, length=length, progress=progress)
     if path is not None:
@@ -167,5 +168,5 @@ def cat(frame: Frame, targets: tuple[str, ...]) -> None:
         raise UsageError("--json and the files can't both go to stdout")
     for cap in [readable_file(frame, target) for target in targets]:
         grid = frame.grid_for(cap)
-        with landing(None) as write, ShownProgress(frame.connections, frame.out, "cat") as progress:
+        with landing(None) as write, ShownProgress(frame.connections, frame.out, "cat", stdout=True) as progress:
             download(grid, cap, write, progress=progress)

@@ -22,10 +22,12 @@ class ShownProgress(Progress):
     Threads may advance it: a lost count would only be a little less on the screen.
     """
 
-    def __init__(self, connections: Connections, out: Output, title: str) -> None:
+    def __init__(self, connections: Connections, out: Output, title: str, *, stdout: bool = False) -> None:
+        """`stdout`: the file itself goes there, and nothing is drawn into it where that is a terminal."""
         self._connections = connections
         self._out = out
         self._title = title
+        self._crossed = stdout and terminal(sys.stdout)
         self._phase = ""
         self._total: int | None = None
         self._done = 0
@@ -38,9 +40,9 @@ class ShownProgress(Progress):
     def __enter__(self) -> ShownProgress:
         self._connections.transfer = self.line
         settings = self._out.settings
-        wanted = settings.progress if settings.progress is not None else terminal(sys.stderr)
+        wanted = settings.progress if settings.progress is not None else terminal(sys.stderr) and not self._crossed
         if wanted and not settings.quiet:
-            self._bars = _bars(settings.color or "auto")
+            self._bars = _bars(settings.color or "auto", asked=settings.progress is True)
             self._bars.start()
         return self
 
@@ -56,7 +58,7 @@ class ShownProgress(Progress):
         if self._bars is not None:
             if self._main is not None:
                 self._bars.remove_task(self._main)
-            self._main = self._bars.add_task(_markup_free(f"{self._title}: {phase}"), total=total)
+            self._main = self._bars.add_task(_markup_free(self._label()), total=total)
 
     def advance(self, count: int) -> None:
         """Count bytes of the phase."""
@@ -91,7 +93,11 @@ class ShownProgress(Progress):
         if self._total is not None and rate > 0:
             parts.append(f"{human_time(max(self._total - self._done, 0) / rate)} left")
         parts += [f"{name} {human_size(count)}" for name, count in list(self._servers.items())]
-        return f"{self._title}: {self._phase or 'starting'}: {', '.join(parts)}"
+        return f"{self._label()}: {', '.join(parts)}"
+
+    def _label(self) -> str:
+        """What is done, with the phase where that is not the command's own word."""
+        return self._title if self._phase in self._title.split(" ", 1) else f"{self._title}: {self._phase or 'begins'}"
 
 
 def _markup_free(text: str) -> Any:
@@ -101,13 +107,14 @@ def _markup_free(text: str) -> Any:
     return escape_markup(escape(text))
 
 
-def _bars(color: str) -> Bars:
+def _bars(color: str, *, asked: bool) -> Bars:
+    """Bars for stderr; where they were asked for in so many words, also if that is no terminal."""
     from rich.console import Console
     from rich.progress import BarColumn, DownloadColumn, TextColumn, TimeRemainingColumn, TransferSpeedColumn
     from rich.progress import Progress as RichProgress
 
     plain = color == "never" or (color == "auto" and environment.plain())
-    console = Console(stderr=True, no_color=plain, force_terminal=True if color == "always" else None, highlight=False)
+    console = Console(stderr=True, no_color=plain, force_terminal=True if asked else None, highlight=False)
     return RichProgress(
         TextColumn("{task.description}"),
         BarColumn(bar_width=None),

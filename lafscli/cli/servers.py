@@ -146,7 +146,7 @@ def status(frame: Frame, names: tuple[str, ...]) -> None:
         facts |= {"writable": answer.store.server.writable, "features": sorted(answer.store.server.features)}
         found[answer.store.server.name] = facts
     servers = [found[record.name] for record in records]
-    frame.out.show({"servers": servers}, columns([("NAME", "", "LATENCY", "FREE", "TOTAL"), *map(_row, servers)]))
+    frame.out.show({"servers": servers}, columns([("NAME", "", "LATENCY", "FREE", "TOTAL", ""), *map(_row, servers)]))
     silent = [each for each in servers if not each["reachable"]]
     if len(silent) == len(servers):
         raise SystemExit(Unreachable.exit_code)
@@ -154,12 +154,11 @@ def status(frame: Frame, names: tuple[str, ...]) -> None:
         raise SystemExit(Partial.exit_code)
 
 
-def _row(facts: dict[str, Any]) -> tuple[str, ...]:
-    if not facts["reachable"]:
-        return facts["name"], f"silent: {facts['reason']}", "", "", ""
-    state = "ok" if facts["writable"] else "read-only"
-    room = [human_size(facts[key]) if key in facts else "?" for key in ("free", "total")]
-    return facts["name"], state, f"{facts['latency_ms']:.0f} ms", *room
+def _row(found: dict[str, Any]) -> tuple[str, ...]:
+    if not found["reachable"]:
+        return found["name"], "silent", "", "", "", found["reason"]
+    room = [human_size(found[key]) if key in found else "?" for key in ("free", "total")]
+    return found["name"], "ok" if found["writable"] else "read-only", f"{found['latency_ms']:.0f} ms", *room, ""
 
 
 @command("server remove")

@@ -5,21 +5,12 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from lafscli.config.quantities import parse_switch
 from lafscli.errors import UsageError
 
 
 def variable(name: str) -> str | None:
     """The value of an environment variable; an empty one counts as not set."""
     return os.environ.get(name) or None
-
-
-def switch(name: str) -> bool:
-    """A variable that is a yes or a no; not set is no."""
-    try:
-        return parse_switch(os.environ.get(name, ""))
-    except UsageError as error:
-        raise UsageError(f"{name}: {error.message}", hint=error.hint) from error
 
 
 def debugging() -> bool:
