@@ -31,7 +31,8 @@ class SshServers:
     """`count` servers, called s0, s1, … in the file `config` (ssh's `-F`), all open to the same client key.
 
     `denied` goes to `sftp-server -P` (names of requests and extensions to switch off, joined by commas);
-    `max_startups` is sshd's. `quick` has clients use a key exchange that costs less CPU than the default one.
+    `max_startups` is sshd's. `subsystem` is a command in place of sftp-server, or "" for none. `quick` has clients use
+    a key exchange that costs less CPU than the default one.
     """
 
     def __init__(
@@ -41,6 +42,8 @@ class SshServers:
         *,
         denied: str = "",
         max_startups: str = "200:30:400",
+        max_sessions: int = 100,
+        subsystem: str | None = None,
         quick: bool = True,
     ) -> None:
         self.folder = folder
@@ -50,6 +53,9 @@ class SshServers:
         self.identity = folder / "client_key"
         self._denied = denied
         self._max_startups = max_startups
+        self.max_sessions = max_sessions
+        """Per connection; takes effect when a server starts."""
+        self._subsystem = subsystem
         self._quick = quick
         self._ports: list[int] = []
         self._listeners: dict[int, subprocess.Popen[bytes]] = {}
@@ -158,16 +164,18 @@ class SshServers:
         )
 
     def _server_config(self, i: int) -> str:
-        subsystem = sftp_server() + (f" -P {self._denied}" if self._denied else "")
+        subsystem = self._subsystem
+        if subsystem is None:
+            subsystem = sftp_server() + (f" -P {self._denied}" if self._denied else "")
         lines = [
             "ListenAddress 127.0.0.1",
             f"Port {self._ports[i]}",
             f"HostKey {self.folder / f'host_key{i}'}",
             f"PidFile {self.folder / f'pid{i}'}",
             f"AuthorizedKeysFile {self.identity}.pub",
-            f"Subsystem sftp {subsystem}",
+            *([f"Subsystem sftp {subsystem}"] if subsystem else []),
             f"MaxStartups {self._max_startups}",
-            "MaxSessions 100",
+            f"MaxSessions {self.max_sessions}",
             "PermitRootLogin yes",
             "PasswordAuthentication no",
             "KbdInteractiveAuthentication no",
