@@ -1,0 +1,75 @@
+"""The benchmark runs and tells what it promises, on a file of a few kilobytes. No figure fails a test."""
+
+from __future__ import annotations
+
+import json
+import socket
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+from tests.bench.delay import delayed
+from tests.bench.field import CHECKOUT
+from tests.bench.table import Row, lines
+
+
+def test_put_get_and_small_files_are_measured_against_sftp(tmp_path: Path) -> None:
+    report = tmp_path / "report.json"
+    command = [sys.executable, "-m", "tests.bench", "put", "get", "many", "second"]
+    command += ["--size", "0.3", "--rounds", "1", "--files", "10", "--json", str(report)]
+    done = subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True, timeout=150, check=False)
+    assert done.returncode == 0, done.stderr
+    rows = {row["name"]: row for row in json.loads(report.read_text())["rows"]}
+    assert len(rows) == 10
+    assert all(row["figure"] > 0 for row in rows.values())
+    assert all(name in done.stdout for name in rows)
+    assert {row["target"] for row in rows.values()} == {1.45, 1.25, 1.5, 1.02, 220, 100, 0.5, None}
+    assert all(row["baseline"] for name, row in rows.items() if name.startswith(("put 0", "get")))
+
+
+def test_the_proxy_delays_each_direction_and_counts_every_byte() -> None:
+    data = bytes(range(256)) * 4096
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        echo = threading.Thread(target=_echo, args=(listener,))
+        echo.start()
+        with delayed(0.05, [listener.getsockname()[1]]) as proxies:
+            with socket.create_connection(("127.0.0.1", proxies.ports[0])) as client:
+                began = time.monotonic()
+                writer = threading.Thread(target=_send, args=(client, data))
+                writer.start()
+                first = client.recv(1 << 16)
+                assert time.monotonic() - began >= 0.1
+                received = first + b"".join(iter(lambda: client.recv(1 << 16), b""))
+                writer.join()
+            assert received == data
+        echo.join()
+    assert (proxies.sent, proxies.received) == (len(data), len(data))
+
+
+def _echo(listener: socket.socket) -> None:
+    connection, _ = listener.accept()
+    with connection:
+        while piece := connection.recv(1 << 16):
+            connection.sendall(piece)
+
+
+def _send(client: socket.socket, data: bytes) -> None:
+    client.sendall(data)
+    client.shutdown(socket.SHUT_WR)
+
+
+def test_a_verdict_judges_the_ratio_where_there_is_a_baseline_and_else_the_figure() -> None:
+    assert Row("put", 1.4, "s", baseline=1.0, target=1.45).verdict == "ok"
+    assert Row("put", 1.5, "s", baseline=1.0, target=1.45).verdict == "MISSED"
+    assert Row("files", 219, "files/s", target=220, at_least=True).verdict == "MISSED"
+    assert Row("files", 220, "files/s", target=220, at_least=True).verdict == "ok"
+    assert Row("second put", 0.5, "s", target=0.5).verdict == "ok"
+    assert Row("first put", 0.5, "s").verdict == ""
+
+
+def test_the_table_shows_figure_baseline_ratio_target_and_verdict() -> None:
+    head, line = lines([Row("put", 1.5, "s", baseline=1.25, target=1.45, aim=1.3, note="quiet")])
+    assert head.split() == ["what", "figure", "baseline", "ratio", "target", "verdict"]
+    assert line.split() == ["put", "1.500", "s", "1.250", "s", "1.20", "x", "<=", "1.45", "(aim", "1.3)", "ok", "quiet"]
