@@ -332,6 +332,18 @@ def test_a_reading_in_the_middle_stays_failed(streams: Streams, root: Path) -> N
     files.close()
 
 
+def test_releasing_never_fails(files: SftpFiles, streams: Streams, root: Path) -> None:
+    for name in "ab":
+        (root / name).write_bytes(b"12345")
+    assert files.read([FileRange(name, 0, 5, keep=True) for name in "ab"]).finish() == [b"12345"] * 2
+    kill(streams.made[0])
+    files.release("a")
+    files.release("b")
+    assert isinstance(files.do([Stat("a")])[0], FileStat)
+    files.close()
+    files.release("a")
+
+
 def test_closing_wakes_the_thread_that_waits(streams: Streams) -> None:
     server = ScriptedServer({packets.LSTAT: lambda *_: None})
     files = scripted(server)

@@ -130,6 +130,7 @@ class SftpFiles:
         return self._connected()
 
     def _connected(self) -> tuple[Channel, ReadQueue]:
+        waker = self._turn.waker
         try:
             stream = self._open_stream()
         except ServerUnreachable as error:
@@ -139,7 +140,7 @@ class SftpFiles:
             with suppress(OSError, AttributeError):
                 if stat.S_ISFIFO(fstat(descriptor).st_mode):
                     fcntl.fcntl(descriptor, fcntl.F_SETPIPE_SZ, _PIPE_SIZE)
-        channel = Channel(stream, self._turn.waker, name=self._name, timeout=self._timeout)
+        channel = Channel(stream, waker, name=self._name, timeout=self._timeout)
         channel.greet(self._connect_timeout)
         reads = ReadQueue(channel, self._prefix, self._rate)
         self._live.append((channel, reads))
@@ -274,7 +275,7 @@ class SftpFiles:
 
     def release(self, path: str) -> None:
         """Close a kept file; nothing if it is not open, or the connection is gone."""
-        with self._turn:
+        with suppress(ServerUnreachable), self._turn:
             if self._live and self._live[0][0].error is None:
                 channel, reads = self._live[0]
                 channel.begin()
