@@ -21,7 +21,11 @@ from lafscli.storage.enrol import (
     read_identity,
 )
 from lafscli.storage.local import LocalFiles
+from lafscli.storage.sftp import SftpFiles
+from lafscli.storage.sshcommand import SshTarget
 from lafscli.storage.store import Files, FileStat, Op, Rename
+from lafscli.storage.streams import open_stream
+from tests.sshd import SshServers
 
 NODE_ID = bytes(range(20))
 SEED = b"a seed of any length"
@@ -256,6 +260,57 @@ def test_a_folder_that_can_not_be_written_is_refused(root: Path) -> None:
     (root / "staging").write_bytes(b"a file where a folder should be")
     with pytest.raises(ServerError):
         add(LocalFiles(root))
+
+
+# ---- over SSH --------------------------------------------------------------------------------------------------
+
+
+def sftp_files(servers: SshServers, path: str) -> SftpFiles:
+    target = SshTarget(host="s0", ssh_config=servers.config, run_dir=None)
+    return SftpFiles(lambda: open_stream(target), path, name="s0")
+
+
+@pytest.mark.parametrize(
+    ("denied", "missing"),
+    [
+        ("", set()),
+        ("posix-rename", {"posix-rename"}),
+        ("hardlink,fsync", {"hardlink", "fsync"}),
+        (
+            "posix-rename,hardlink,fsync,statvfs,fstatvfs,limits,expand-path",
+            ALL - {"rename-keeps", "folder-rename-keeps"},
+        ),
+    ],
+    ids=["all", "no posix-rename", "no hardlink, no fsync", "no extension"],
+)
+def test_openssh_is_found_out(start_servers: Callable[..., SshServers], denied: str, missing: set[str]) -> None:
+    servers = start_servers(1, denied=denied)
+    above, files = sftp_files(servers, "/"), sftp_files(servers, f"{servers.root(0)}/deep/down")
+    try:
+        with pytest.raises(FileMissing):
+            add(files)
+        make_folders(above, f"{servers.root(0)}/deep/down".lstrip("/"))
+        added = add(files)
+        assert added.features == ALL - missing
+        assert added.warnings == []
+        folder = servers.root(0) / "deep/down"
+        assert everything(folder) == ["locks", "quarantine", "server.toml", "shares", "staging", "trash"]
+        assert read_identity(files) == Identity(added.node_id, added.seed)
+        assert add(files, readonly=True).node_id == added.node_id
+    finally:
+        files.close()
+        above.close()
+
+
+def test_a_tahoe_node_one_level_up_is_found_over_ssh(ssh_server: SshServers) -> None:
+    node = ssh_server.root(0)
+    (node / "my_nodeid").write_text(b32encode(NODE_ID) + "\n")
+    (node / "storage").mkdir()
+    files = sftp_files(ssh_server, f"{node}/storage")
+    try:
+        assert add(files, mutable=False).node_id == NODE_ID
+    finally:
+        files.close()
 
 
 # ---- ids as people write them ----------------------------------------------------------------------------------
