@@ -619,13 +619,11 @@ def test_a_server_that_hangs_is_given_up_after_the_connect_timeout(
     assert time.monotonic() - begin < 6
 
 
-def test_a_server_without_sftp_is_told(
-    target: SshTarget, start_servers: Callable[..., SshServers], short_tmp: Path
-) -> None:
+def test_a_server_without_sftp_is_told(target: SshTarget, start_servers: Callable[..., SshServers]) -> None:
     servers = start_servers(1, subsystem="")
     target = replace(target, ssh_config=servers.config)
-    for persist in (0, 30):
-        error = refused(replace(target, persist=persist))
+    for transport, persist in (("ssh", 0), ("ssh", 30), ("paramiko", 0)):
+        error = refused(replace(target, transport=transport, persist=persist))
         assert isinstance(error, ServerUnreachable)
         assert "no SFTP" in error.message
 

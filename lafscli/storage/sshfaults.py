@@ -44,7 +44,7 @@ def fault(target: SshTarget, said: str, code: int | None, ask_again: Callable[[s
             hint=f"lafs asks for no passwords; this must work: ssh -o BatchMode=yes {target.place}",
         )
     if "subsystem request failed" in said:
-        return ServerUnreachable("the server offers no SFTP", hint="sshd_config there needs a line `Subsystem sftp …`")
+        return no_sftp()
     if line:
         return ServerUnreachable(line, transient=any(words in said for words in _TRANSIENT))
     if code is None:
@@ -73,6 +73,11 @@ def changed_key(target: SshTarget, fingerprint: str, where: str) -> HostKeyChang
         fingerprint=fingerprint,
         hint=f"only if the server was made anew on purpose: remove the old key ({where}), then accept the new one",
     )
+
+
+def no_sftp() -> ServerUnreachable:
+    """The error for a server that lets us in and has no SFTP."""
+    return ServerUnreachable("the server offers no SFTP", hint="sshd_config there needs a line `Subsystem sftp …`")
 
 
 def _changed(target: SshTarget, said: str) -> HostKeyChanged:

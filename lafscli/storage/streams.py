@@ -19,7 +19,7 @@ from lafscli.errors import LafsError, ServerUnreachable
 from lafscli.storage.channel import Stream
 from lafscli.storage.packets import escaped
 from lafscli.storage.sshcommand import SYSTEM_CONFIG, SshTarget, build_command, control_path, login_home
-from lafscli.storage.sshfaults import changed_key, unknown_key
+from lafscli.storage.sshfaults import changed_key, no_sftp, unknown_key
 from lafscli.storage.sshprocess import Ends, SharedStream, SshStream
 
 if TYPE_CHECKING:
@@ -66,6 +66,7 @@ class ParamikoStream:
         self._client = _paramiko_client(target)
         # Asking for the subsystem has no time-out of its own.
         alarm = Timer(target.connect_timeout, self._client.close)
+        alarm.daemon = True
         alarm.start()
         try:
             transport = self._client.get_transport()
@@ -253,5 +254,7 @@ def _paramiko_fault(target: SshTarget, error: Exception) -> ServerUnreachable:
     said = escaped(str(error)) or type(error).__name__
     if isinstance(error, paramiko.AuthenticationException):
         return ServerUnreachable(f"login refused: {said}", hint=f"a key for {target.place} must be at hand")
+    if said == "Channel closed.":
+        return no_sftp()
     crowded = isinstance(error, EOFError | ConnectionResetError) or "protocol banner" in said
     return ServerUnreachable(said, transient=crowded)
