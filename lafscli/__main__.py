@@ -18,9 +18,13 @@ def main() -> None:
 
         sys.stdout.write(overview())
         return
-    from lafscli.cli.main import run
+    try:
+        from lafscli.cli.main import run
 
-    sys.exit(run(arguments))
+        code = run(arguments)
+    except KeyboardInterrupt:  # before `run` has installed what ends a command in good order
+        code = 130
+    sys.exit(code)
 
 
 if __name__ == "__main__":

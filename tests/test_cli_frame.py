@@ -211,9 +211,10 @@ def test_log_file_has_lines_of_json_and_no_caps(lafs: Lafs) -> None:
     lafs("--log-file", log, "get", f"URI:LIT:{secret}/x", code=2)
     lafs("get", f"URI:LIT:{secret}/x", code=2, LAFS_LOG_FILE=str(log))
     lines = [json.loads(line) for line in log.read_text().splitlines()]
-    assert [line["event"] for line in lines] == ["error", "end"] * 3
+    assert [line["event"] for line in lines] == ["begin", "error", "end"] * 3
+    assert [line["command"] for line in lines if line["event"] == "begin"] == ["lafs cat", "lafs get", "lafs get"]
     assert all({"time", "pid"} < set(line) for line in lines)
-    assert [line["code"] for line in lines] == [2] * 6
+    assert [line["code"] for line in lines if "code" in line] == [2] * 6
     assert secret not in log.read_text()
     assert log.stat().st_mode & 0o777 == 0o600
     assert b"cannot open the log file" in lafs("cat", LIT, "--log-file", lafs.folder, code=2).stderr

@@ -75,6 +75,8 @@ def put(
         except (NotHappy, Unreachable):
             _enough_servers(client.config, chosen, None)
             raise
+    for shnum, names in done.placement.items():
+        frame.out.tell(f"share {shnum}: {', '.join(names)}", level=1)
     failure: LafsError | None = None
     try:
         secrets.pin(client.config.home, str(done.cap))

@@ -97,6 +97,7 @@ def _new_names(config: Config, given: GridFile) -> tuple[list[str], list[str]]:
                 f"the file's server {name} is another one than yours", hint=f"lafs server remove {name} forgets yours"
             )
         else:
+            here[record.node_id] = name
             added.append(name)
     return added, known
 

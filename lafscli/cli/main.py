@@ -145,7 +145,8 @@ def perform(frame: Frame, arguments: Sequence[str]) -> int:
         return _nobody_reads()
     except OSError as error:
         where = f": {error.filename}" if isinstance(error.filename, str) else ""
-        return _report(frame, LafsError(f"{error.strerror or error}{where}"), arguments)
+        said = error.strerror or str(error)
+        return _report(frame, LafsError(f"{said[:1].lower()}{said[1:]}{where}"), arguments)
     except Exception as error:
         if environment.debugging():
             raise

@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from lafscli import __version__
 from lafscli.cli import table
 from lafscli.config import environment
 from lafscli.config.quantities import parse_duration, parse_size, parse_switch
@@ -154,6 +155,7 @@ class LafsCommand(click.Command):
     def invoke(self, ctx: click.Context) -> Any:
         """Run it, with the log open if one is wanted."""
         ctx.obj.out.open_log()
+        ctx.obj.out.event("begin", command=ctx.command_path, version=__version__)
         return super().invoke(ctx)
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
