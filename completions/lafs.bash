@@ -33,7 +33,7 @@ _lafs() {
         if [[ -z $ended ]]; then
             case $word in
                 --) ended=1; continue ;;
-                --color|--log-file|--limit-rate|--timeout|--home|--encoding|--from-tahoe|--site|--node-id|--permutation-seed|--option|--format|--private-key|--segment-size|--offset|--length)
+                --color|--log-file|--limit-rate|--timeout|--home|--encoding|--from-tahoe|--site|--node-id|--permutation-seed|--option|--format|--private-key|--segment-size|--offset|--length|--sample|--assume-lost|--max-time)
                     [[ ${COMP_WORDS[i+1]} == = ]] && i=$((i + 1))
                     i=$((i + 1))
                     continue
@@ -66,6 +66,9 @@ _lafs() {
             "put":--segment-size) :; return ;;
             "get":--offset) :; return ;;
             "get":--length) :; return ;;
+            "check":--sample) :; return ;;
+            "check":--assume-lost) :; return ;;
+            "check":--max-time) :; return ;;
         esac
         if [[ $cur == -* ]]; then
             case $command in
@@ -74,6 +77,7 @@ _lafs() {
                 'server remove') word='--force' ;;
                 'put') word='--format --mutable --private-key --encoding --segment-size --no-convergence' ;;
                 'get') word='--offset --length' ;;
+                'check') word='-r --recursive --verify --sample --assume-lost --max-time' ;;
                 '') word=--version ;;
                 *) word= ;;
             esac
@@ -82,7 +86,7 @@ _lafs() {
         fi
     fi
     case $command:$count in
-        :*) _lafs_words 'init server encoding grid put get cat cap batch share completion help man' ;;
+        :*) _lafs_words 'init server encoding grid put get cat cap batch check share completion help man' ;;
         server:*) _lafs_words 'add list status remove' ;;
         grid:*) _lafs_words 'export import' ;;
         cap:*) _lafs_words 'show read verify' ;;
@@ -98,11 +102,12 @@ _lafs() {
         "cap read":*) _lafs_targets ;;
         "cap verify":*) _lafs_targets ;;
         "batch":*) _lafs_files -f ;;
+        "check":*) _lafs_targets ;;
         "share show":*) _lafs_files -f ;;
         "share find":*) _lafs_targets ;;
         "completion":*) _lafs_words 'bash zsh fish' ;;
-        "help":*) _lafs_words 'init server encoding grid put get cat cap batch share completion help man' ;;
-        "man":*) _lafs_words 'init server encoding grid put get cat cap batch share completion help man' ;;
+        "help":*) _lafs_words 'init server encoding grid put get cat cap batch check share completion help man' ;;
+        "man":*) _lafs_words 'init server encoding grid put get cat cap batch check share completion help man' ;;
     esac
 }
 

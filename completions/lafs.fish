@@ -8,7 +8,7 @@ function __lafs_at --description 'Is the command before the cursor this one?'
             continue
         end
         switch $word
-            case --color --log-file --limit-rate --timeout --home --encoding --from-tahoe --site --node-id --permutation-seed --option --format --private-key --segment-size --offset --length
+            case --color --log-file --limit-rate --timeout --home --encoding --from-tahoe --site --node-id --permutation-seed --option --format --private-key --segment-size --offset --length --sample --assume-lost --max-time
                 set skip 1
             case '-*'
             case '*'
@@ -39,6 +39,7 @@ complete -c lafs -n '__lafs_at' -a get -d 'Fetch a file'
 complete -c lafs -n '__lafs_at' -a cat -d 'Write files to stdout'
 complete -c lafs -n '__lafs_at' -a cap -d 'What a cap is and what it grants'
 complete -c lafs -n '__lafs_at' -a batch -d 'Run one command a line over one set of connections'
+complete -c lafs -n '__lafs_at' -a check -d 'Count the shares of objects, or prove them'
 complete -c lafs -n '__lafs_at' -a share -d 'Shares on servers and on disk'
 complete -c lafs -n '__lafs_at' -a completion -d 'Print the completion script for a shell'
 complete -c lafs -n '__lafs_at' -a help -d 'Show the help of a command, or list the commands'
@@ -98,9 +99,16 @@ complete -c lafs -n '__lafs_at cap read' -a '(__lafs_at_files)'
 complete -c lafs -n '__lafs_at cap verify' -F
 complete -c lafs -n '__lafs_at cap verify' -a '(__lafs_at_files)'
 complete -c lafs -n '__lafs_at batch' -F
+complete -c lafs -n '__lafs_at check' -s r -l recursive -d 'Also what directories lead to; a line for each object'
+complete -c lafs -n '__lafs_at check' -l verify -d 'Read every share and prove it'
+complete -c lafs -n '__lafs_at check' -l sample -x -d 'Verify only so much of all segments, chosen at random'
+complete -c lafs -n '__lafs_at check' -l assume-lost -x -d 'Take a server for empty; may be repeated'
+complete -c lafs -n '__lafs_at check' -l max-time -x -d 'Begin nothing more after so long'
+complete -c lafs -n '__lafs_at check' -F
+complete -c lafs -n '__lafs_at check' -a '(__lafs_at_files)'
 complete -c lafs -n '__lafs_at share show' -F
 complete -c lafs -n '__lafs_at share find' -F
 complete -c lafs -n '__lafs_at share find' -a '(__lafs_at_files)'
 complete -c lafs -n '__lafs_at completion' -a 'bash zsh fish'
-complete -c lafs -n '__lafs_at help' -a 'init server encoding grid put get cat cap batch share completion help man'
-complete -c lafs -n '__lafs_at man' -a 'init server encoding grid put get cat cap batch share completion help man'
+complete -c lafs -n '__lafs_at help' -a 'init server encoding grid put get cat cap batch check share completion help man'
+complete -c lafs -n '__lafs_at man' -a 'init server encoding grid put get cat cap batch check share completion help man'

@@ -181,6 +181,7 @@ class Summary:
 
     def __init__(self) -> None:
         self.objects = 0
+        self.literal = 0
         self.states: dict[State, int] = {"healthy": 0, "degraded": 0, "unrecoverable": 0, "unknown": 0}
         self.corrupt_shares = 0
         self.repaired = 0
@@ -190,6 +191,7 @@ class Summary:
 
     def add(self, report: CheckReport) -> None:
         self.objects += 1
+        self.literal += report.cap is None
         self.states[report.state] += 1
         self.corrupt_shares += len(report.corrupt)
         if report.leases is not None:
