@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from lafscli.storage.enrol import Enrolment, enrol, make_folders
 from lafscli.storage.folder import FolderStore
 from lafscli.storage.grid import Grid
 from lafscli.storage.hostkeys import resolve
+from lafscli.storage.journal import Journal
 from lafscli.storage.local import LocalFiles
 from lafscli.storage.rate import RateLimit
 from lafscli.storage.sftp import SftpFiles
@@ -30,6 +32,8 @@ from lafscli.storage.streams import open_stream
 
 DEFAULT_TIMEOUT = 60
 DEFAULT_CONNECT_TIMEOUT = 15
+_DAY = 24 * 3600
+_SWEEP_SECONDS = 3
 
 
 class Client:
@@ -69,7 +73,22 @@ class Client:
         """What an upload needs to know of this home."""
         home = self.config.home
         convergence = secrets.convergence(home) if convergent else None
-        return Writing(encoding, convergence, secrets.lease_secret(home), int(time.time()), os.urandom)
+        journal = Journal(home.state / "uploads")
+        return Writing(encoding, convergence, secrets.lease_secret(home), int(time.time()), os.urandom, journal)
+
+    def sweep(self, names: Collection[str]) -> None:
+        """Once a day: have these servers remove what was staged more than a day ago, by their own clocks (DESIGN §1.9).
+        Nobody waits for a slow one."""
+        mark = self.config.home.state / "swept"
+        if mark.exists() and time.time() - mark.stat().st_mtime < _DAY:
+            return
+        servers = [store for store in self.grid.stores if store.server.name in names and store.server.writable]
+        answers = self.grid.ask(lambda store: store.sweep_staging(_DAY), servers)
+        while answers.poll(_SWEEP_SECONDS) is not None:
+            continue
+        with suppress(OSError):
+            mark.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            mark.touch()
 
     def close(self) -> None:
         """Close every connection; what waits for a server is woken by that."""

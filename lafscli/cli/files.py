@@ -92,9 +92,11 @@ def put(
             "happiness": done.happiness,
             "pushed_shares": done.pushed,
             "preexisting_shares": done.preexisting,
+            "resumed_bytes": done.resumed_bytes,
             "placement": {str(shnum): names for shnum, names in done.placement.items()},
         }
     frame.out.show(document | {"seconds": round(time.monotonic() - began, 3)}, str(done.cap))
+    client.sweep({name for names in done.placement.values() for name in names})
     if failure is not None:
         frame.out.warn(f"the file is stored, but its cap is not among the pins: {failure.message}")
         raise SystemExit(failure.exit_code)

@@ -38,7 +38,7 @@ def make_missing(home: Home, random_bytes: Callable[[int], bytes], given: Mappin
     made: list[str] = []
     for name in ("convergence", "secret"):
         if not (home.path / name).exists():
-            write_secret(home.path / name, given.get(name) or random_bytes(LENGTH))
+            write_secret(home.path / name, given[name] if name in given else random_bytes(LENGTH))
             made.append(name)
     for name in ("aliases", "pins"):
         if not (home.path / name).exists():
