@@ -20,7 +20,7 @@ from lafscli.placement import Encoding
 from lafscli.recovery import GridFile
 from lafscli.storage.enrol import Enrolment, enrol, make_folders
 from lafscli.storage.folder import FolderStore
-from lafscli.storage.grid import Grid
+from lafscli.storage.grid import Grid, shared_rate
 from lafscli.storage.hostkeys import resolve
 from lafscli.storage.journal import Journal
 from lafscli.storage.local import LocalFiles
@@ -45,7 +45,7 @@ class Client:
     def __init__(self, config: Config, *, limit_rate: int | None = None, timeout: int | None = None) -> None:
         self.config = config
         self._timeout = timeout
-        self._rate = None if limit_rate is None else RateLimit(limit_rate)
+        self._rate = None if limit_rate is None else shared_rate(limit_rate)
         self._grid: Grid | None = None
 
     @property

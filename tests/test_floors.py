@@ -36,6 +36,7 @@ BOOTSTRAP = "cli/zipapp_start"  # text of the zipapp's own first code: it runs b
 # room, or room/module, where a library may be imported; `cli/` is every module of the room
 GATEWAY = ("gateway/",)
 THREADS = ("storage/grid", "immutable/pipeline", "server/", "gateway/")
+PUMPS = (*THREADS, "storage/streams")  # two threads carry the bytes of a paramiko channel, which is no descriptor
 DOORS = {
     "cryptography": ("primitives/ciphers",),
     "nacl": ("primitives/ciphers",),
@@ -47,7 +48,7 @@ DOORS = {
     "http": GATEWAY,
     "socketserver": GATEWAY,
     "wsgiref": GATEWAY,
-    "threading": THREADS,
+    "threading": PUMPS,
     "_thread": THREADS,
     "queue": THREADS,
     "concurrent": THREADS,

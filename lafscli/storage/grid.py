@@ -19,6 +19,7 @@ from typing import Any, Generic, TypeVar
 
 from lafscli.errors import LafsError, ServerError, ServerUnreachable
 from lafscli.placement import permuted
+from lafscli.storage.rate import RateLimit
 from lafscli.storage.store import Buffer, ShareRange, ShareReading, ShareStore, StorageIndex
 
 T = TypeVar("T")
@@ -187,6 +188,11 @@ class Answers(Generic[T]):
     def __iter__(self) -> Iterator[Answer[T]]:
         while (answer := self.poll()) is not None:
             yield answer
+
+
+def shared_rate(bytes_per_second: float) -> RateLimit:
+    """One limit for the workers of all servers together."""
+    return RateLimit(bytes_per_second, lock=threading.Lock())
 
 
 class Grid:
