@@ -125,7 +125,7 @@ def _report(seen: Seen, checking: Checking, servers: int) -> CheckReport:
         corrupt=tuple(sorted(seen.damage, key=lambda bad: (bad.shnum, bad.server))),
         unreachable=tuple(Silence(name, seen.silent[name]) for name in sorted(seen.silent)),
         verified=checking.verify,
-        proved=seen.proved,
-        to_prove=seen.to_prove,
+        proved=seen.looked if checking.verify else 0,
+        to_prove=-(-seen.cap.size // seen.cap.k) * len(seen.found) if checking.verify else 0,
         flaw=seen.flaw,
     )

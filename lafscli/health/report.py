@@ -53,7 +53,7 @@ class CheckReport:
     """One object. `cap` None is a literal file, which has no shares.
 
     `shares`: good ones, by number, with the servers that hold them; `happy`: the happiness that is wanted of it.
-    `proved` of `to_prove` bytes of blocks were read and found right, when the check was to verify. `flaw`: why the
+    When the check was to verify, `proved` of `to_prove` bytes of the blocks of good shares were read. `flaw`: why the
     file can't be rebuilt although its shares are what the uploader stored.
     """
 

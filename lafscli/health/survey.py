@@ -36,14 +36,17 @@ _PAUSE = 30.0
 
 @dataclass(eq=False, slots=True)
 class Seen:
-    """One object under check. `found`: size of the container file of each (server, share number) that is there."""
+    """One object under check.
+
+    `found`: size of the container file of each (server, share number) that is there and good as far as is known.
+    `looked`: bytes of their blocks that were read and proved.
+    """
 
     cap: ChkVerifyCap
     found: dict[tuple[str, int], int] = field(default_factory=dict)
     silent: dict[str, str] = field(default_factory=dict)
     damage: list[Damage] = field(default_factory=list)
-    proved: int = 0
-    to_prove: int = 0
+    looked: int = 0
     flaw: str | None = None
 
     def bad(self, server: str, shnum: int, reason: str, sort: Sort = "corrupt") -> None:

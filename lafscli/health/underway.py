@@ -28,12 +28,13 @@ class Sample:
     def __init__(self, percent: float | None, seed: bytes, *, alone: bool) -> None:
         self._part = None if percent is None else percent / 100
         self._random = random.Random(seed)
-        self._carry = 1 - 1e-9 if alone else self._random.random()
+        self._alone = alone
+        self._carry = self._random.random()
 
     def part(self, size: int) -> float:
         """The part of a file of that size, before its segment size is known."""
-        if self._part is None:
-            return 1.0
+        if self._part is None or self._alone:
+            return self._part or 1.0
         segments = -(-size >> 20)
         self._carry += self._part * segments
         count = int(self._carry)
@@ -132,11 +133,6 @@ class FileProof:
         """Nothing more will happen."""
         return not self.joining and all(share.state in ("done", "bad", "lost") for share in self.shares)
 
-    @property
-    def share_data(self) -> int:
-        """Bytes of the blocks of one share."""
-        return -(-self.seen.cap.size // self.seen.cap.k)
-
     def spoilt(self) -> Iterator[tuple[int, int]]:
         """Runs of segments that the team could not put together: the first, and one past the last."""
         start = end = -1
@@ -153,15 +149,13 @@ class FileProof:
             yield start, end
 
     def account(self) -> None:
-        """Name the shares with wrong blocks; count what was looked at."""
+        """Name the shares with wrong blocks; count what was read of the others."""
         for share in self.shares:
             if share.wrong:
                 more = f", and {share.wrong - 1} more" if share.wrong > 1 else ""
                 self.seen.bad(share.server, share.shnum, share.reason + more)
-            if share.state == "lost":
-                self.seen.to_prove -= self.share_data
-            else:
-                self.seen.proved += self.share_data if share.state == "bad" else share.looked
+        found = [share for share in self.shares if (share.server, share.shnum) in self.seen.found]
+        self.seen.looked = sum(share.looked for share in found)
 
 
 JOINED, SPOILT = 1, 2

@@ -53,7 +53,7 @@ class Prover:
         self._free_bytes = 0
 
     def prove(self, objects: Sequence[Seen]) -> None:
-        """Take from `found` of each object what is no good, and say why; count what was read."""
+        """Take from `found` of each object what is no good, and say why; count the bytes of blocks that were read."""
         waiting = deque(self._files(objects))
         active: list[FileProof] = []
         while (waiting or active) and not self._silences.late:
@@ -78,7 +78,6 @@ class Prover:
         wanted: dict[str, list[tuple[FileProof, int]]] = {}
         for seen in objects:
             file = FileProof(seen, self._sample.part(seen.cap.size))
-            seen.to_prove = file.share_data * len(seen.found)
             if file.part > 0:
                 files.append(file)
                 for name, shnum in seen.found:
