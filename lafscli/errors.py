@@ -175,3 +175,21 @@ class OutOfSpace(FileError):
 
 class NotSupported(FileError):
     """The server does not offer this operation."""
+
+
+class GuardHeld(ServerError):
+    """Another one is changing the same object on this server; `owner` says who, as far as that is known."""
+
+    kind = "Conflict"
+    exit_code = 7
+
+    def __init__(self, message: str, *, owner: str = "", server: str = "", hint: str | None = None) -> None:
+        super().__init__(message, server=server, hint=hint)
+        self.owner = owner
+
+
+class GuardLost(ServerError):
+    """Our guard on this server was broken, or its fate is unknown: under it nothing more is changed there."""
+
+    kind = "Conflict"
+    exit_code = 7

@@ -244,6 +244,18 @@ class FilesContract:
         assert (root / "file").read_bytes() == b"01xx456789end"
         with pytest.raises(FileMissing):
             files.open_existing("none")
+
+    def test_appending_goes_to_the_end_of_the_moment(self, files: Files, root: Path) -> None:
+        """Two that append at once lose nothing of each other."""
+        (root / "file").write_bytes(b"start ")
+        first = files.open_existing("file", append=True)
+        with (root / "file").open("ab") as other:
+            other.write(b"other ")
+        first.write(b"first")
+        first.close(sync=True)
+        assert (root / "file").read_bytes() == b"start other first"
+        with pytest.raises(FileMissing):
+            files.open_existing("none", append=True)
         assert not (root / "none").exists()
 
     def test_two_writers_at_once(self, files: Files, root: Path) -> None:

@@ -30,7 +30,7 @@ from lafscli.storage.store import (
     Space,
 )
 
-FEATURES = frozenset({"rename-keeps", "posix-rename", "hardlink", "fsync"})
+FEATURES = frozenset({"rename-keeps", "folder-rename-keeps", "posix-rename", "hardlink", "fsync"})
 
 
 class Dial:
@@ -101,9 +101,9 @@ class DialledFiles:
             raise FileError("refused")
         return _Writer(self, self._files.create(path))
 
-    def open_existing(self, path: str) -> FileWriter:
+    def open_existing(self, path: str, *, append: bool = False) -> FileWriter:
         self._enter("open_existing")
-        return _Writer(self, self._files.open_existing(path))
+        return _Writer(self, self._files.open_existing(path, append=append))
 
     def create_many(self, files: Sequence[NewFile], *, sync: bool) -> list[FileError | None]:
         self._enter("create_many")

@@ -12,7 +12,10 @@ from collections.abc import Callable, Iterator, Sequence
 from lafscli.errors import CorruptShare, FileError, FileExists, FileMissing, LafsError, ServerError, ServerUnreachable
 from lafscli.formats import container
 from lafscli.primitives.encoding import b32decode, b32encode
+from lafscli.storage import leases
 from lafscli.storage.enrol import read_identity
+from lafscli.storage.guard import FolderGuard
+from lafscli.storage.locks import LOCK_SECONDS, PATIENCE, Locks
 from lafscli.storage.staged import StagedShare, lease_record, size_error
 from lafscli.storage.store import (
     Buffer,
@@ -47,13 +50,21 @@ class FolderStore:
     """A `ShareStore` kept in a folder tree.
 
     `sync` asks for one fsync a share before it becomes visible. `random_bytes` makes the tokens of staged names.
+    `lock_seconds`: a guard in which nothing changed for so long is stale (spec 10 §1.4).
     """
 
     def __init__(
-        self, server: Server, files: Files, *, random_bytes: Callable[[int], bytes], sync: bool = True
+        self,
+        server: Server,
+        files: Files,
+        *,
+        random_bytes: Callable[[int], bytes],
+        sync: bool = True,
+        lock_seconds: float = LOCK_SECONDS,
     ) -> None:
         self.server = server
         self.files = files
+        self.locks = Locks(server, files, random_bytes=random_bytes, sync=sync, lock_seconds=lock_seconds)
         self._random_bytes = random_bytes
         self._sync = sync
         self._proved = False
@@ -290,6 +301,23 @@ class FolderStore:
         except (FileError, CorruptShare) as error:
             return error
         return True
+
+    # ---- changing what exists
+
+    def guard(self, si: StorageIndex, *, patience: float = 0.0) -> FolderGuard:
+        """Take the guard on a storage index; where another one has it, try for so many seconds, then GuardHeld."""
+        return self.locks.wait(si, patience)
+
+    def add_lease(self, items: Sequence[LeaseOf], *, patience: float = PATIENCE) -> list[bool | LafsError]:
+        """A new lease record in immutable shares: True. False where a lease of ours was there, and was renewed."""
+        return leases.add_leases(self.files, self.locks, items, patience=patience)
+
+    def trash(
+        self, si: StorageIndex, shnums: Sequence[int], date: str, *, patience: float = PATIENCE
+    ) -> dict[int, bool]:
+        """Move shares to `trash/<date>`: False for one that was renewed meanwhile and stays. `date` is a UTC day."""
+        with self.guard(si, patience=patience) as guard:
+            return leases.trash(self.files, guard, shnums, date)
 
     def _staging_path(self, si: StorageIndex, shnum: int) -> str:
         return f"staging/{b32encode(si)}.{shnum}.{b32encode(self._random_bytes(16))}"

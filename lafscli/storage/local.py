@@ -199,17 +199,17 @@ class LocalFiles:
         with self._turn:
             return self._open(path, os.O_CREAT | os.O_EXCL)
 
-    def open_existing(self, path: str) -> LocalWriter:
-        """Open a file that exists; appending starts at the end that it has now."""
+    def open_existing(self, path: str, *, append: bool = False) -> LocalWriter:
+        """Open a file that exists; without `append`, appending starts at the end that it has now."""
         with self._turn:
-            return self._open(path, 0)
+            return self._open(path, os.O_APPEND if append else 0)
 
     def _open(self, path: str, flags: int) -> LocalWriter:
         try:
             descriptor = os.open(self._path(path), _WRITE | flags, 0o600)
         except OSError as error:
             raise self._refused(error, path) from error
-        return LocalWriter(descriptor, lambda error: self._refused(error, path))
+        return LocalWriter(descriptor, lambda error: self._refused(error, path), append=bool(flags & os.O_APPEND))
 
     def create_many(self, files: Sequence[NewFile], *, sync: bool) -> list[FileError | None]:
         """Many small files: some are written together, then synced together."""
@@ -259,8 +259,9 @@ class LocalReading:
 class LocalWriter:
     """A file being written; every call has done its work when it returns."""
 
-    def __init__(self, descriptor: int, refused: Callable[[OSError], FileError]) -> None:
+    def __init__(self, descriptor: int, refused: Callable[[OSError], FileError], *, append: bool = False) -> None:
         self._descriptor: int | None = descriptor
+        self._append = append
         self._refused = refused
         self._end = os.lseek(descriptor, 0, os.SEEK_END)
         self._error: FileError | None = None
@@ -300,7 +301,7 @@ class LocalWriter:
         descriptor = self._usable()
         try:
             while rest:
-                count = os.pwrite(descriptor, rest, offset)
+                count = os.write(descriptor, rest) if self._append else os.pwrite(descriptor, rest, offset)
                 offset += count
                 rest = rest[count:]
         except OSError as error:

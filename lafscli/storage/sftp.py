@@ -45,6 +45,7 @@ T = TypeVar("T")
 _PIPE_SIZE = 1024 * 1024
 _DELAYS = (0.2, 0.5, 1.0, 2.0)
 _OPEN_EXISTING = packets.U32.pack(packets.OPEN_WRITE) + packets.U32.pack(0)
+_OPEN_APPEND = packets.U32.pack(packets.OPEN_WRITE | packets.OPEN_APPEND) + packets.U32.pack(0)
 _POSIX_RENAME = string(packets.POSIX_RENAME.encode())
 _HARDLINK = string(packets.HARDLINK.encode())
 _STATVFS = string(packets.STATVFS.encode())
@@ -289,11 +290,11 @@ class SftpFiles:
             handle = self._opened(channel, path, NEW_FILE)
             return SftpWriter(self._turn, channel, path, handle, 0, self._rate)
 
-    def open_existing(self, path: str) -> SftpWriter:
-        """Open a file that exists; appending starts at the end that it has now."""
+    def open_existing(self, path: str, *, append: bool = False) -> SftpWriter:
+        """Open a file that exists; without `append`, appending starts at the end that it has now."""
         with self._turn:
             channel, _ = self._ready()
-            handle = self._opened(channel, path, _OPEN_EXISTING)
+            handle = self._opened(channel, path, _OPEN_APPEND if append else _OPEN_EXISTING)
             answers = _Answers([Stat(path)], channel)
             answers.left = 1
             channel.request(packets.FSTAT, handle, answers.attrs, 0)

@@ -198,8 +198,11 @@ class Files(Protocol):
     def create(self, path: str) -> FileWriter:
         """Make a new file exclusively (0600) and open it for writing."""
 
-    def open_existing(self, path: str) -> FileWriter:
-        """Open a file that exists for overwriting in place (`write_at`) or appending at its end."""
+    def open_existing(self, path: str, *, append: bool = False) -> FileWriter:
+        """Open a file that exists for overwriting in place (`write_at`) or appending at its end.
+
+        With `append` only the latter, and always at the end that the file has when the data arrives there.
+        """
 
     def create_many(self, files: Sequence[NewFile], *, sync: bool) -> list[FileError | None]:
         """Many small files, pipelined. What failed after it was made is left for the caller to remove."""

@@ -1,0 +1,387 @@
+"""A guard that is held: the one way to change a share that exists (spec 10 §1). `locks.py` takes it.
+
+    locks/<SI>/<token>/owner           who holds it
+    locks/<SI>/<token>/<shnum>         staged: a new container
+    locks/<SI>/<token>/old.<shnum>     moved aside: the container that stood in place
+
+All that a holder does is a rename out of or into its own subfolder. Who breaks the guard moves that away, so a holder
+that was paused, or whose requests were delayed, can change nothing any more: the fence needs no clock.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from types import TracebackType
+from typing import Self
+
+from lafscli.errors import FileError, FileMissing, GuardLost, ServerError
+from lafscli.formats.container import share_folder, share_path
+from lafscli.primitives.encoding import b32encode
+from lafscli.storage.moves import OWNER, Moves, broken_folder, guard_folder
+from lafscli.storage.store import (
+    Buffer,
+    Files,
+    FileStat,
+    FileWriter,
+    Mkdir,
+    NewFile,
+    Op,
+    Remove,
+    Rename,
+    Replace,
+    Rmdir,
+    Stat,
+    StorageIndex,
+    Touch,
+)
+
+_CLEANINGS = 2
+_TOUCHES = 4
+"""How often in its lock-seconds a holder shows that it lives."""
+
+
+class FolderGuard:
+    """A guard on one storage index of one server. As a context manager it is released at the end, in whatever way
+    is safe then.
+
+    Every method may raise GuardLost, FileError, or ServerUnreachable; after the first and the last the guard is of
+    no more use. Nobody else holds this guard while a method succeeds; whether that still holds at the next one, the
+    fence tells. What was read before the guard was taken must be read again under it.
+    """
+
+    def __init__(
+        self,
+        files: Files,
+        moves: Moves,
+        si: StorageIndex,
+        token: str,
+        *,
+        name: str,
+        sync: bool,
+        lock_seconds: float,
+        server_time: int,
+        monotonic: Callable[[], float],
+        cut_off: Callable[[StorageIndex, str], None],
+    ) -> None:
+        self.si = si
+        self.token = token
+        self.folder = f"{guard_folder(si)}/{token}"
+        self.committed: frozenset[int] = frozenset()
+        """Numbers whose commit the server has acknowledged."""
+        self._files = files
+        self._moves = moves
+        self._name = name
+        self._sync = sync
+        self._every = lock_seconds / _TOUCHES
+        self._monotonic = monotonic
+        self._taken = self._touched = monotonic()
+        self._server_time = server_time
+        self._cut_off = cut_off
+        self._over = ""
+        self._names = {OWNER}
+        self._aside: set[int] = set()
+        self._sent = False
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._over:
+            return
+        with suppress(ServerError):
+            if error is not None and self._sent:
+                self.set_aside()
+            else:
+                self.release()
+
+    def staged(self, shnum: int) -> str:
+        """Path of the staged container of a share."""
+        return f"{self.folder}/{shnum}"
+
+    def aside(self, shnum: int) -> str:
+        """Path of the container that was moved aside."""
+        return f"{self.folder}/old.{shnum}"
+
+    @property
+    def server_time(self) -> int:
+        """Unix seconds by the server's clock."""
+        return int(self._server_time + self._monotonic() - self._taken)
+
+    # ---- staging
+
+    def create(self, shnum: int) -> FileWriter:
+        """Stage a container piece by piece: nothing counts before `close(sync=…)` has compared the size."""
+        with self._asking():
+            self._names.add(str(shnum))
+            try:
+                return _Staged(self, shnum, self._files.create(self.staged(shnum)))
+            except FileError as error:
+                refusal = error
+        raise self._reason(refusal)
+
+    def stage(self, shares: Sequence[tuple[int, Sequence[Buffer]]]) -> None:
+        """Stage small whole containers, durably."""
+        new = [NewFile(self.staged(shnum), parts) for shnum, parts in shares]
+        with self._asking():
+            self._names |= {str(shnum) for shnum, _ in shares}
+            refusals = self._files.create_many(new, sync=self._sync)
+        self._insist([*refusals, *self._compared({file.path: _size(file.parts) for file in new})])
+
+    def adopt(self, shnum: int, path: str) -> None:
+        """Stage a container that lies complete elsewhere on the server, by moving it here."""
+        self._names.add(str(shnum))
+        self._insist(self.carry_out([self._moves.carry(path, self.staged(shnum))]))
+
+    def _compared(self, sizes: dict[str, int]) -> list[FileError | None]:
+        answers = self.carry_out([Stat(path) for path in sizes])
+        return [
+            answer if isinstance(answer, FileError) else _size_error(answer, size)
+            for answer, size in zip(answers, sizes.values(), strict=True)
+        ]
+
+    # ---- changing
+
+    def move_aside(self, shnums: Sequence[int]) -> frozenset[int]:
+        """Move shares that stand in place into this guard; which ones there were. Follow with `commit` or `move_out`:
+        a guard that has one of them at its end is not released but set aside."""
+        return self.take_in({shnum: share_path(self.si, shnum) for shnum in shnums})
+
+    def take_in(self, paths: Mapping[int, str]) -> frozenset[int]:
+        """The same with containers that lie elsewhere on the server, as in a broken guard."""
+        self._names |= {f"old.{shnum}" for shnum in paths}
+        for path in paths.values():
+            self._files.release(path)
+        answers = self.carry_out([self._moves.carry(path, self.aside(shnum)) for shnum, path in paths.items()])
+        moved = frozenset(shnum for shnum, answer in zip(paths, answers, strict=True) if answer is None)
+        self._aside |= moved
+        self._insist([answer for answer in answers if self._over or not isinstance(answer, FileMissing)])
+        return moved
+
+    def move_out(self, targets: Mapping[int, tuple[str, str]]) -> None:
+        """Move what was moved aside to the first path, never over anything, or to the second, which is only ours."""
+        folders = {path.rpartition("/")[0] for pair in targets.values() for path in pair}
+        made: list[Op] = [Mkdir(folder) for folder in sorted(folders)]
+        answers = self.carry_out(
+            [*made, *(self._moves.place(self.aside(shnum), path) for shnum, (path, _) in targets.items())]
+        )[len(made) :]
+        second: list[Op] = []
+        for (shnum, (_, other)), answer in zip(targets.items(), answers, strict=True):
+            if answer is None:
+                self._aside.discard(shnum)
+                second.append(Remove(self.aside(shnum)))
+            else:
+                second.append(self._moves.carry(self.aside(shnum), other))
+        again = self.carry_out(second)
+        for shnum, first, answer in zip(targets, answers, again, strict=True):
+            if answer is None:
+                self._aside.discard(shnum)
+            elif first is not None:
+                self._insist([answer])
+
+    def commit(self, shnums: Sequence[int], *, quarantine: bool) -> None:
+        """Put staged containers in place: durable and visible when this returns, and then never lost by us.
+
+        `quarantine` is for immutable shares: what stands in place is known to be bad and goes to `quarantine/`, and
+        nothing is ever overwritten. Without it (mutable slots) the new container replaces the old one atomically,
+        or, where the server can't do that, the old one is moved aside until the release.
+        On an error `committed` tells what did get into place.
+        """
+        self._sent = self._sent or not quarantine
+        folder = share_folder(self.si)
+        ops: list[Op] = [self._touch(), Mkdir(folder[:-27]), Mkdir(folder)]
+        asides: dict[int, int] = {}
+        places: dict[int, int] = {}
+        buried: dict[int, int] = {}
+        for shnum in shnums:
+            path, old = share_path(self.si, shnum), self.aside(shnum)
+            if self._moves.posix and not quarantine:
+                places[shnum] = len(ops)
+                ops.append(Replace(self.staged(shnum), path))
+                continue
+            if shnum not in self._aside:
+                asides[shnum] = len(ops)
+                ops.append(self._moves.carry(path, old))
+            places[shnum] = len(ops)
+            ops.append(self._moves.place(self.staged(shnum), path))
+            if quarantine:
+                ops.append(Mkdir("quarantine"))
+                buried[shnum] = len(ops)
+                ops.append(self._moves.carry(old, self.quarantined(shnum)))
+        self._names |= {f"old.{shnum}" for shnum in asides}
+        for shnum in shnums:
+            self._files.release(share_path(self.si, shnum))
+        answers = self.carry_out(ops)
+        self._aside |= {shnum for shnum, index in asides.items() if answers[index] is None}
+        done = {shnum for shnum, index in places.items() if answers[index] is None}
+        self.committed |= done
+        self._aside -= {shnum for shnum, index in buried.items() if answers[index] is None} if quarantine else done
+        self._insist([answers[index] for index in places.values()])
+
+    def quarantined(self, shnum: int) -> str:
+        """Where a bad share goes: the day is the server's, the token ours, so that the name is free."""
+        day = time.strftime("%Y-%m-%d", time.gmtime(self.server_time))
+        return f"quarantine/{day}.{b32encode(self.si)}.{shnum}.{self.token}"
+
+    # ---- living
+
+    def touch(self) -> None:
+        """Show the others that the holder lives. GuardLost if that is too late."""
+        self.check([self._touch()])
+
+    def keep(self) -> None:
+        """Touch, if it is time to: whoever holds guards and waits calls this more often than at lock-seconds / 4."""
+        if self._monotonic() - self._touched >= self._every:
+            self.touch()
+
+    def check(self, ops: Sequence[Op] = ()) -> list[FileStat | FileError | None]:
+        """Carry out, and insist that the guard was still ours afterwards."""
+        answers = self.carry_out(ops)
+        if self._over:
+            raise self._lost()
+        return answers
+
+    def carry_out(self, ops: Sequence[Op]) -> list[FileStat | FileError | None]:
+        """Carry out in one round trip with a look at the fence. What fails because the fence is gone is for the
+        caller to see; whoever asks next is told GuardLost."""
+        due = self._monotonic() - self._touched >= self._every
+        with self._asking():
+            *answers, fence = self._files.do([*([self._touch()] if due else []), *ops, Stat(self.folder)])
+        if not isinstance(fence, FileStat):
+            self._over = "it was broken"
+        return answers[1:] if due else answers
+
+    def _touch(self) -> Op:
+        self._touched = self._monotonic()
+        # The time is the server's, whatever our own clock says; whole seconds, so upwards.
+        return Touch(f"{self.folder}/{OWNER}", self.server_time + 1)
+
+    # ---- giving it up
+
+    def release(self) -> None:
+        """Remove what is ours, and the guard. Where a share was moved aside and nothing came in its place, the guard
+        is set aside instead."""
+        if self._aside:
+            self.set_aside()
+            return
+        refusal = FileError(f"{self.folder}: it can't be removed", server=self._name)
+        for _ in range(_CLEANINGS):
+            names = sorted(self._names - {OWNER})
+            removals: list[Op] = [Remove(f"{self.folder}/{name}") for name in (*names, OWNER)]
+            with self._asking():
+                *_, removed, _, fence = self._files.do(
+                    [*removals, Rmdir(self.folder), Rmdir(guard_folder(self.si)), Stat(self.folder)]
+                )
+            if not isinstance(removed, FileError):
+                self._over = "it was released"
+                return
+            if isinstance(fence, FileMissing):
+                self._over = "it was broken"
+                raise self._lost()
+            refusal = removed
+            with self._asking():
+                [entries] = self._files.listing([self.folder])
+            if not isinstance(entries, FileError):
+                self._names |= {entry.name for entry in entries}
+        raise refusal
+
+    def set_aside(self) -> None:
+        """Give the guard up and keep all that is in it, as a broken one: a commit was sent and something failed, so
+        what is staged may be needed (spec 10 §2.8f)."""
+        self.check()
+        with self._asking():
+            [refusal] = self._files.do([Rename(guard_folder(self.si), broken_folder(self.si, self.token))])
+        if isinstance(refusal, FileError):
+            raise refusal
+        self._over = "it was set aside"
+
+    # ---- inside
+
+    @contextmanager
+    def _asking(self) -> Iterator[None]:
+        """Around every request. What breaks off leaves requests behind of which nobody knows: another guard may be
+        taken only after this one has been broken (spec 10 §1.1)."""
+        if self._over:
+            raise self._lost()
+        try:
+            yield
+        except FileError:
+            raise
+        except BaseException:
+            self._over = "the connection broke off"
+            self._cut_off(self.si, self.token)
+            raise
+
+    def _insist(self, outcomes: Sequence[object]) -> None:
+        for outcome in outcomes:
+            if isinstance(outcome, FileError):
+                raise (self._lost() if self._over else outcome)
+
+    def _reason(self, refusal: FileError) -> ServerError:
+        """Why something was refused: the fence, or else."""
+        self.carry_out([])
+        return self._lost() if self._over else refusal
+
+    def _lost(self) -> GuardLost:
+        return GuardLost(f"the guard on {b32encode(self.si)} is not ours any more: {self._over}", server=self._name)
+
+
+class _Staged:
+    """A container being staged. A FileWriter that keeps the guard alive and knows the fence."""
+
+    def __init__(self, guard: FolderGuard, shnum: int, file: FileWriter) -> None:
+        self._guard = guard
+        self._path = guard.staged(shnum)
+        self._file = file
+        self._size = 0
+        self._closed = False
+
+    def write(self, data: Buffer) -> None:
+        self._ask(lambda: self._file.write(data))
+        self._size += memoryview(data).nbytes
+
+    def write_at(self, offset: int, data: Buffer) -> None:
+        self._ask(lambda: self._file.write_at(offset, data))
+
+    def flush(self) -> None:
+        self._ask(self._file.flush)
+
+    def close(self, *, sync: bool) -> None:
+        if self._closed:
+            return
+        self._ask(lambda: self._file.close(sync=sync))
+        self._closed = True
+        self._guard._insist(self._guard._compared({self._path: self._size}))
+
+    @property
+    def durable(self) -> int:
+        return self._file.durable
+
+    def checkpoint(self) -> None:
+        self._ask(self._file.checkpoint)
+
+    def abandon(self) -> None:
+        self._file.abandon()
+
+    def _ask(self, call: Callable[[], None]) -> None:
+        self._guard.keep()
+        with self._guard._asking():
+            try:
+                call()
+                return
+            except FileError as error:
+                refusal = error
+        raise self._guard._reason(refusal)
+
+
+def _size(parts: Sequence[Buffer]) -> int:
+    return sum(memoryview(part).nbytes for part in parts)
+
+
+def _size_error(stat: FileStat | None, size: int) -> FileError | None:
+    if stat is None or stat.size != size:
+        return FileError(f"wrote {size} bytes of a container, the server has {0 if stat is None else stat.size}")
+    return None

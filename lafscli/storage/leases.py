@@ -1,0 +1,193 @@
+"""Changes to containers that exist, under their guard: a new lease record, the way to `trash/` (spec 10 §3)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from lafscli.errors import CorruptShare, FileError, FileMissing, GuardHeld, GuardLost, LafsError
+from lafscli.formats import container
+from lafscli.formats.chk import HEADER_MAX, Layout
+from lafscli.formats.container import HEADER_SIZE, LEASE_SIZE, ImmutableContainer, LeaseRecord
+from lafscli.primitives.encoding import b32encode
+from lafscli.storage.guard import FolderGuard
+from lafscli.storage.locks import Locks
+from lafscli.storage.store import Buffer, FileRange, Files, FileStat, Lease, LeaseOf, Stat, StorageIndex
+
+_COUNT_OFFSET = 8
+_EXPIRATION_OFFSET = LEASE_SIZE - 4
+_MOST_LEASES = 10_000
+"""A container with more of them is not read: 720 KB, and nobody's."""
+_MUTABLE_LEASES = (92, 468)
+"""Where a mutable container has the offset of its extra leases, and where its four slots end (spec 03 §8)."""
+_AREA_LIMIT = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class _Records:
+    """The lease records of an immutable container, found from where its own offsets say that the share ends."""
+
+    version: int
+    size: int
+    counted: int
+    start: int
+    records: tuple[LeaseRecord, ...]
+
+
+def add_lease(files: Files, guard: FolderGuard, shnum: int, lease: Lease) -> bool:
+    """Add a lease to an immutable share, durably: True. False where one of ours was there; it is renewed instead.
+
+    CorruptShare where share, leases and file size don't fit together, IncompatibleShare for a mutable share,
+    FileMissing where there is none, GuardLost.
+    """
+    path = container.share_path(guard.si, shnum)
+    found = _read_records(files, path)
+    for index, record in enumerate(found.records):
+        if record.matches_renew(lease.renew):
+            offset = found.start + LEASE_SIZE * index + _EXPIRATION_OFFSET
+            if lease.expiration > record.expiration:
+                _overwrite(files, path, offset, lease.expiration)
+            if len(found.records) != found.counted:
+                _count(files, guard, path, found.size, len(found.records))
+            return False
+    new = container.lease_record(lease.renew, lease.cancel, lease.expiration, owner=lease.owner, version=found.version)
+    guard.check()
+    # Always at the end of the moment: a holder held up right here must not write into its successor's record.
+    writer = files.open_existing(path, append=True)
+    writer.write(new)
+    writer.close(sync=True)
+    _count(files, guard, path, found.size + LEASE_SIZE, len(found.records) + 1)
+    return True
+
+
+def add_leases(files: Files, locks: Locks, leases: Sequence[LeaseOf], *, patience: float) -> list[bool | LafsError]:
+    """`add_lease` for many: each in its place says what became of it. Each storage index is guarded once, and its
+    guard waited for as long as `patience` (seconds)."""
+    places: dict[StorageIndex, list[int]] = {}
+    for index, item in enumerate(leases):
+        places.setdefault(item.si, []).append(index)
+    answers: list[bool | LafsError] = [False] * len(leases)
+    for si, indexes in places.items():
+        left = list(reversed(indexes))
+        try:
+            with locks.wait(si, patience) as guard:
+                while left:
+                    item = leases[left[-1]]
+                    try:
+                        answers[left[-1]] = add_lease(files, guard, item.shnum, item.lease)
+                    except (FileError, CorruptShare) as error:
+                        answers[left[-1]] = error
+                    left.pop()
+        except (FileError, GuardHeld, GuardLost) as error:
+            for index in left:
+                answers[index] = error
+    return answers
+
+
+def _count(files: Files, guard: FolderGuard, path: str, size: int, leases: int) -> None:
+    """Write the number of leases, if the guard is ours and the file as long as we know it."""
+    [stat] = guard.check([Stat(path)])
+    if not isinstance(stat, FileStat):
+        raise stat or FileMissing(f"{path}: no such share")
+    if stat.size != size:
+        raise FileError(f"{path}: it was changed by someone who takes no guard; its leases were not counted")
+    _overwrite(files, path, _COUNT_OFFSET, leases)
+    guard.check()
+
+
+def _overwrite(files: Files, path: str, offset: int, number: int) -> None:
+    writer = files.open_existing(path)
+    writer.write_at(offset, min(number, 0xFFFFFFFF).to_bytes(4, "big"))
+    writer.close(sync=True)
+
+
+def _read_records(files: Files, path: str) -> _Records:
+    [head] = files.read([FileRange(path, 0, HEADER_SIZE + HEADER_MAX)]).finish()
+    [stat] = files.do([Stat(path)])
+    if isinstance(head, FileError):
+        raise head
+    if not isinstance(stat, FileStat):
+        raise stat or FileMissing(f"{path}: no such share")
+    version = container.check_head(head)
+    counted = ImmutableContainer.parse_header(head, stat.size).leases
+    layout = Layout.parse(bytes(head[HEADER_SIZE:]))
+    length_at = HEADER_SIZE + layout.uri_extension
+    [length] = files.read([FileRange(path, length_at, layout.length_size)]).finish()
+    if isinstance(length, FileError):
+        raise length
+    if len(length) != layout.length_size:
+        raise CorruptShare("share: ends before its UEB")
+    start = length_at + layout.length_size + int.from_bytes(length, "big")
+    there, rest = divmod(stat.size - start, LEASE_SIZE)
+    # One who added a record and died before it was counted (spec 06 §3) leaves whole records too many.
+    if rest or there < counted or there > _MOST_LEASES:
+        raise CorruptShare(
+            f"container: {stat.size} bytes do not hold a share that ends at {start}, and {counted} leases after it"
+        )
+    [area] = files.read([FileRange(path, start, LEASE_SIZE * there)]).finish() if there else [b""]
+    if isinstance(area, FileError):
+        raise area
+    if len(area) != LEASE_SIZE * there:
+        raise CorruptShare("container: leases are cut short")
+    records = tuple(LeaseRecord.parse(area[at : at + LEASE_SIZE], version) for at in range(0, len(area), LEASE_SIZE))
+    return _Records(version, stat.size, counted, start, records)
+
+
+# ---- trash -----------------------------------------------------------------------------------------------------
+
+
+def trash(files: Files, guard: FolderGuard, shnums: Sequence[int], date: str) -> dict[int, bool]:
+    """Move shares to `trash/<date>/<SI>.<shnum>`; `date` is a UTC day, as 2030-12-31.
+
+    False for a share that was renewed meanwhile, and is back in its place. A share that is not there is left out.
+    """
+    before = _lease_areas(files, {shnum: container.share_path(guard.si, shnum) for shnum in shnums})
+    moved = guard.move_aside(sorted(before))
+    after = _lease_areas(files, {shnum: guard.aside(shnum) for shnum in moved})
+    gone: dict[int, bool] = {}
+    targets: dict[int, tuple[str, str]] = {}
+    for shnum in sorted(moved):
+        gone[shnum] = after.get(shnum) == before[shnum]
+        if gone[shnum]:
+            # The first name is taken when the same share was thrown away twice on one day.
+            target = f"trash/{date}/{b32encode(guard.si)}.{shnum}"
+            targets[shnum] = target, f"{target}.{guard.token}"
+        else:
+            targets[shnum] = container.share_path(guard.si, shnum), guard.quarantined(shnum)
+    guard.move_out(targets)
+    return gone
+
+
+def _lease_areas(files: Files, paths: dict[int, str]) -> dict[int, bytes]:
+    """All of each container that has to do with leases, and its size; a container that is not there is left out."""
+    start = _MUTABLE_LEASES[1]
+    heads = files.read([FileRange(path, 0, start) for path in paths.values()]).finish()
+    stats = files.do([Stat(path) for path in paths.values()])
+    areas: dict[int, bytes] = {}
+    ranges: list[FileRange] = []
+    for (shnum, path), head, stat in zip(paths.items(), heads, stats, strict=True):
+        if isinstance(head, FileMissing) or isinstance(stat, FileMissing):
+            continue
+        if isinstance(head, FileError):
+            raise head
+        if not isinstance(stat, FileStat):
+            raise stat or FileMissing(f"{path}: no such share")
+        areas[shnum] = stat.size.to_bytes(8, "big") + bytes(head)
+        first = _first_lease(head, stat.size)
+        ranges.append(FileRange(path, first, min(stat.size - first, _AREA_LIMIT)))
+    for shnum, area in zip(areas, files.read(ranges).finish(), strict=True):
+        if isinstance(area, FileError):
+            raise area
+        areas[shnum] += bytes(area)
+    return areas
+
+
+def _first_lease(head: Buffer, size: int) -> int:
+    """Where the lease records at the end of a container begin; its end, if that can't be told."""
+    if container.is_mutable(head):
+        first = int.from_bytes(head[_MUTABLE_LEASES[0] : _MUTABLE_LEASES[0] + 8], "big")
+        return min(first, size)
+    try:
+        return ImmutableContainer.parse_header(head, size).lease_offset
+    except CorruptShare:
+        return size
