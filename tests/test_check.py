@@ -646,6 +646,17 @@ def test_samples_add_up(percent: float, sizes: list[int]) -> None:
     assert abs(chosen - total * percent / 100) <= 1
 
 
+def test_a_sample_of_a_small_file_is_all_of_it(tmp_path: Path) -> None:
+    """Its shares come whole anyway; each bad block counts once."""
+    local = LocalGrid(tmp_path, 3)
+    cap = put(local, content(9000), Encoding(2, 3, 3, 1000))
+    flip(share_file(local, cap, 0), HEADER_SIZE + 36 + 4499)
+    report = look(local, cap, replace(VERIFY, happy=3, sample=20))
+    assert [bad.reason for bad in report.corrupt] == ["block 8: wrong hash"]
+    assert report.proved == report.to_prove == 9000
+    local.close()
+
+
 def test_a_file_without_a_chosen_segment_is_only_counted(local: LocalGrid) -> None:
     caps = store_many(local, 60)
     with local.grid() as grid:

@@ -29,11 +29,16 @@ class _Wanted(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Opened:
-    """A share of which everything but its blocks is proved. `length` zeros must still be found from `start` on."""
+    """A share of which everything but its blocks is proved.
+
+    `length` zeros must still be found from `start` on. `wrong`: for a small share, whose blocks came along, why
+    blocks are wrong; None for any other.
+    """
 
     reader: ShareReader
     start: int
     length: int
+    wrong: list[str] | None
 
 
 def open_share(
@@ -68,7 +73,9 @@ def open_share(
             if offset <= start and start + length <= offset + len(data):
                 check_unused(memoryview(data)[start - offset : start - offset + length], length)
                 length = 0
-    return Opened(reader, start, length)
+    count = reader.sizes.num_segments
+    blocks = [block for i in range(count) if (block := reader.prefetched(i)) is not None] if count < 4096 else []
+    return Opened(reader, start, length, wrong_blocks(reader, 0, blocks) if len(blocks) == count else None)
 
 
 _LAYOUT_FIELDS = tuple(field for field in Layout.__slots__ if field != "version")

@@ -82,8 +82,9 @@ class _AllStripes(Sequence[tuple[int, int]]):
 class ShareProof:
     """One share being proved. `next` of the file's stripes is to be read; `under_way` are being read or hashed.
 
-    `room`: what the container leaves for the share. `held`: what was fetched to open it. `unused`: ranges in which
-    zeros must lie. `looked`: bytes of blocks that were read; `wrong` blocks, the first with its reason.
+    `room`: what the container leaves for the share. `held`: what was fetched to open it. `small`: it was fetched
+    whole with that, and these of its blocks are wrong. `unused`: ranges in which zeros must lie. `looked`: bytes of
+    blocks that were read; `wrong` of them, the first with its reason.
     """
 
     file: FileProof
@@ -93,6 +94,7 @@ class ShareProof:
     state: Literal["opening", "open", "done", "bad", "lost"] = "opening"
     reader: ShareReader | None = None
     held: list[tuple[proofs.Ranges, Sequence[Buffer]]] = field(default_factory=list)
+    small: list[str] | None = None
     unused: deque[tuple[int, int]] = field(default_factory=deque)
     next: int = 0
     under_way: int = 0

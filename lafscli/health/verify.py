@@ -103,10 +103,11 @@ class Prover:
     def _start(self, file: FileProof) -> None:
         file.since = time.monotonic()
         file.shares.sort(key=lambda share: share.shnum)
-        for share in file.shares:
-            first = proofs.open_share(file.seen.cap, share.shnum, [], share.room)
-            assert not isinstance(first, proofs.Opened)
-            self._fetch(share, first)
+        for share in file.shares[:1]:
+            ranges = proofs.open_share(file.seen.cap, share.shnum, [], share.room)
+            assert not isinstance(ranges, proofs.Opened)
+            for each in file.shares:
+                self._fetch(each, ranges)
 
     def _fetch(self, share: ShareProof, ranges: proofs.Ranges) -> None:
         keep = share.room > _KEEP_OPEN
@@ -144,8 +145,11 @@ class Prover:
             return
         share.held = []
         share.reader = found.reader
+        share.small = found.wrong
         share.state = "open"
         file = share.file
+        if share.small is not None and file.sizes is None:
+            file.part = 1.0  # all of it is here and proved
         if file.part >= 1:
             end = found.start + found.length
             share.unused.extend((at, min(STRIPE, end - at)) for at in range(found.start, end, STRIPE))
@@ -214,9 +218,9 @@ class Prover:
             end, length = reader.block_range(last - 1)
             size = end + length - offset
             self._in_flight += size
-            if reader.prefetched(first) is not None:
+            if share.small is not None and len(file.stripes) == 1:
                 blocks = [reader.prefetched(number) or b"" for number in range(first, last)]
-                self._hash(share, index, blocks, None, size)
+                self._judged(share, index, blocks, None, size, share.small)
             else:
                 buffer = self._buffer(reader.sizes.block_size * (last - first))
                 self._read(share, offset, size, buffer, partial(self._arrived, share, index, buffer, size))
@@ -281,29 +285,35 @@ class Prover:
         else:
             assert share.reader is not None
             first, last = share.file.stripes[index]
-            self._hash(share, index, proofs.split_blocks(share.reader.sizes, first, last, data), buffer, size)
-
-    def _hash(
-        self, share: ShareProof, index: int, blocks: Sequence[Buffer], buffer: memoryview | None, size: int
-    ) -> None:
-        assert share.reader is not None
-        job = partial(proofs.wrong_blocks, share.reader, share.file.stripes[index][0], blocks)
-        self._events.report(self._codec.submit(job), partial(self._hashed, share, index, blocks, buffer, size))
+            blocks = proofs.split_blocks(share.reader.sizes, first, last, data)
+            hashing = self._codec.submit(partial(proofs.wrong_blocks, share.reader, first, blocks))
+            self._events.report(hashing, partial(self._hashed, share, index, blocks, buffer, size))
 
     def _hashed(
         self,
         share: ShareProof,
         index: int,
         blocks: Sequence[Buffer],
-        buffer: memoryview | None,
+        buffer: memoryview,
         size: int,
         done: Future[list[str]],
     ) -> None:
+        self._judged(share, index, blocks, buffer, size, done.result())
+
+    def _judged(
+        self,
+        share: ShareProof,
+        index: int,
+        blocks: Sequence[Buffer],
+        buffer: memoryview | None,
+        size: int,
+        wrong: list[str],
+    ) -> None:
+        """The blocks of a stripe were hashed: note those that are wrong, keep what is to be put together."""
         self._in_flight -= size
         share.under_way -= 1
         share.checked += 1
         share.looked += size
-        wrong = done.result()
         share.reason = share.reason or "".join(wrong[:1])
         share.wrong += len(wrong)
         file = share.file
