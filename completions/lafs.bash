@@ -76,7 +76,7 @@ _lafs() {
                 'server add') word='--readonly --site --node-id --permutation-seed --option --accept-new' ;;
                 'server remove') word='--force' ;;
                 'put') word='--format --mutable --private-key --encoding --segment-size --no-convergence' ;;
-                'get') word='--offset --length' ;;
+                'get') word='--offset --length --resume' ;;
                 'check') word='-r --recursive --verify --sample --assume-lost --max-time' ;;
                 '') word=--version ;;
                 *) word= ;;

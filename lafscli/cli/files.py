@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from lafscli.cli.frame import Frame
-from lafscli.cli.landing import choose, landing
+from lafscli.cli.landing import choose, landing, resumed
 from lafscli.cli.options import ENCODING, SIZE, command
 from lafscli.cli.progress import ShownProgress
 from lafscli.cli.targets import NO_DIRECTORIES, readable_file
@@ -20,6 +20,7 @@ from lafscli.errors import LafsError, NotHappy, Unreachable, UsageError
 from lafscli.formats.caps import LitCap
 from lafscli.placement import Encoding
 from lafscli.primitives.encoding import b32encode
+from lafscli.primitives.hashes import tagged_hash
 
 
 @command("put")
@@ -133,12 +134,14 @@ def encoding_document(encoding: Encoding) -> dict[str, int]:
 @click.argument("local", required=False)
 @click.option("--offset", type=SIZE, default="0", metavar="N", help="Begin at byte N.")
 @click.option("--length", type=SIZE, metavar="N", help="Fetch N bytes; fewer where the file ends.")
-def get(frame: Frame, target: str, local: str | None, offset: int, length: int | None) -> None:
+@click.option("--resume", is_flag=True, help="Go on where an earlier get of the same file stopped.")
+def get(frame: Frame, target: str, local: str | None, offset: int, length: int | None, resume: bool) -> None:
     """Fetch a file.
 
     TARGET is a cap, or @FILE for the cap in the first line of FILE. LOCAL is a file, a folder, or - for stdout.
     Only bytes that were proved are written; a file appears under its name when it is complete. With --offset and
-    --length only the segments that are needed are fetched.
+    --length only the segments that are needed are fetched. With --resume what was fetched stays after an interruption,
+    in a hidden file beside LOCAL; the next get --resume proves it segment by segment and fetches only the rest.
     """
     from lafscli.immutable.download import download
 
@@ -148,14 +151,23 @@ def get(frame: Frame, target: str, local: str | None, offset: int, length: int |
     size = len(cap.content) if isinstance(cap, LitCap) else cap.size
     if offset > size:
         raise UsageError(f"the file ends before byte {offset}: it has {size} bytes")
+    if resume and (path is None or offset or length is not None):
+        raise UsageError(
+            "--resume is for whole files that get a name", hint="leave out --offset and --length, say LOCAL"
+        )
     grid = frame.grid_for(cap)
-    with (
-        landing(path) as write,
-        ShownProgress(frame.connections, frame.out, f"get {path or '-'}", stdout=path is None) as progress,
-    ):
-        done = download(grid, cap, write, offset=offset, length=length, progress=progress)
+    with ShownProgress(frame.connections, frame.out, f"get {path or '-'}", stdout=path is None) as progress:
+        if resume and path is not None:
+            token = tagged_hash(b"lafs partial download", str(cap).encode()).hex()[:32]
+            with resumed(path, token) as held:
+                done = download(grid, cap, held.write, progress=progress, held=held)
+        else:
+            with landing(path) as write:
+                done = download(grid, cap, write, offset=offset, length=length, progress=progress)
     if path is not None:
         document = {"path": str(path), "size": done.size, "seconds": round(time.monotonic() - began, 3)}
+        if resume:
+            document["resumed_bytes"] = done.kept
         frame.out.show(document, "")
 
 

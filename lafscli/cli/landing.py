@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import secrets
 import stat
@@ -13,7 +14,7 @@ from pathlib import Path
 from lafscli.cli.frame import Frame
 from lafscli.cli.output import terminal
 from lafscli.config.home import sync_folder
-from lafscli.errors import LafsError, UsageError
+from lafscli.errors import Busy, LafsError, UsageError
 from lafscli.storage.store import Buffer
 
 Write = Callable[[Buffer], None]
@@ -97,6 +98,55 @@ def _staged(path: Path) -> Iterator[Write]:
         raise LafsError(f"cannot write {path}: {error.strerror}") from error
     finally:
         temporary.unlink(missing_ok=True)
+    sync_folder(path.parent)
+
+
+class Partial:
+    """A file that `get --resume` writes, and leaves behind if it does not come to its end."""
+
+    def __init__(self, path: Path, handle: int) -> None:
+        self._path = path
+        self._handle = handle
+
+    def read(self, offset: int, length: int) -> Buffer:
+        """What was written there by an earlier run."""
+        try:
+            return os.pread(self._handle, length, offset)
+        except OSError as error:
+            raise LafsError(f"cannot read {self._path}: {error.strerror}") from error
+
+    def keep(self, count: int) -> None:
+        """Cut it to what was proved, and go on there."""
+        os.ftruncate(self._handle, count)
+        os.lseek(self._handle, count, os.SEEK_SET)
+
+    def write(self, data: Buffer) -> None:
+        """Append."""
+        _write(self._handle, data, str(self._path))
+
+
+@contextlib.contextmanager
+def resumed(path: Path, token: str) -> Iterator[Partial]:
+    """Like `landing` for a regular file, but what was fetched stays after an error, in `.lafs-TOKEN` beside the file,
+    and the next run for the same token goes on with it. Busy while another process does."""
+    path = Path(os.path.realpath(path))
+    partial = path.with_name(f".lafs-{token}")
+    try:
+        handle = os.open(partial, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666)
+    except OSError as error:
+        raise LafsError(f"cannot write {path}: {error.strerror}") from error
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise Busy(f"another process is fetching {path}") from None
+        yield Partial(path, handle)
+        os.fsync(handle)
+        partial.rename(path)
+    except OSError as error:
+        raise LafsError(f"cannot write {path}: {error.strerror}") from error
+    finally:
+        os.close(handle)
     sync_folder(path.parent)
 
 
