@@ -77,7 +77,7 @@ _lafs() {
                 'server remove') word='--force' ;;
                 'put') word='--format --mutable --private-key --encoding --segment-size --no-convergence' ;;
                 'get') word='--offset --length --resume' ;;
-                'check') word='-r --recursive --verify --sample --assume-lost --max-time' ;;
+                'check') word='-r --recursive --verify --sample --assume-lost --add-lease --max-time' ;;
                 '') word=--version ;;
                 *) word= ;;
             esac
@@ -86,7 +86,7 @@ _lafs() {
         fi
     fi
     case $command:$count in
-        :*) _lafs_words 'init server encoding grid put get cat cap batch check share completion help man' ;;
+        :*) _lafs_words 'init server encoding grid put get cat cap batch check renew share completion help man' ;;
         server:*) _lafs_words 'add list status remove' ;;
         grid:*) _lafs_words 'export import' ;;
         cap:*) _lafs_words 'show read verify' ;;
@@ -103,11 +103,12 @@ _lafs() {
         "cap verify":*) _lafs_targets ;;
         "batch":*) _lafs_files -f ;;
         "check":*) _lafs_targets ;;
+        "renew":*) _lafs_targets ;;
         "share show":*) _lafs_files -f ;;
         "share find":*) _lafs_targets ;;
         "completion":*) _lafs_words 'bash zsh fish' ;;
-        "help":*) _lafs_words 'init server encoding grid put get cat cap batch check share completion help man' ;;
-        "man":*) _lafs_words 'init server encoding grid put get cat cap batch check share completion help man' ;;
+        "help":*) _lafs_words 'init server encoding grid put get cat cap batch check renew share completion help man' ;;
+        "man":*) _lafs_words 'init server encoding grid put get cat cap batch check renew share completion help man' ;;
     esac
 }
 

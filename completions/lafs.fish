@@ -40,6 +40,7 @@ complete -c lafs -n '__lafs_at' -a cat -d 'Write files to stdout'
 complete -c lafs -n '__lafs_at' -a cap -d 'What a cap is and what it grants'
 complete -c lafs -n '__lafs_at' -a batch -d 'Run one command a line over one set of connections'
 complete -c lafs -n '__lafs_at' -a check -d 'Count the shares of objects, or prove them'
+complete -c lafs -n '__lafs_at' -a renew -d 'Renew the leases of what is stored'
 complete -c lafs -n '__lafs_at' -a share -d 'Shares on servers and on disk'
 complete -c lafs -n '__lafs_at' -a completion -d 'Print the completion script for a shell'
 complete -c lafs -n '__lafs_at' -a help -d 'Show the help of a command, or list the commands'
@@ -104,12 +105,15 @@ complete -c lafs -n '__lafs_at check' -s r -l recursive -d 'Also what directorie
 complete -c lafs -n '__lafs_at check' -l verify -d 'Read every share and prove it'
 complete -c lafs -n '__lafs_at check' -l sample -x -d 'Verify only so much of all segments, chosen at random'
 complete -c lafs -n '__lafs_at check' -l assume-lost -x -d 'Take a server for empty; may be repeated'
+complete -c lafs -n '__lafs_at check' -l add-lease -d 'Renew our leases, and add them where there are none'
 complete -c lafs -n '__lafs_at check' -l max-time -x -d 'Begin nothing more after so long'
 complete -c lafs -n '__lafs_at check' -F
 complete -c lafs -n '__lafs_at check' -a '(__lafs_at_files)'
+complete -c lafs -n '__lafs_at renew' -F
+complete -c lafs -n '__lafs_at renew' -a '(__lafs_at_files)'
 complete -c lafs -n '__lafs_at share show' -F
 complete -c lafs -n '__lafs_at share find' -F
 complete -c lafs -n '__lafs_at share find' -a '(__lafs_at_files)'
 complete -c lafs -n '__lafs_at completion' -a 'bash zsh fish'
-complete -c lafs -n '__lafs_at help' -a 'init server encoding grid put get cat cap batch check share completion help man'
-complete -c lafs -n '__lafs_at man' -a 'init server encoding grid put get cat cap batch check share completion help man'
+complete -c lafs -n '__lafs_at help' -a 'init server encoding grid put get cat cap batch check renew share completion help man'
+complete -c lafs -n '__lafs_at man' -a 'init server encoding grid put get cat cap batch check renew share completion help man'

@@ -1,9 +1,10 @@
-"""check (CLI.md §5), for immutable objects."""
+"""check and renew (CLI.md §5), for immutable objects."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 
 import click
 
@@ -17,7 +18,8 @@ from lafscli.errors import CannotTell, Damaged, NotRecoverable, Partial, Unreach
 from lafscli.formats import caps
 from lafscli.formats.caps import ChkCap, ChkVerifyCap, LitCap
 from lafscli.health.check import Checkable, Checking, check_many
-from lafscli.health.report import CheckReport, Summary
+from lafscli.health.renew import MakeLease, renew_many
+from lafscli.health.report import CheckReport, Leases, Silence, Summary, leases_document
 from lafscli.primitives.encoding import b32encode
 from lafscli.storage.grid import Grid
 
@@ -48,6 +50,7 @@ PERCENT = Quantity("PERCENT", _percent)
 @click.option("--verify", is_flag=True, help="Read every share and prove it.")
 @click.option("--sample", type=PERCENT, help="Verify only so much of all segments, chosen at random.")
 @click.option("--assume-lost", multiple=True, metavar="NAME", help="Take a server for empty; may be repeated.")
+@click.option("--add-lease", is_flag=True, help="Renew our leases, and add them where there are none.")
 @click.option("--max-time", type=DURATION, metavar="DURATION", help="Begin nothing more after so long.")
 def check(
     frame: Frame,
@@ -56,12 +59,13 @@ def check(
     verify: bool,
     sample: float | None,
     assume_lost: tuple[str, ...],
+    add_lease: bool,
     max_time: int | None,
 ) -> None:
     """Count the shares of objects, or prove them.
 
     Each TARGET is a cap of any power, or @FILE for the cap in the first line of FILE; a verify cap is enough. Servers
-    are asked which shares they hold; with --verify every share is read and proved byte by byte. Nothing is changed.
+    are asked which shares they hold; with --verify every share is read and proved byte by byte. No share is changed.
     """
     wanted = [_checkable(frame, target) for target in targets]
     grid, happy = _grid(frame, wanted)
@@ -72,6 +76,7 @@ def check(
         sample=sample,
         assume_lost=frozenset(assume_lost),
         max_time=max_time,
+        renew=_leases(frame) if add_lease and grid.stores else None,
     )
     with ShownProgress(frame.connections, frame.out, "check") as progress:
         reports = check_many(grid, wanted, checking, progress)
@@ -104,12 +109,19 @@ def _grid(frame: Frame, wanted: Sequence[Checkable]) -> tuple[Grid, int]:
     return frame.grid_for(stored), frame.client().config.encoding.happy
 
 
+def _leases(frame: Frame) -> MakeLease:
+    """Makes our leases, from now on."""
+    client = frame.client()
+    return client.writing(client.config.encoding, convergent=False).lease
+
+
 def _one(frame: Frame, target: str, report: CheckReport, checking: Checking, servers: int) -> None:
     if _nobody_answered(report, checking, servers):
-        reasons = "; ".join(f"{each.server}: {each.reason}" for each in report.unreachable)
-        raise Unreachable(f"no server could be reached ({reasons})", hint="lafs server status")
+        raise _unreachable(report.unreachable)
     frame.out.show(report.document(), text(report, target))
-    raise SystemExit(CODES[report.state])
+    _tell_failures(frame, report.not_renewed)
+    code = CODES[report.state]
+    raise SystemExit(worse(code, Partial.exit_code) if report.not_renewed else code)
 
 
 def _several(
@@ -119,19 +131,33 @@ def _several(
     summary = Summary()
     code = 0
     unheard = 0
+    failures: list[Silence] = []
     for target, report in zip(targets, reports, strict=False):
         summary.add(report)
         unheard += _nobody_answered(report, checking, servers)
+        failures += report.not_renewed
         code = worse(code, CODES[report.state])
         path = _path(target, report)
         frame.out.show(report.document() | {"path": path}, f"{escape(path)}: {text(report, target)}")
     summary.not_reached = len(targets) - summary.objects
-    if summary.not_reached:
+    if summary.not_reached or failures:
         code = worse(code, Partial.exit_code)
     frame.out.show({"summary": summary.document()}, overview(summary))
+    _tell_failures(frame, failures)
     if unheard and unheard == summary.objects - summary.literal:
         code = Unreachable.exit_code
     raise SystemExit(code)
+
+
+def _unreachable(silent: Iterable[Silence]) -> Unreachable:
+    reasons = "; ".join(f"{each.server}: {each.reason}" for each in silent)
+    return Unreachable(f"no server could be reached ({reasons})", hint="lafs server status")
+
+
+def _tell_failures(frame: Frame, failures: Iterable[Silence]) -> None:
+    """Name the leases that failed, each server and reason once."""
+    for each, count in sorted(Counter(failures).items(), key=lambda item: (item[0].server, item[0].reason)):
+        frame.out.warn(f"server {each.server}: {_count(count, 'lease')} not renewed: {each.reason}")
 
 
 def _nobody_answered(report: CheckReport, checking: Checking, servers: int) -> bool:
@@ -147,6 +173,58 @@ def _path(target: str, report: CheckReport) -> str:
     return b32encode(report.storage_index) if report.storage_index is not None else report.kind
 
 
+@command("renew")
+@click.argument("targets", nargs=-1, metavar="[TARGET]...")
+def renew(frame: Frame, targets: tuple[str, ...]) -> None:
+    """Renew the leases of what is stored.
+
+    Each TARGET is a cap of any power, or @FILE; without one it is all that was put from this home (`pins`). On every
+    server our lease on each share is renewed for 31 days, or added where there is none of ours.
+    """
+    wanted, failed = [_checkable(frame, target) for target in targets], 0
+    if not targets:
+        wanted, failed = _pinned(frame)
+    stored = list(
+        {cap.si: cap for each in wanted if not isinstance(each, LitCap) for cap in [each.verify_cap()]}.values()
+    )
+    total = Leases(failed=failed)
+    if stored:
+        grid = frame.grid_for(stored[0])
+        failures: list[Silence] = []
+        unheard = 0
+        for done in renew_many(grid, stored, _leases(frame)):
+            total += done.leases + Leases(failed=len(done.unreachable))
+            failures += (*done.failures, *done.unreachable)
+            unheard += len(done.unreachable) == len(grid.stores)
+            if not done.unreachable and done.leases == Leases():
+                total += Leases(failed=1)
+                frame.out.warn(f"no share of {b32encode(done.cap.si)} was found")
+        if unheard == len(stored):
+            raise _unreachable(done.unreachable)
+        _tell_failures(frame, failures)
+    said = f"{_count(total.renewed, 'lease')} renewed, {total.added} added"
+    frame.out.show(leases_document(total), said + (f", {total.failed} failed" if total.failed else ""))
+    if total.failed:
+        raise SystemExit(Partial.exit_code)
+
+
+def _pinned(frame: Frame) -> tuple[list[Checkable], int]:
+    """The objects that this home has pinned, and how many pins are of a kind that can't be renewed."""
+    from lafscli.config import secrets
+
+    wanted: list[Checkable] = []
+    other = 0
+    for line in secrets.pinned(frame.config().home):
+        cap = caps.parse(line)
+        if isinstance(cap, LitCap | ChkCap | ChkVerifyCap):
+            wanted.append(cap)
+        else:
+            other += 1
+    if other:
+        frame.out.warn(f"{_count(other, 'pin')} of a kind that this version of lafs can't renew")
+    return wanted, other
+
+
 # ---- in words
 
 
@@ -156,6 +234,8 @@ def text(report: CheckReport, target: str) -> str:
     parts = [_state(report)]
     if report.recoverable and report.cap is not None:
         parts.append(_may_be_lost(report))
+    if report.leases is not None:
+        parts.append(f"{_count(report.leases.renewed, 'lease')} renewed, {report.leases.added} added")
     parts += [part for part in (_not_looked_at(report), _advice(report, target)) if part]
     lines = ["; ".join(parts)]
     lines += [f"  {bad.server}: share {bad.shnum} is {_SORTS[bad.sort]}: {bad.reason}" for bad in report.corrupt]

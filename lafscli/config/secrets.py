@@ -76,6 +76,18 @@ def pin(home: Home, cap: str) -> None:
             raise LafsError(f"cannot write {path}: {error.strerror}") from error
 
 
+def pinned(home: Home) -> list[str]:
+    """The caps that `pin` remembers, oldest first."""
+    path = home.path / "pins"
+    try:
+        lines = path.read_text(encoding="ascii", errors="replace").splitlines()
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise LafsError(f"cannot read {path}: {error.strerror}") from error
+    return [line.strip() for line in lines if line.strip()]
+
+
 class TahoeNode:
     """A Tahoe-LAFS client folder, read for `init --from-tahoe`."""
 

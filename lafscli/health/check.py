@@ -6,13 +6,14 @@ A server that does not answer is an answer: its shares are unknown.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import islice
 
 from lafscli.errors import NotFound
 from lafscli.formats.caps import ChkCap, ChkVerifyCap, LitCap
+from lafscli.health.renew import MakeLease, Renewed, renew_found
 from lafscli.health.report import CheckReport, Silence
 from lafscli.health.survey import Asked, Seen, Silences, Survey, least_size
 from lafscli.health.underway import Sample
@@ -33,7 +34,8 @@ class Checking:
 
     `happy`: the configured one. `verify`: read every share and prove it. `sample`: with it, only so many percent of
     all segments, chosen by `random_bytes`. `assume_lost`: names of servers that count as answered and empty.
-    `max_time`: seconds after which no more objects are begun and no more blocks are read.
+    `max_time`: seconds after which no more objects are begun and no more blocks are read. `renew`: makes our lease on
+    each share that was found and is good, to be renewed or added.
     """
 
     happy: int
@@ -42,6 +44,7 @@ class Checking:
     sample: float | None = None
     assume_lost: frozenset[str] = frozenset()
     max_time: float | None = None
+    renew: MakeLease | None = None
 
 
 def check(grid: Grid, cap: Checkable, checking: Checking, progress: Progress | None = None) -> CheckReport:
@@ -65,7 +68,7 @@ def _reports(grid: Grid, caps: Iterable[Checkable], checking: Checking, progress
     asked = [store for store in grid.stores if store.server.name not in checking.assume_lost]
     grid.connect(asked)
     silences = Silences(None if checking.max_time is None else time.monotonic() + checking.max_time)
-    survey = Survey(grid, asked, silences)
+    survey = Survey(grid, asked, silences, all_copies=checking.renew is not None)
     batches = _batches(iter(caps), _PROVED_TOGETHER if checking.verify else _COUNTED_TOGETHER)
     with ExitStack() as stack:
         prover: Prover | None = None
@@ -77,9 +80,12 @@ def _reports(grid: Grid, caps: Iterable[Checkable], checking: Checking, progress
                     prover = Prover(grid, stack.enter_context(Codec()), silences, sample, progress)
                 progress.start("verify", sum(sum(each.found.values()) for each in seen))
                 prover.prove(seen)
-            found = iter(seen)
+            renewed: Sequence[Renewed | None] = [None] * len(seen)
+            if checking.renew is not None:
+                renewed = renew_found(grid, seen, checking.renew, silences)
+            reports = iter([_report(*each, checking, len(asked)) for each in zip(seen, renewed, strict=True)])
             for cap in batch:
-                yield CheckReport(None) if isinstance(cap, LitCap) else _report(next(found), checking, len(asked))
+                yield CheckReport(None) if isinstance(cap, LitCap) else next(reports)
 
 
 def _batches(caps: Iterator[Checkable], size: int) -> Iterator[list[Checkable]]:
@@ -114,7 +120,7 @@ def _judge_sizes(objects: Iterable[Seen]) -> None:
                     seen.bad(name, shnum, f"its file has {size} bytes, a share of this file at least {least}")
 
 
-def _report(seen: Seen, checking: Checking, servers: int) -> CheckReport:
+def _report(seen: Seen, renewed: Renewed | None, checking: Checking, servers: int) -> CheckReport:
     shares: dict[int, list[str]] = {}
     for name, shnum in seen.found:
         shares.setdefault(shnum, []).append(name)
@@ -128,4 +134,6 @@ def _report(seen: Seen, checking: Checking, servers: int) -> CheckReport:
         proved=seen.looked if checking.verify else 0,
         to_prove=-(-seen.cap.size // seen.cap.k) * len(seen.found) if checking.verify else 0,
         flaw=seen.flaw,
+        leases=None if renewed is None else renewed.leases,
+        not_renewed=() if renewed is None else renewed.failures,
     )

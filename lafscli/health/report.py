@@ -54,7 +54,8 @@ class CheckReport:
 
     `shares`: good ones, by number, with the servers that hold them; `happy`: the happiness that is wanted of it.
     When the check was to verify, `proved` of `to_prove` bytes of the blocks of good shares were read. `flaw`: why the
-    file can't be rebuilt although its shares are what the uploader stored.
+    file can't be rebuilt although its shares are what the uploader stored. `leases`: what became of ours, when
+    they were to be renewed; `not_renewed`: server and reason of each that failed.
     """
 
     cap: ChkVerifyCap | None = field(repr=False)
@@ -67,6 +68,7 @@ class CheckReport:
     to_prove: int = 0
     flaw: str | None = None
     leases: Leases | None = None
+    not_renewed: tuple[Silence, ...] = ()
 
     @property
     def storage_index(self) -> bytes | None:

@@ -348,6 +348,9 @@ class ShareStore(Protocol):
     def renew(self, leases: Sequence[LeaseOf]) -> list[bool | LafsError]:
         """Set the later expiration in one's own record: True. False where no record is ours."""
 
+    def add_lease(self, items: Sequence[LeaseOf]) -> list[bool | LafsError]:
+        """A new lease record, under the guard: True. False where one of ours was there, and was renewed."""
+
     def inventory(self) -> Iterator[tuple[StorageIndex, int, int]]:
         """Every share: SI, number, size of its container."""
 

@@ -1,0 +1,84 @@
+"""Our leases on what is stored: renewed where there are some, added where there are none (spec 06 §3)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import islice
+
+from lafscli.errors import LafsError
+from lafscli.formats.caps import ChkVerifyCap
+from lafscli.health.report import Leases, Silence
+from lafscli.health.survey import Seen, Silences, Survey
+from lafscli.storage.grid import Grid
+from lafscli.storage.store import Lease, LeaseOf, ShareStore, StorageIndex
+
+_TOGETHER = 200
+_OWNER = 1
+"""Of a lease that is added by itself; an upload writes 0 (spec 06 §3)."""
+
+MakeLease = Callable[[StorageIndex, ShareStore], Lease]
+"""Our lease, from now on, on shares of an object at a server."""
+
+
+@dataclass(frozen=True, slots=True)
+class Renewed:
+    """What became of our leases on one object. `failures`: server and reason of each that failed."""
+
+    cap: ChkVerifyCap
+    leases: Leases
+    failures: tuple[Silence, ...]
+    unreachable: tuple[Silence, ...]
+
+
+def renew_many(grid: Grid, caps: Iterable[ChkVerifyCap], lease: MakeLease) -> Iterator[Renewed]:
+    """Renew the leases on all shares of these objects, wherever they lie; in the order of the caps."""
+    silences = Silences(None)
+    survey = Survey(grid, grid.stores, silences, all_copies=True)
+    left = iter(caps)
+    while batch := list(islice(left, _TOGETHER)):
+        yield from renew_found(grid, survey.finish(survey.begin(batch)), lease, silences)
+
+
+def renew_found(grid: Grid, objects: Sequence[Seen], lease: MakeLease, silences: Silences) -> list[Renewed]:
+    """The same for shares that a survey found: one call a server for all. Servers that are read-only are left out."""
+    stores = {store.server.name: store for store in grid.stores if store.server.writable}
+    items: dict[str, list[tuple[int, int]]] = {}
+    for index, seen in enumerate(objects):
+        for name, shnum in seen.found:
+            if name in stores:
+                items.setdefault(name, []).append((index, shnum))
+    asked = []
+    for name, places in items.items():
+        wanted = [(objects[index].cap.si, shnum) for index, shnum in places]
+        asked.append((name, places, grid.submit(stores[name], partial(_extend, wanted, lease))))
+    counts = [Leases() for _ in objects]
+    failures: list[list[Silence]] = [[] for _ in objects]
+    for name, places, future in asked:
+        answers = silences.result(name, future)
+        for position, (index, _) in enumerate(places):
+            answer = answers if isinstance(answers, LafsError) else answers[position]
+            if isinstance(answer, LafsError):
+                counts[index] += Leases(failed=1)
+                failures[index].append(Silence(name, answer.message))
+            else:
+                counts[index] += Leases(renewed=1) if answer else Leases(added=1)
+    return [
+        Renewed(seen.cap, count, tuple(failed), tuple(Silence(*item) for item in sorted(seen.silent.items())))
+        for seen, count, failed in zip(objects, counts, failures, strict=True)
+    ]
+
+
+def _extend(shares: Sequence[tuple[StorageIndex, int]], lease: MakeLease, store: ShareStore) -> list[bool | LafsError]:
+    """True for a lease that was there and is renewed, False for one that was added."""
+    leases: dict[StorageIndex, Lease] = {}
+    for si, _ in shares:
+        if si not in leases:
+            leases[si] = replace(lease(si, store), owner=_OWNER)
+    items = [LeaseOf(si, shnum, leases[si]) for si, shnum in shares]
+    answers = store.renew(items)
+    new = [position for position, answer in enumerate(answers) if answer is False]
+    for position, answer in zip(new, store.add_lease([items[position] for position in new]), strict=True):
+        answers[position] = answer if isinstance(answer, LafsError) else not answer
+    return answers
