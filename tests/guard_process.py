@@ -363,7 +363,7 @@ def _run(reach: Reach, change: str, si: bytes, stop_at: int, answer: int) -> Non
     try:
         files = SteppedFiles(reach.files(), step)
         try:
-            outcome["acknowledged"] = CHANGES[change](files, reach.locks(files), si, f"holder{os.getpid()}")
+            outcome["acknowledged"] = CHANGES[change](files, reach.locks(files), si, "holder")
         except LafsError as error:
             outcome["error"] = type(error).__name__
         files.close()

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from lafscli.errors import CorruptShare, FileError, FileMissing, GuardHeld, GuardLost, LafsError
@@ -40,6 +41,21 @@ def add_lease(files: Files, guard: FolderGuard, shnum: int, lease: Lease) -> boo
     CorruptShare where share, leases and file size don't fit together, IncompatibleShare for a mutable share,
     FileMissing where there is none, GuardLost.
     """
+    with _fenced(guard):
+        return _add_lease(files, guard, shnum, lease)
+
+
+@contextmanager
+def _fenced(guard: FolderGuard) -> Iterator[None]:
+    """What is refused because another one has the guard by now, is GuardLost."""
+    try:
+        yield
+    except FileError:
+        guard.check()
+        raise
+
+
+def _add_lease(files: Files, guard: FolderGuard, shnum: int, lease: Lease) -> bool:
     path = container.share_path(guard.si, shnum)
     found = _read_records(files, path)
     for index, record in enumerate(found.records):
@@ -141,21 +157,22 @@ def trash(files: Files, guard: FolderGuard, shnums: Sequence[int], date: str) ->
 
     False for a share that was renewed meanwhile, and is back in its place. A share that is not there is left out.
     """
-    before = _lease_areas(files, {shnum: container.share_path(guard.si, shnum) for shnum in shnums})
-    moved = guard.move_aside(sorted(before))
-    after = _lease_areas(files, {shnum: guard.aside(shnum) for shnum in moved})
-    gone: dict[int, bool] = {}
-    targets: dict[int, tuple[str, str]] = {}
-    for shnum in sorted(moved):
-        gone[shnum] = after.get(shnum) == before[shnum]
-        if gone[shnum]:
-            # The first name is taken when the same share was thrown away twice on one day.
-            target = f"trash/{date}/{b32encode(guard.si)}.{shnum}"
-            targets[shnum] = target, f"{target}.{guard.token}"
-        else:
-            targets[shnum] = container.share_path(guard.si, shnum), guard.quarantined(shnum)
-    guard.move_out(targets)
-    return gone
+    with _fenced(guard):
+        before = _lease_areas(files, {shnum: container.share_path(guard.si, shnum) for shnum in shnums})
+        moved = guard.move_aside(sorted(before))
+        after = _lease_areas(files, {shnum: guard.aside(shnum) for shnum in moved})
+        gone: dict[int, bool] = {}
+        targets: dict[int, tuple[str, str]] = {}
+        for shnum in sorted(moved):
+            gone[shnum] = after.get(shnum) == before[shnum]
+            if gone[shnum]:
+                # The first name is taken when the same share was thrown away twice on one day.
+                target = f"trash/{date}/{b32encode(guard.si)}.{shnum}"
+                targets[shnum] = target, f"{target}.{guard.token}"
+            else:
+                targets[shnum] = container.share_path(guard.si, shnum), guard.quarantined(shnum)
+        guard.move_out(targets)
+        return gone
 
 
 def _lease_areas(files: Files, paths: dict[int, str]) -> dict[int, bytes]:

@@ -62,6 +62,8 @@ class _Sight:
     names: tuple[tuple[str, int, int], ...]
     newest: int
     owners: tuple[tuple[str, Owner | None], ...]
+    empty: bool
+    """There are empty folders and nothing else."""
 
     @property
     def owner(self) -> Owner | None:
@@ -240,7 +242,7 @@ class Locks:
     # ---- watching
 
     def _look(self, si: StorageIndex) -> _Sight | None:
-        """The guard as it is now; None when there is none."""
+        """The guard as it is now; None when there is none, or it went while we looked."""
         guard = guard_folder(si)
         [top] = self._files.listing([guard])
         if isinstance(top, FileMissing) or top == []:
@@ -248,8 +250,12 @@ class Locks:
         if isinstance(top, FileError):
             raise top
         seen = [(entry.name, entry.stat.size, entry.stat.mtime) for entry in top]
+        empty = all(entry.stat.kind == "dir" for entry in top)
         holders = sorted(entry.name for entry in top if entry.stat.kind == "dir")[:_HOLDERS]
         for holder, entries in zip(holders, self._files.listing([f"{guard}/{name}" for name in holders]), strict=True):
+            if isinstance(entries, FileMissing):
+                return None
+            empty = empty and entries == []
             if not isinstance(entries, FileError):
                 seen += [(f"{holder}/{entry.name}", entry.stat.size, entry.stat.mtime) for entry in entries]
         texts = self._files.read([FileRange(f"{guard}/{name}/{OWNER}", 0, OWNER_SIZE) for name in holders]).finish()
@@ -257,10 +263,13 @@ class Locks:
             (holder, None if isinstance(text, FileError) else Owner.parse(bytes(text)))
             for holder, text in zip(holders, texts, strict=True)
         )
-        return _Sight(tuple(sorted(seen)), max(mtime for *_, mtime in seen), owners)
+        return _Sight(tuple(sorted(seen)), max(mtime for *_, mtime in seen), owners, empty)
 
     def _stale(self, si: StorageIndex, sight: _Sight, clock: int | None, asked: float) -> bool:
         """Whether the holder is dead (spec 10 §1.4). An error here costs the holder a retry, never data."""
+        if sight.empty:
+            # The owner stands in a guard before it is one, and is the last to go: this holder has let go.
+            return True
         owner = sight.owner
         if owner is not None and owner.lives_with(self._me) and not self._alive(owner.pid):
             return True
