@@ -529,6 +529,22 @@ def test_others_go_on_while_one_hangs(local: LocalGrid, cap: ChkVerifyCap, monke
     assert report.healthy
 
 
+def test_a_server_that_refuses_altogether_is_silent(local: LocalGrid, cap: ChkVerifyCap) -> None:
+    """It says nothing about its shares: they are not corrupt."""
+
+    def refuse(name: str) -> None:
+        if name == "read":
+            refused.append(name)
+            if len(refused) > 2:
+                raise FileError("permission denied")
+
+    refused: list[str] = []
+    local.dials[holder(local, 7)].before = refuse
+    report = look(local, cap, VERIFY)
+    assert (report.state, report.corrupt, report.good_shares) == ("unknown", (), 9)
+    assert [each.reason for each in report.unreachable] == ["permission denied"]
+
+
 def test_a_share_that_goes_away_is_missing(local: LocalGrid, cap: ChkVerifyCap) -> None:
     path = share_file(local, cap, 4)
     index = holder(local, 4)

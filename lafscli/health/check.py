@@ -78,7 +78,8 @@ def _reports(grid: Grid, caps: Iterable[Checkable], checking: Checking, progress
                 if prover is None:
                     sample = Sample(checking.sample, checking.random_bytes(16), alone=len(batch) == 1)
                     prover = Prover(grid, stack.enter_context(Codec()), silences, sample, progress)
-                progress.start("verify", sum(sum(each.found.values()) for each in seen))
+                    total = sum(sum(each.found.values()) for each in seen)
+                    progress.start("verify", total if len(batch) < _PROVED_TOGETHER and sample.whole else None)
                 prover.prove(seen)
             renewed: Sequence[Renewed | None] = [None] * len(seen)
             if checking.renew is not None:

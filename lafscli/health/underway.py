@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from math import ceil
 from typing import Literal, overload
@@ -30,6 +30,11 @@ class Sample:
         self._random = random.Random(seed)
         self._alone = alone
         self._carry = self._random.random()
+
+    @property
+    def whole(self) -> bool:
+        """Whether it is everything."""
+        return self._part is None
 
     def part(self, size: int) -> float:
         """The part of a file of that size, before its segment size is known."""
@@ -76,6 +81,30 @@ class _AllStripes(Sequence[tuple[int, int]]):
         if not 0 <= index < len(self):
             raise IndexError(index)
         return index * self._most, min((index + 1) * self._most, self._count)
+
+
+class Buffers:
+    """Fresh pages cost time, so buffers are used again; up to `limit` bytes of them wait for that."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._free: dict[int, list[memoryview]] = {}
+        self._bytes = 0
+
+    def take(self, size: int) -> memoryview:
+        free = self._free.get(size)
+        if not free:
+            return memoryview(bytearray(size))
+        self._bytes -= size
+        return free.pop()
+
+    def give(self, buffers: Iterable[memoryview]) -> None:
+        for buffer in buffers:
+            if self._bytes > self._limit:  # left over from files of other sizes
+                self._free.clear()
+                self._bytes = 0
+            self._free.setdefault(buffer.nbytes, []).append(buffer)
+            self._bytes += buffer.nbytes
 
 
 @dataclass(eq=False, slots=True)

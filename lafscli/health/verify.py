@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from functools import partial
 
-from lafscli.errors import CorruptShare, FileError, FileMissing, LafsError, NotRecoverable
+from lafscli.errors import CorruptShare, FileError, FileMissing, LafsError, NotRecoverable, ServerUnreachable
 from lafscli.health import proofs
 from lafscli.health.survey import Seen, Silences
-from lafscli.health.underway import JOINED, SPOILT, STRIPE, FileProof, Sample, ShareProof
+from lafscli.health.underway import JOINED, SPOILT, STRIPE, Buffers, FileProof, Sample, ShareProof
 from lafscli.immutable.fetch import SegmentFetch
 from lafscli.immutable.pipeline import Codec, Events
 from lafscli.storage.grid import Grid
@@ -49,8 +49,7 @@ class Prover:
         self._stores = {store.server.name: store for store in grid.stores}
         self._reads: dict[str, int] = dict.fromkeys(self._stores, 0)
         self._in_flight = 0
-        self._free: dict[int, list[memoryview]] = {}
-        self._free_bytes = 0
+        self._buffers = Buffers(_IN_FLIGHT)
 
     def prove(self, objects: Sequence[Seen]) -> None:
         """Take from `found` of each object what is no good, and say why; count the bytes of blocks that were read."""
@@ -103,11 +102,15 @@ class Prover:
     def _start(self, file: FileProof) -> None:
         file.since = time.monotonic()
         file.shares.sort(key=lambda share: share.shnum)
-        for share in file.shares[:1]:
+        for share in file.shares:
+            reason = self._silences.reason(share.server)
+            if reason is not None:
+                share.state = "lost"
+                file.seen.unknown(share.server, reason)
+                continue
             ranges = proofs.open_share(file.seen.cap, share.shnum, [], share.room)
             assert not isinstance(ranges, proofs.Opened)
-            for each in file.shares:
-                self._fetch(each, ranges)
+            self._fetch(share, ranges)
 
     def _fetch(self, share: ShareProof, ranges: proofs.Ranges) -> None:
         keep = share.room > _KEEP_OPEN
@@ -131,7 +134,8 @@ class Prover:
         error = done.exception()
         if error is None:
             return done.result()
-        self._failed(share, error)
+        # whatever the server said, it was not about this share
+        self._failed(share, ServerUnreachable(error.message) if isinstance(error, FileError) else error)
         return []
 
     def _opened(self, share: ShareProof, done: Future[proofs.Opened | proofs.Ranges]) -> None:
@@ -222,7 +226,7 @@ class Prover:
                 blocks = [reader.prefetched(number) or b"" for number in range(first, last)]
                 self._judged(share, index, blocks, None, size, share.small)
             else:
-                buffer = self._buffer(reader.sizes.block_size * (last - first))
+                buffer = self._buffers.take(reader.sizes.block_size * (last - first))
                 self._read(share, offset, size, buffer, partial(self._arrived, share, index, buffer, size))
         while share.next == len(file.stripes) and share.unused and self._reads[share.server] < _READS_A_SERVER:
             offset, size = share.unused.popleft()
@@ -276,11 +280,11 @@ class Prover:
     ) -> None:
         data = self._landed(share, size, done)
         if data is None:
-            self._recycle([buffer])
+            self._buffers.give([buffer])
         elif len(data) != size:
             self._in_flight -= size
             share.under_way -= 1
-            self._recycle([buffer])
+            self._buffers.give([buffer])
             self._failed(share, CorruptShare(f"the share ends within block {share.file.stripes[index][1] - 1}"))
         else:
             assert share.reader is not None
@@ -318,7 +322,7 @@ class Prover:
         share.wrong += len(wrong)
         file = share.file
         if share not in file.team or file.together[index] == SPOILT:
-            self._recycle([] if buffer is None else [buffer])
+            self._buffers.give([] if buffer is None else [buffer])
             return
         file.kept.setdefault(index, {})[share.shnum] = blocks
         file.buffers.setdefault(index, []).extend([] if buffer is None else [buffer])
@@ -340,7 +344,7 @@ class Prover:
 
     def _put_together(self, file: FileProof, buffers: list[memoryview], done: Future[None]) -> None:
         file.joining -= 1
-        self._recycle(buffers)
+        self._buffers.give(buffers)
         error = done.exception()
         if isinstance(error, CorruptShare):
             file.seen.flaw = file.seen.flaw or error.message
@@ -350,7 +354,7 @@ class Prover:
     def _spoil(self, file: FileProof, index: int) -> None:
         file.together[index] = SPOILT
         file.kept.pop(index, None)
-        self._recycle(file.buffers.pop(index, []))
+        self._buffers.give(file.buffers.pop(index, []))
 
     def _dissolve(self, file: FileProof) -> None:
         """One of the team failed: what is not together by now is put together at the end."""
@@ -375,23 +379,6 @@ class Prover:
                 file.seen.flaw = file.seen.flaw or error.message
             except LafsError:  # servers went silent: their shares are unknown, and that is told already
                 return
-
-    # ---- buffers: fresh pages cost time, so they are used again
-
-    def _buffer(self, size: int) -> memoryview:
-        free = self._free.get(size)
-        if not free:
-            return memoryview(bytearray(size))
-        self._free_bytes -= size
-        return free.pop()
-
-    def _recycle(self, buffers: Iterable[memoryview]) -> None:
-        for buffer in buffers:
-            if self._free_bytes > _IN_FLIGHT:  # left over from files of other sizes
-                self._free.clear()
-                self._free_bytes = 0
-            self._free.setdefault(buffer.nbytes, []).append(buffer)
-            self._free_bytes += buffer.nbytes
 
 
 def _rooms(items: Sequence[tuple[FileProof, int]], store: ShareStore) -> list[int | LafsError]:
