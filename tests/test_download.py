@@ -13,11 +13,13 @@ from hypothesis import strategies as st
 from lafscli.errors import CannotTell, NotRecoverable, Unreachable
 from lafscli.formats.caps import ChkCap
 from lafscli.immutable import fetch as fetch_module
-from lafscli.immutable.download import Downloaded, ciphertext, download
+from lafscli.immutable.download import Downloaded, download
+from lafscli.immutable.fetch import SegmentFetch
+from lafscli.immutable.pipeline import Codec
 from lafscli.immutable.upload import upload
 from lafscli.placement import Encoding
 from lafscli.primitives.ciphers import AesCtr
-from lafscli.storage.store import FileRange
+from lafscli.storage.store import FileRange, Progress
 from tests.grids import LocalGrid, content, writing
 
 SIZE = 700_000
@@ -227,8 +229,9 @@ def test_a_copy_of_a_share_on_another_server_serves_as_well(stored: tuple[LocalG
 
 def test_the_ciphertext_needs_no_key(stored: tuple[LocalGrid, ChkCap, bytes]) -> None:
     local, cap, data = stored
-    with local.grid() as grid:
-        pieces = [(offset, bytes(piece)) for offset, piece, _ in ciphertext(grid, cap.verify_cap())]
+    with local.grid() as grid, Codec() as codec:
+        fetch = SegmentFetch(grid, cap.verify_cap(), 0, cap.size, Progress(), None)
+        pieces = [(offset, bytes(piece)) for offset, piece in fetch.run(codec)]
     assert [offset for offset, _ in pieces] == list(range(0, SIZE, 131073))
     assert AesCtr(cap.key).update(b"".join(piece for _, piece in pieces)) == data
 

@@ -1,4 +1,4 @@
-"""Get a file from the grid: find shares, prove, decode, decrypt (spec 02 §7); also bare ciphertext for repair.
+"""Get a file from the grid: find shares, prove, decode, decrypt (spec 02 §7).
 
 What leaves here was proved against the cap. A share that lies is dropped and named; a server that is slow gets
 company: another share is asked for the same segments, and whichever comes first is used.
@@ -6,14 +6,14 @@ company: another share is asked for the same segments, and whichever comes first
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from lafscli.formats.caps import ChkCap, ChkVerifyCap, LitCap
-from lafscli.formats.chk import Sizes
-from lafscli.immutable.fetch import BadShare, SegmentFetch
+from lafscli.formats.caps import ChkCap, LitCap
+from lafscli.immutable.fetch import SegmentFetch
 from lafscli.immutable.pipeline import Codec
+from lafscli.immutable.underway import BadShare
 from lafscli.storage.grid import Grid
 from lafscli.storage.store import Buffer, Progress
 
@@ -80,14 +80,3 @@ def download(
             progress.advance(view.nbytes)
     first = min(offset, cap.size)
     return Downloaded(stop - first, start - first, fetch.corrupt, fetch.silent)
-
-
-def ciphertext(
-    grid: Grid, cap: ChkVerifyCap, *, progress: Progress | None = None
-) -> Iterator[tuple[int, Buffer, Sizes]]:
-    """The proved ciphertext of a file, segment by segment: (offset, bytes, sizes). Needs no key."""
-    fetch = SegmentFetch(grid, cap, 0, cap.size, progress or Progress(), None)
-    with Codec() as codec:
-        for position, data in fetch.run(codec):
-            assert fetch.sizes is not None
-            yield position, data, fetch.sizes

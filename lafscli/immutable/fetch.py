@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, field
 from functools import partial
-from typing import Literal
 
 from lafscli.errors import CannotTell, CorruptShare, FileMissing, LafsError, NotRecoverable, Unreachable
 from lafscli.formats.caps import ChkVerifyCap
 from lafscli.formats.chk import Sizes
 from lafscli.immutable.pipeline import Codec, Events, fetcher
+from lafscli.immutable.underway import BadShare, Decoded, Segment, Source
 from lafscli.primitives import erasure
 from lafscli.primitives.ciphers import AesCtr
 from lafscli.primitives.encoding import b32encode
@@ -32,57 +31,23 @@ _PRIMARY_WORTH = 4 << 20
 _TICK = 0.25
 
 
-@dataclass(frozen=True, slots=True)
-class BadShare:
-    """A share that was dropped, and why."""
-
-    server: str
-    shnum: int
-    reason: str
-
-
-@dataclass(eq=False, slots=True)
-class _Source:
-    """One share on one server. A slow one, or one that had a bad block, is used but no longer relied on."""
-
-    store: ShareStore
-    shnum: int
-    state: Literal["found", "opening", "ready", "gone"] = "found"
-    slow: bool = False
-    since: float = 0.0
-    reader: ShareReader | None = None
-
-
-@dataclass(eq=False, slots=True)
-class _Segment:
-    """One segment under way: requests that are out, blocks that came, the result once it is decoded."""
-
-    number: int
-    buffer: memoryview
-    asked: dict[_Source, float] = field(default_factory=dict)
-    tried: set[_Source] = field(default_factory=set)
-    blocks: dict[int, tuple[_Source, Buffer]] = field(default_factory=dict)
-    decoding: bool = False
-    result: Buffer | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class _Decoded:
-    """What a codec thread made of a segment: its bytes, or the shares whose blocks are wrong."""
-
-    data: Buffer
-    wrong: list[tuple[_Source, str]]
-
-
 class SegmentFetch:
     """The proved segments of one file that touch `start` to `stop`; decrypted if `key` is given.
 
     One thread (that of `run`) owns all state; servers and codec threads report through a queue. `corrupt` names the
-    shares that lied, `silent` the servers that failed, so far.
+    shares that lied, `silent` the servers that failed, so far. With `opened` (shares whose readers are open) no server
+    is asked for more.
     """
 
     def __init__(
-        self, grid: Grid, cap: ChkVerifyCap, start: int, stop: int, progress: Progress, key: bytes | None
+        self,
+        grid: Grid,
+        cap: ChkVerifyCap,
+        start: int,
+        stop: int,
+        progress: Progress,
+        key: bytes | None,
+        opened: Sequence[tuple[ShareStore, int, ShareReader]] = (),
     ) -> None:
         self.grid = grid
         self.cap = cap
@@ -90,14 +55,14 @@ class SegmentFetch:
         self.stop = stop
         self.progress = progress
         self.key = key
-        self.sizes: Sizes | None = None
+        self.sizes: Sizes | None = opened[0][2].sizes if opened else None
         self.corrupt: list[BadShare] = []
         self.silent: dict[str, str] = {}
-        self._reader: ShareReader | None = None
-        self._asked = False
+        self._reader: ShareReader | None = opened[0][2] if opened else None
+        self._asked = bool(opened)
         self._waiting: set[str] = set()
-        self._sources: list[_Source] = []
-        self._segments: dict[int, _Segment] = {}
+        self._sources = [Source(store, shnum, "ready", reader=reader) for store, shnum, reader in opened]
+        self._segments: dict[int, Segment] = {}
         self._spare_buffers: list[memoryview] = []
         self._events = Events()
         self._began = time.monotonic()
@@ -157,7 +122,7 @@ class SegmentFetch:
     def _advance(self, codec: Codec, number: int, stop: int) -> None:
         for wanted in range(number, stop):
             if wanted not in self._segments:
-                self._segments[wanted] = _Segment(wanted, self._new_buffer())
+                self._segments[wanted] = Segment(wanted, self._new_buffer())
         self._open_sources()
         for segment in list(self._segments.values()):
             self._request(segment)
@@ -200,7 +165,7 @@ class SegmentFetch:
         self._waiting.discard(store.server.name)
         error = done.exception()
         if error is None:
-            self._sources += [_Source(store, shnum) for shnum in sorted(done.result()) if shnum < self.cap.n]
+            self._sources += [Source(store, shnum) for shnum in sorted(done.result()) if shnum < self.cap.n]
             if self._enough_since is None and len({source.shnum for source in self._sources}) >= self.cap.k:
                 self._enough_since = time.monotonic()
         elif isinstance(error, LafsError):
@@ -250,7 +215,7 @@ class SegmentFetch:
             return Unreachable(f"no server could be reached ({reasons})", hint="lafs server status")
         return CannotTell(message, hint=f"servers {named} did not answer; try again later")
 
-    def _open(self, source: _Source) -> None:
+    def _open(self, source: Source) -> None:
         source.state = "opening"
         source.since = time.monotonic()
 
@@ -261,7 +226,7 @@ class SegmentFetch:
 
         self._events.report(self.grid.submit(source.store, prove), lambda done: self._opened(source, done))
 
-    def _opened(self, source: _Source, done: Future[ShareReader]) -> None:
+    def _opened(self, source: Source, done: Future[ShareReader]) -> None:
         error = done.exception()
         if error is not None:
             self._drop(source, error)
@@ -272,7 +237,7 @@ class SegmentFetch:
             self._reader = source.reader
             self.sizes = source.reader.sizes
 
-    def _drop(self, source: _Source, error: BaseException) -> None:
+    def _drop(self, source: Source, error: BaseException) -> None:
         """This share is of no use: say why, once."""
         if source.state == "gone":
             return
@@ -287,7 +252,7 @@ class SegmentFetch:
                 self.progress.warn(f"server {name}: {error.message}")
             self.silent[name] = error.message
 
-    def _name_corrupt(self, source: _Source, reason: str) -> None:
+    def _name_corrupt(self, source: Source, reason: str) -> None:
         name = source.store.server.name
         if not any((bad.server, bad.shnum) == (name, source.shnum) for bad in self.corrupt):
             self.corrupt.append(BadShare(name, source.shnum, reason))
@@ -295,7 +260,7 @@ class SegmentFetch:
 
     # ---- segments
 
-    def _request(self, segment: _Segment) -> None:
+    def _request(self, segment: Segment) -> None:
         """Ask for as many blocks as are missing: first of shares that can be relied on, then of the slow ones."""
         if segment.result is not None or segment.decoding:
             return
@@ -313,7 +278,7 @@ class SegmentFetch:
         if len(left) < self.cap.k and not self._waiting:
             raise self._too_few(len(left))
 
-    def _request_block(self, segment: _Segment, source: _Source) -> None:
+    def _request_block(self, segment: Segment, source: Source) -> None:
         assert source.reader is not None
         alone = all(other.shnum != source.shnum for other in segment.tried)
         segment.tried.add(source)
@@ -331,7 +296,7 @@ class SegmentFetch:
             self.grid.read(source.store, [wanted]), lambda done: self._arrived(segment, source, length, done)
         )
 
-    def _arrived(self, segment: _Segment, source: _Source, length: int, done: Future[list[Buffer | LafsError]]) -> None:
+    def _arrived(self, segment: Segment, source: Source, length: int, done: Future[list[Buffer | LafsError]]) -> None:
         took = time.monotonic() - segment.asked.pop(source)
         self._usual_seconds = took if not self._usual_seconds else 0.8 * self._usual_seconds + 0.2 * took
         error = done.exception()
@@ -347,7 +312,7 @@ class SegmentFetch:
             segment.blocks.setdefault(source.shnum, (source, block))
             self.progress.server(source.store.server.name, length)
 
-    def _decode(self, codec: Codec, segment: _Segment) -> None:
+    def _decode(self, codec: Codec, segment: Segment) -> None:
         if segment.decoding or segment.result is not None or len(segment.blocks) < self.cap.k:
             return
         segment.decoding = True
@@ -357,13 +322,11 @@ class SegmentFetch:
         decoding = codec.submit(lambda: self._decoded(segment, chosen, into))
         self._events.report(decoding, lambda done: self._finished(segment, done))
 
-    def _decoded(
-        self, segment: _Segment, chosen: dict[int, tuple[_Source, Buffer]], into: memoryview | None
-    ) -> _Decoded:
+    def _decoded(self, segment: Segment, chosen: dict[int, tuple[Source, Buffer]], into: memoryview | None) -> Decoded:
         """In a codec thread: prove the blocks, decode, prove the segment, decrypt."""
         assert self.sizes is not None
         assert self._reader is not None
-        wrong: list[tuple[_Source, str]] = []
+        wrong: list[tuple[Source, str]] = []
         for source, block in chosen.values():
             assert source.reader is not None
             try:
@@ -371,16 +334,16 @@ class SegmentFetch:
             except CorruptShare as error:
                 wrong.append((source, error.message))
         if wrong:
-            return _Decoded(b"", wrong)
+            return Decoded(b"", wrong)
         length = self.sizes.segment_length(segment.number)
         blocks = {shnum: block for shnum, (_, block) in chosen.items()}
         data = erasure.decode(self.cap.k, self.cap.n, blocks, length, into=into)
         check_segment(self._reader.segment_hash(segment.number), data)
         if self.key is not None:
             data = AesCtr(self.key, segment.number * self.sizes.segment_size).update(data)
-        return _Decoded(data, [])
+        return Decoded(data, [])
 
-    def _finished(self, segment: _Segment, done: Future[_Decoded]) -> None:
+    def _finished(self, segment: Segment, done: Future[Decoded]) -> None:
         segment.decoding = False
         error = done.exception()
         if isinstance(error, CorruptShare):
@@ -406,7 +369,7 @@ class SegmentFetch:
             return self._spare_buffers.pop()
         return memoryview(bytearray(self.sizes.segment_size))
 
-    def _recycle(self, segment: _Segment) -> None:
+    def _recycle(self, segment: Segment) -> None:
         """A buffer that a late answer may still be written into is not used again, nor one that was handed out."""
         if self.key is not None and not segment.asked:
             self._spare_buffers.append(segment.buffer)

@@ -6,7 +6,7 @@ zfec works through its pieces in strides that stay in the cache; cutting them sm
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from functools import lru_cache
 from typing import Any
 
@@ -51,6 +51,18 @@ def encode(k: int, n: int, segment: Buffer) -> list[Buffer]:
     if k == n:
         return pieces
     return [*pieces, *_encoder(k, n).encode(tuple(pieces), tuple(range(k, n)))]
+
+
+def encode_some(k: int, n: int, segment: Buffer, numbers: Collection[int]) -> dict[int, Buffer]:
+    """The same for some of the n blocks: those of the numbers that are asked for."""
+    if k == 1:
+        return dict.fromkeys(numbers, segment)
+    pieces = _pieces(k, memoryview(segment))
+    blocks = {number: pieces[number] for number in numbers if number < k}
+    coded = tuple(number for number in numbers if number >= k)
+    if coded:
+        blocks |= zip(coded, _encoder(k, n).encode(tuple(pieces), coded), strict=True)
+    return blocks
 
 
 def _pieces(k: int, segment: memoryview) -> list[Buffer]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from lafscli.formats.chk import Layout, Sizes, Ueb, chain_order, serialise_chain, share_size
+from lafscli.formats.chk import Layout, Sizes, Ueb, chain_order, serialise_chain
 from lafscli.primitives.encoding import Buffer, netstring
 from lafscli.primitives.erasure import encode
 from lafscli.primitives.hashes import (
@@ -63,8 +63,8 @@ class Trailer:
     ueb: bytes = field(repr=False)
     layout: Layout
     crypttext_tree: bytes = field(repr=False)
-    block_trees: Sequence[bytes] = field(repr=False)
-    share_nodes: list[bytes] = field(repr=False)
+    block_trees: Sequence[bytes] | Mapping[int, bytes] = field(repr=False)
+    share_nodes: list[bytes] | Mapping[int, bytes] = field(repr=False)
 
     @property
     def header(self) -> bytes:
@@ -72,7 +72,7 @@ class Trailer:
 
     @property
     def share_size(self) -> int:
-        return share_size(self.sizes, self.layout.version)
+        return self.layout.uri_extension + self.layout.length_size + len(self.ueb)
 
     def tail(self, shnum: int) -> bytes:
         """All that follows the blocks of a share."""

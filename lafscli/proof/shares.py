@@ -6,7 +6,7 @@ after the UEB that gives their length is proven, piece by piece, and no further 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from lafscli.errors import CorruptShare
@@ -33,13 +33,17 @@ class ShareReader:
     """One share of an immutable file. What it has after `open` is proven against the cap.
 
     `proof_digest` equals that of the `Trailer` of the upload that made the share; `share_size` is the length of the
-    share as its header has it.
+    share as its header has it, `version` the header's. `share_nodes` are nodes of the share hash tree by number,
+    `segment_hashes` those of all segments, joined.
     """
 
     sizes: Sizes
     ueb: bytes
     proof_digest: bytes
     share_size: int
+    version: int
+    share_nodes: Mapping[int, bytes]
+    segment_hashes: bytes
 
     def __init__(self, cap: ChkVerifyCap, shnum: int) -> None:
         self._cap = cap
@@ -66,11 +70,14 @@ class ShareReader:
         tree, count = sizes.tree_size, sizes.num_segments
         parts.want_pieces(layout.crypttext_hash_tree, 2 * tree, "hash trees")
         crypttext_tree = parts.need(layout.crypttext_hash_tree, tree, "crypttext hash tree")
-        self._segment_hashes = verify_full(crypttext_tree, count, ueb.crypttext_root_hash, "crypttext hash tree")
+        self.segment_hashes = verify_full(crypttext_tree, count, ueb.crypttext_root_hash, "crypttext hash tree")
         block_tree = parts.need(layout.block_hashes, tree, "block hashes")
         self._block_hashes = verify_full(block_tree, count, block_root, "block hashes")
+        self.version = layout.version
         self.share_size = layout.uri_extension + layout.length_size + len(self.ueb)
-        self.proof_digest = proof_digest(self._shnum, cap.n, self.ueb, self._chain, block_root, ueb.crypttext_root_hash)
+        self.proof_digest = proof_digest(
+            self._shnum, cap.n, self.ueb, self.share_nodes, block_root, ueb.crypttext_root_hash
+        )
         parts.keep_small(layout.data, sizes.share_data)
 
     def _check_bounds(self, layout: Layout) -> None:
@@ -104,8 +111,8 @@ class ShareReader:
             tree.add(nodes)
         except CorruptShare as error:
             raise CorruptShare(f"share hashes: {error.message}") from error
-        self._chain = {number: tree.node(number) for _, number in chain_order(self._shnum, n)}
-        return self._chain[leaf]
+        self.share_nodes = {number: tree.node(number) for _, number in chain_order(self._shnum, n)}
+        return self.share_nodes[leaf]
 
     def block_range(self, segment: int) -> tuple[int, int]:
         """Offset and length of a block in the share."""
@@ -124,7 +131,7 @@ class ShareReader:
 
     def segment_hash(self, segment: int) -> bytes:
         """For `check_segment`."""
-        return self._segment_hashes[HASH_SIZE * segment : HASH_SIZE * (segment + 1)]
+        return self.segment_hashes[HASH_SIZE * segment : HASH_SIZE * (segment + 1)]
 
 
 def check_segment(segment_hash: bytes, ciphertext: Buffer) -> None:
