@@ -20,6 +20,8 @@ from tests.sshd import SshServers
 
 CHECKOUT = Path(__file__).parent.parent.parent
 SERVERS = 10
+_PLAIN_PYTHON = getattr(sys, "_base_executable", "") or sys.executable
+"""Outside of the virtual environment: an editable install there would slow the start of every process."""
 _SESSIONS_END = 10.0
 _FOLDERS = ("shares", "staging", "trash", "quarantine", "locks", "bench")
 
@@ -35,6 +37,7 @@ class Field:
     servers: SshServers
     config: Path = field(init=False)
     _name: int = 0
+    _orphaned: float = 0.0
 
     def __post_init__(self) -> None:
         self.config = self.folder / "ssh_config"
@@ -65,12 +68,13 @@ class Field:
     def settle(self) -> float:
         """End shared connections and wait until the servers have ended their sessions: CPU seconds of the servers."""
         listeners = [self._listener(i) for i in range(SERVERS)]
-        processes.end_adopted(listeners, "ssh")
+        self._orphaned += processes.end_adopted(listeners)
         until = time.monotonic() + _SESSIONS_END
         for pid in listeners:
             while processes.children(pid) and time.monotonic() < until:
                 time.sleep(0.002)
-        return sum(processes.cpu_with_children(pid) for pid in listeners)
+        self._orphaned += processes.end_adopted(listeners)
+        return self._orphaned + sum(processes.cpu_with_children(pid) for pid in listeners)
 
     def _listener(self, i: int) -> int:
         return int((self.servers.folder / f"pid{i}").read_text())
@@ -86,12 +90,12 @@ class Field:
             "HOME": str(self.folder),
             "LAFS_HOME": str(self.folder / "home"),
             "XDG_RUNTIME_DIR": str(self.folder / "run"),
-            "PYTHONPATH": str(CHECKOUT),
+            "PYTHONPATH": os.pathsep.join([str(CHECKOUT), *(path for path in sys.path if "site-packages" in path)]),
         }
 
     def python(self, *words: str | Path, connected: bool = False) -> Cost:
         """Run `python …` with that environment; `connected` leaves the connections of earlier runs in place."""
-        command = [sys.executable, *words]
+        command = [_PLAIN_PYTHON, *words]
         settle = None if connected else self.settle
         return processes.run([command], environment=self.environment, folder=self.folder, log=self.log, settle=settle)
 

@@ -14,19 +14,27 @@ from pathlib import Path
 from typing import Any
 
 _PR_SET_CHILD_SUBREAPER = 36
+_CLIENT, _SERVERS = "ssh", ("sshd", "sshd-session", "sftp-server")
 _TICK = os.sysconf("SC_CLK_TCK")
 
 
 @dataclass(frozen=True, slots=True)
 class Cost:
     """What a run cost. `cpu`: seconds of user and system time of the processes that were started, with their
-    children; `others`: CPU seconds that anybody else used meanwhile, per second (NaN where that can't be known)."""
+    children; `servers`: those of the servers; `others`: CPU seconds that anybody else used meanwhile, per second (NaN
+    where that can't be known)."""
 
     wall: float
     cpu: float
+    servers: float
     peak: int
     others: float
     output: str = ""
+
+    def document(self) -> dict[str, float]:
+        """For the JSON file."""
+        seconds = {"wall": self.wall, "cpu": self.cpu, "servers": self.servers, "others": self.others}
+        return {name: round(value, 3) for name, value in seconds.items()} | {"peak": self.peak}
 
 
 def adopt_orphans() -> None:
@@ -83,30 +91,43 @@ def run(
     if failed:
         raise RuntimeError(f"{' '.join(map(str, commands[0]))} failed:\n{errors.read_text(errors='replace')[-4000:]}")
     others = max(0.0, after - before - cpu - servers) / wall
-    return Cost(wall, cpu, peak, others, outputs.read_text(errors="replace"))
+    return Cost(wall, cpu, servers, peak, others, outputs.read_text(errors="replace"))
 
 
-def end_adopted(keep: Sequence[int], name: str) -> None:
-    """End the processes of that name that were left to us, other than `keep`; they are counted by the next reaping."""
+def end_adopted(keep: Sequence[int]) -> float:
+    """End the ssh processes that were left to us, and wait for the servers' processes that were, but for `keep`.
+
+    CPU seconds of the servers; those of ssh are counted by the run that left it.
+    """
+    servers = 0.0
     for pid in children(os.getpid()):
-        if pid in keep:
+        name = _name(pid)
+        if pid in keep or name not in (_CLIENT, *_SERVERS):
             continue
         with suppress(OSError):
-            if Path(f"/proc/{pid}/comm").read_text().strip() == name:
+            if name == _CLIENT:
                 os.kill(pid, signal.SIGTERM)
-                _ended.append(_wait(pid))
+            _, _, usage = os.wait4(pid, 0)
+            cpu = usage.ru_utime + usage.ru_stime
+            if name == _CLIENT:
+                _ended.append(cpu)
+            else:
+                servers += cpu
+    return servers
+
+
+def _name(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().partition("(")[2].rpartition(")")[0]
+    except OSError:
+        return ""
 
 
 _ended: list[float] = []
 
 
-def _wait(pid: int) -> float:
-    _, _, usage = os.wait4(pid, 0)
-    return usage.ru_utime + usage.ru_stime
-
-
 def _reap_adopted() -> float:
-    """CPU seconds of the processes that `end_adopted` ended since the last call."""
+    """CPU seconds of the client's processes that `end_adopted` ended since the last call."""
     total = sum(_ended)
     _ended.clear()
     return total

@@ -25,6 +25,8 @@ class Row:
     at_least: bool = False
     note: str = ""
     runs: Sequence[float] = field(default=())
+    costs: Sequence[dict[str, Any]] = field(default=())
+    """Of every run that counted, and of what it is compared with."""
 
     @property
     def ratio(self) -> float | None:
@@ -52,6 +54,7 @@ class Row:
             "verdict": self.verdict,
             "note": self.note,
             "runs": [round(run, 4) for run in self.runs],
+            "costs": list(self.costs),
         }
 
 

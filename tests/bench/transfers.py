@@ -56,15 +56,28 @@ def in_turns(runs: Sequence[tuple[str, Callable[[], Cost]]], wanted: int, patien
 def _row(series: Series, wanted: int, label: str, name: str, base: str, target: float, aim: float | None) -> Row:
     counted = series.quiet(wanted)
     figures = [each[name].wall for each in counted]
-    cpu = statistics.median(each[name].cpu for each in counted)
-    base_cpu = statistics.median(each[base].cpu for each in counted)
+    client, all_ = ([_median(counted, who, part) for who in (name, base)] for part in (_client, _everyone))
     peak = max(each[name].peak for each in counted) / (1 << 20)
-    note = f"client CPU {cpu:.2f} s (sftp {base_cpu:.2f}), peak RSS {peak:.0f} MiB"
+    note = f"CPU of the client {client[0]:.2f} s (sftp {client[1]:.2f}), with the servers {all_[0]:.2f} ({all_[1]:.2f})"
+    note += f", peak RSS {peak:.0f} MiB"
     noise = series.noise(wanted)
     if noise > _NOISE:
         note += f"; noisy: others used {noise:.1f} CPUs"
+    costs = [{"lafs": each[name].document(), "sftp": each[base].document()} for each in counted]
     baseline = statistics.median(each[base].wall for each in counted)
-    return median_row(label, figures, "s", baseline=baseline, target=target, aim=aim, note=note)
+    return median_row(label, figures, "s", baseline=baseline, target=target, aim=aim, note=note, costs=costs)
+
+
+def _client(cost: Cost) -> float:
+    return cost.cpu
+
+
+def _everyone(cost: Cost) -> float:
+    return cost.cpu + cost.servers
+
+
+def _median(counted: Sequence[dict[str, Cost]], name: str, part: Callable[[Cost], float]) -> float:
+    return statistics.median(part(each[name]) for each in counted)
 
 
 class Transfers:
