@@ -8,15 +8,16 @@ from pathlib import Path
 
 import pytest
 
-from lafscli.errors import FileError, GuardHeld, GuardLost, LafsError, NotSupported
+from lafscli.errors import FileError, FileMissing, GuardHeld, GuardLost, IncompatibleShare, LafsError, NotSupported
 from lafscli.formats.container import share_path
 from lafscli.primitives.encoding import b32encode
 from lafscli.storage import leases
+from lafscli.storage.folder import FolderStore
 from lafscli.storage.local import LocalFiles
 from lafscli.storage.locks import Locks
 from lafscli.storage.moves import broken_folder, guard_folder
 from lafscli.storage.owner import Owner, this_process
-from lafscli.storage.store import Files, Lease, Server
+from lafscli.storage.store import Files, Lease, LeaseOf, Server, ShareRange
 from tests.guard_process import (
     ALL,
     DAY,
@@ -194,7 +195,7 @@ def test_a_dead_process_of_this_machine_is_broken_at_once(reach: Reach, files: F
 
 
 def test_stale_by_the_server_s_clock(reach: Reach, files: Files) -> None:
-    foreign(reach, age=20)
+    foreign(reach, age=15)
     with pytest.raises(GuardHeld):
         reach.locks(files).take(SI)
     foreign(reach, age=25, si=bytes(16))
@@ -571,3 +572,49 @@ def test_trash_gives_back_what_was_renewed_meanwhile(reach: Reach, slot: bool) -
     assert b"\x77\0\0\0" in path.read_bytes()
     assert left(reach) == []
     assert not list(reach.path(f"trash/{DAY}").iterdir()) if reach.path(f"trash/{DAY}").exists() else True
+
+
+def test_a_store_adds_leases(reach: Reach, files: Files) -> None:
+    """Each item in its place; one guard for all shares of a storage index."""
+    server = Server("blue", bytes(20), b"", features=frozenset(reach.features))
+    store = FolderStore(server, files, random_bytes=os.urandom)
+    other = bytes(16)
+    paths = [put(reach, stored(share(), "a")), put(reach, stored(share(), "a"), other), put(reach, MAGIC, shnum=7)]
+    items = [(SI, 0, "b"), (other, 0, "b"), (SI, 9, "b"), (SI, 7, "b"), (SI, 0, "a")]
+    wanted = [LeaseOf(si, shnum, lease_of(who)) for si, shnum, who in items]
+    with reach.locks(reach.files()).take(other):
+        added, held, missing, slot, renewed = store.add_lease(wanted, patience=0)
+    assert (added, renewed) == (True, False)
+    assert [type(error) for error in (held, missing, slot)] == [GuardHeld, FileMissing, IncompatibleShare]
+    assert paths[0].read_bytes() == stored(share(), "a", "b")
+    assert paths[1].read_bytes() == stored(share(), "a")
+    assert store.add_lease([wanted[1]]) == [True]
+    assert store.renew([wanted[1]]) == [True]
+    assert left(reach) == []
+
+
+def test_a_store_throws_away_and_guards(reach: Reach, files: Files) -> None:
+    server = Server("blue", bytes(20), b"", features=frozenset(reach.features))
+    store = FolderStore(server, files, random_bytes=os.urandom, lock_seconds=7)
+    put(reach, stored(share()))
+    with store.guard(SI) as guard:
+        owner = Owner.parse(reach.path(f"{guard.folder}/owner").read_bytes())
+        assert owner is not None
+        assert owner.seconds == 7
+        with pytest.raises(GuardHeld):
+            store.trash(SI, [SHNUM], DAY, patience=0)
+    assert store.trash(SI, [SHNUM], DAY) == {SHNUM: True}
+    assert store.shares([SI]) == [frozenset()]
+
+
+def test_a_replaced_share_is_read_anew(reach: Reach, files: Files) -> None:
+    """A file that reading keeps open is let go when its share is replaced."""
+    server = Server("blue", bytes(20), b"", features=frozenset(reach.features))
+    store = FolderStore(server, files, random_bytes=os.urandom)
+    put(reach, stored(b"bad" * 100))
+    wanted = [ShareRange(SI, SHNUM, 0, 3, keep=True)]
+    assert store.read(wanted).finish() == [b"bad"]
+    with store.guard(SI) as guard:
+        guard.stage([(SHNUM, [stored(b"good" * 100)])])
+        guard.commit([SHNUM], quarantine=True)
+    assert store.read(wanted).finish() == [b"goo"]

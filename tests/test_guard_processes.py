@@ -160,7 +160,7 @@ def test_a_holder_stopped_anywhere_and_broken_changes_nothing(reach: Reach, name
     case.clean()
 
 
-@pytest.mark.parametrize("reach", servers(*QUICK), indirect=True)
+@pytest.mark.parametrize("reach", servers("sftp-v3"), indirect=True)
 @pytest.mark.parametrize("name", list(CHANGES))
 def test_a_holder_killed_anywhere_leaves_nothing_that_needs_a_hand(reach: Reach, name: str) -> None:
     """The next one goes on at once, with what was there before or what the dead one made."""

@@ -96,7 +96,7 @@ class LocalFiles:
                     path = op.old if isinstance(op, Rename | Replace | Link) else op.path
                     answers.append(self._refused(error, path))
                 else:
-                    if self._sync_folders and isinstance(op, Rename | Replace):
+                    if self._sync_folders and isinstance(op, Rename | Replace | Link):
                         moved |= {str(PurePosixPath(path).parent) for path in (op.old, op.new)}
             for folder in moved:
                 # The folder may be gone again; what was moved out of it is then in another one of these.

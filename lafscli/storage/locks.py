@@ -94,7 +94,7 @@ class Locks:
         self._random_bytes = random_bytes
         self._sync = sync
         self._lock_seconds = max(1.0, lock_seconds)
-        self._me = me or this_process(self._lock_seconds)
+        self._given = me
         self._alive = alive
         self._monotonic = monotonic
         self._sleep = sleep
@@ -170,6 +170,11 @@ class Locks:
                 server=self._server.name,
                 hint=None if not self._server.writable else "remove and add the server to have it tried again",
             )
+
+    @property
+    def _me(self) -> Owner:
+        """Asked each time: a process that went to the background has another pid."""
+        return self._given or this_process(self._lock_seconds)
 
     def _token(self) -> str:
         return b32encode(self._random_bytes(_TOKEN_SIZE))
