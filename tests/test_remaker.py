@@ -12,7 +12,7 @@ from lafscli.errors import CorruptShare
 from lafscli.formats.caps import ChkVerifyCap
 from lafscli.primitives.encoding import Buffer
 from lafscli.proof.encoder import Encoder, Trailer, encode_segment
-from lafscli.proof.remaker import Remaker
+from lafscli.proof.remaker import Kin, Remaker
 from lafscli.proof.shares import ShareReader
 
 
@@ -40,8 +40,9 @@ def opened(cap: ChkVerifyCap, shnum: int, share: bytes) -> ShareReader:
 def remade(
     cap: ChkVerifyCap, left: dict[int, bytes], wanted: set[int], content: bytes
 ) -> tuple[dict[int, bytes], Trailer]:
-    remaker = Remaker(cap, [opened(cap, shnum, share) for shnum, share in left.items()], wanted)
-    size = opened(cap, *next(iter(left.items()))).sizes.segment_size
+    kin = Kin.of([opened(cap, shnum, share) for shnum, share in left.items()])
+    remaker = Remaker(cap, kin, wanted)
+    size = kin.sizes.segment_size
     parts: dict[int, list[Buffer]] = {shnum: [remaker.header] for shnum in wanted}
     for start in range(0, len(content), size):
         segment = remaker.encode(content[start : start + size])

@@ -7,12 +7,12 @@ shares) is taken from shares of the file that are proven, so the cost is that of
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Self
 
 from lafscli.errors import CorruptShare
-from lafscli.formats.chk import Layout, Ueb
+from lafscli.formats.chk import Layout, Sizes, Ueb
 from lafscli.primitives.encoding import Buffer
 from lafscli.primitives.erasure import encode_some
 from lafscli.primitives.hashes import block_hash, merkle_filler, merkle_node, uri_extension_hash
@@ -33,22 +33,38 @@ class RemadeSegment:
     length: int
 
 
+@dataclass(frozen=True, slots=True)
+class Kin:
+    """What proven shares of a file tell of all others: `nodes` of the share hash tree by number, and all else that is
+    the same in each. `version` is that of most of them."""
+
+    sizes: Sizes
+    ueb: bytes = field(repr=False)
+    version: int
+    segment_hashes: bytes = field(repr=False)
+    nodes: Mapping[int, bytes] = field(repr=False)
+
+    @classmethod
+    def of(cls, readers: Sequence[ShareReader]) -> Self:
+        """From shares that are open, at least one."""
+        nodes = {number: value for reader in readers for number, value in reader.share_nodes.items()}
+        version = Counter(reader.version for reader in readers).most_common(1)[0][0]
+        first = readers[0]
+        return cls(first.sizes, first.ueb, version, first.segment_hashes, nodes)
+
+
 class Remaker:
-    """Makes the shares `wanted` again. `proven` are readers of other shares of the file, at least one.
+    """Makes the shares `wanted` again.
 
     `encode` may run in several threads; `add` takes what it made, in order; `finish` proves the whole.
     """
 
-    def __init__(self, cap: ChkVerifyCap, proven: Sequence[ShareReader], wanted: Collection[int]) -> None:
-        first = proven[0]
+    def __init__(self, cap: ChkVerifyCap, kin: Kin, wanted: Collection[int]) -> None:
         self._k, self._n = cap.k, cap.n
-        self._ueb = first.ueb
-        self._root = Ueb.parse(first.ueb, cap.k, cap.n, cap.size).share_root_hash
-        self._segment_hashes = first.segment_hashes
-        self._sizes = first.sizes
-        version = Counter(reader.version for reader in proven).most_common(1)[0][0]
-        self._layout = Layout.build(first.sizes, version)
-        self._nodes = {number: value for reader in proven for number, value in reader.share_nodes.items()}
+        self._kin = kin
+        self._root = Ueb.parse(kin.ueb, cap.k, cap.n, cap.size).share_root_hash
+        self._layout = Layout.build(kin.sizes, kin.version)
+        self._nodes = dict(kin.nodes)
         self._wanted = frozenset(wanted)
         self._block_hashes = {shnum: bytearray() for shnum in sorted(self._wanted | self._companions())}
 
@@ -59,7 +75,7 @@ class Remaker:
 
     @property
     def share_size(self) -> int:
-        return self._layout.uri_extension + self._layout.length_size + len(self._ueb)
+        return self._layout.uri_extension + self._layout.length_size + len(self._kin.ueb)
 
     def encode(self, ciphertext: Buffer) -> RemadeSegment:
         """Code and hash the wanted blocks of a segment. Almost all of it runs without the interpreter's lock."""
@@ -82,9 +98,10 @@ class Remaker:
                 raise CorruptShare(f"share {shnum} made again is not the one that was stored")
         for shnum in self._wanted:
             self._prove(shnum)
-        crypttext_tree = build_serialised(self._segment_hashes)
-        ueb_hash = uri_extension_hash(self._ueb)
-        return Trailer(self._sizes, ueb_hash, self._ueb, self._layout, crypttext_tree, trees, self._nodes)
+        kin = self._kin
+        crypttext_tree = build_serialised(kin.segment_hashes)
+        ueb_hash = uri_extension_hash(kin.ueb)
+        return Trailer(kin.sizes, ueb_hash, kin.ueb, self._layout, crypttext_tree, trees, self._nodes)
 
     def _prove(self, shnum: int) -> None:
         """Climb from the share's leaf to the root."""

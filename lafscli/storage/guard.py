@@ -221,6 +221,12 @@ class FolderGuard:
         self._aside -= {shnum for shnum, index in buried.items() if answers[index] is None} if quarantine else done
         self._insist([answers[index] for index in places.values()])
 
+    def bury(self, shnums: Sequence[int]) -> None:
+        """Move shares that stand in place and are known to be bad to `quarantine/`."""
+        moved = self.move_aside(shnums)
+        targets = {shnum: self.quarantined(shnum) for shnum in sorted(moved)}
+        self.move_out({shnum: (target, f"{target}.again") for shnum, target in targets.items()})
+
     def quarantined(self, shnum: int) -> str:
         """Where a bad share goes: the day is the server's, the token ours, so that the name is free."""
         day = time.strftime("%Y-%m-%d", time.gmtime(self.server_time))

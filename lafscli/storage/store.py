@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from types import TracebackType
+from typing import Protocol, Self
 
 from lafscli.errors import FileError, LafsError
 
@@ -308,6 +309,32 @@ class ShareWriter(Protocol):
         """Remove what was staged; never raises."""
 
 
+class Guard(Protocol):
+    """The only way to change a share that exists (spec 10 §1, §3); a context manager, released at its end.
+
+    What was read of a share before the guard was taken must be read again under it. Every method raises GuardLost
+    once another one may have the guard; nothing is changed then.
+    """
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+
+    def keep(self) -> None:
+        """Show that the holder lives, if it is time to: to be called while something else is done under the guard."""
+
+    def adopt(self, shnum: int, path: str) -> None:
+        """Take a container that lies complete and durable elsewhere on the server, to be committed as this share."""
+
+    def commit(self, shnums: Sequence[int], *, quarantine: bool) -> None:
+        """Put what was staged in place; with `quarantine`, what lies there is bad and is kept in `quarantine/`."""
+
+    def bury(self, shnums: Sequence[int]) -> None:
+        """Move shares that are bad to `quarantine/`; nothing comes in their place."""
+
+
 class ShareStore(Protocol):
     """All that a server is to us; `tests/store_contract.py` is this contract, run."""
 
@@ -351,8 +378,12 @@ class ShareStore(Protocol):
     def add_lease(self, items: Sequence[LeaseOf]) -> list[bool | LafsError]:
         """A new lease record, under the guard: True. False where one of ours was there, and was renewed."""
 
+    def guard(self, si: StorageIndex, *, patience: float = 0.0) -> Guard:
+        """Take the guard on an object; where another one has it, try for so many seconds, then GuardHeld.
+        NotSupported on a server where nothing that exists can be changed."""
+
     def inventory(self) -> Iterator[tuple[StorageIndex, int, int]]:
-        """Every share: SI, number, size of its container."""
+        """Every share: SI, number, size of its container. A folder that can't be listed is raised, after the rest."""
 
     def sweep_staging(self, older_than: int) -> int:
         """Remove staged files older than so many seconds by the server's clock; how many."""
