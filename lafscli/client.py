@@ -57,7 +57,13 @@ class Client:
 
     def _store(self, record: ServerRecord) -> FolderStore:
         server = Server(record.name, record.node_id, record.seed, record.site, not record.readonly, record.features)
-        return FolderStore(server, self.files(record), random_bytes=os.urandom, sync=self.config.durable)
+        return FolderStore(
+            server,
+            self.files(record),
+            random_bytes=os.urandom,
+            sync=self.config.durable,
+            lock_seconds=self.config.lock_seconds,
+        )
 
     def files(self, record: ServerRecord) -> Files:
         """A connection of its own to a server's folder."""

@@ -425,3 +425,18 @@ def test_tahoe_node(tmp_path: Path, home: Home) -> None:
     assert stat.S_IMODE((home.path / "aliases").stat().st_mode) == 0o600
     with pytest.raises(UsageError, match=r"tahoe\.cfg"):
         secrets.TahoeNode(tmp_path / "private")
+
+
+@pytest.mark.parametrize(("text", "seconds"), [("", 20), ("lock-seconds = 1", 1), ('lock-seconds = "2m"', 120)])
+def test_lock_seconds(tmp_path: Path, text: str, seconds: int) -> None:
+    home = Home(tmp_path, tmp_path / "state", tmp_path / "cache", tmp_path)
+    home.config_file.write_text(text)
+    assert Config.load(home).lock_seconds == seconds
+
+
+@pytest.mark.parametrize("value", ["0", "-5", "true", "1.5", '"soon"'])
+def test_lock_seconds_that_can_t_be(tmp_path: Path, value: str) -> None:
+    home = Home(tmp_path, tmp_path / "state", tmp_path / "cache", tmp_path)
+    home.config_file.write_text(f"lock-seconds = {value}")
+    with pytest.raises(UsageError):
+        Config.load(home)

@@ -14,6 +14,7 @@ from lafscli.errors import UsageError
 from lafscli.placement import Encoding
 
 DEFAULT_PERSIST = 30
+DEFAULT_LOCK_SECONDS = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +26,7 @@ class Config:
     encoding: Encoding
     durable: bool
     persist: int | None
+    lock_seconds: int
     servers: Mapping[str, ServerRecord]
 
     @classmethod
@@ -59,6 +61,7 @@ class Config:
             parse_encoding(table.get("encoding", {})),
             durability == "full",
             parse_persist(table.get("persist", f"{DEFAULT_PERSIST}s")),
+            _parse_lock_seconds(table.get("lock-seconds", DEFAULT_LOCK_SECONDS)),
             {name: ServerRecord.parse(name, each) for name, each in servers.items()},
         )
 
@@ -97,6 +100,14 @@ def parse_persist(value: object) -> int | None:
     if not isinstance(value, str):
         raise UsageError('persist must be a duration or "off"')
     return parse_duration(value) or None
+
+
+def _parse_lock_seconds(value: object) -> int:
+    """Seconds after which a guard in which nothing moves counts as forsaken (spec 10 §1.4): a number, or a duration."""
+    seconds = parse_duration(value) if isinstance(value, str) else value
+    if not isinstance(seconds, int) or isinstance(seconds, bool) or seconds < 1:
+        raise UsageError("lock-seconds must be a whole number of seconds, at least 1")
+    return seconds
 
 
 def parse_encoding(table: object) -> Encoding:
