@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from lafscli.errors import CorruptShare
@@ -29,8 +29,7 @@ class Description:
 
     def number(self, field: str) -> int | None:
         """A field of the UEB that is a number."""
-        digits = self.ueb.get(field, b"")
-        return int(digits) if digits.isdigit() and len(digits) < 20 else None
+        return number(self.ueb, field)
 
 
 def describe(fetch: Fetch, file_size: int) -> Description:
@@ -46,9 +45,21 @@ def describe(fetch: Fetch, file_size: int) -> Description:
     length = int.from_bytes(fetch(found.data_offset + start, layout.length_size), "big")
     if length > min(UEB_LIMIT, room - layout.length_size):
         raise CorruptShare(f"UEB: length {length} can't be")
-    reader = Reader(fetch(found.data_offset + start + layout.length_size, length), "UEB")
+    ueb = ueb_fields(fetch(found.data_offset + start + layout.length_size, length))
+    return Description(found, leases, layout, ueb)
+
+
+def ueb_fields(data: Buffer) -> dict[str, bytes]:
+    """The fields of a UEB as they stand there."""
+    reader = Reader(data, "UEB")
     fields: dict[str, bytes] = {}
     while reader.remaining():
         key = reader.until(b":", 100, "a key").decode("latin-1")
         fields[key] = reader.netstring("a value")
-    return Description(found, leases, layout, fields)
+    return fields
+
+
+def number(fields: Mapping[str, bytes], field: str) -> int | None:
+    """A field that is a number; None where it is none."""
+    digits = fields.get(field, b"")
+    return int(digits) if digits.isdigit() and len(digits) < 20 else None

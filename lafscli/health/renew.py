@@ -52,7 +52,7 @@ def renew_found(grid: Grid, objects: Sequence[Seen], lease: MakeLease, silences:
     asked = []
     for name, places in items.items():
         wanted = [(objects[index].cap.si, shnum) for index, shnum in places]
-        asked.append((name, places, grid.submit(stores[name], partial(_extend, wanted, lease))))
+        asked.append((name, places, grid.submit(stores[name], partial(extend, wanted, lease))))
     counts = [Leases() for _ in objects]
     failures: list[list[Silence]] = [[] for _ in objects]
     for name, places, future in asked:
@@ -70,7 +70,7 @@ def renew_found(grid: Grid, objects: Sequence[Seen], lease: MakeLease, silences:
     ]
 
 
-def _extend(shares: Sequence[tuple[StorageIndex, int]], lease: MakeLease, store: ShareStore) -> list[bool | LafsError]:
+def extend(shares: Sequence[tuple[StorageIndex, int]], lease: MakeLease, store: ShareStore) -> list[bool | LafsError]:
     """True for a lease that was there and is renewed, False for one that was added."""
     leases: dict[StorageIndex, Lease] = {}
     for si, _ in shares:

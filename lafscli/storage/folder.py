@@ -15,6 +15,7 @@ from lafscli.primitives.encoding import b32decode, b32encode
 from lafscli.storage import leases
 from lafscli.storage.enrol import read_identity
 from lafscli.storage.guard import FolderGuard
+from lafscli.storage.leases import MOST_LEASES
 from lafscli.storage.locks import LOCK_SECONDS, PATIENCE, Locks
 from lafscli.storage.staged import StagedShare, lease_record, size_error
 from lafscli.storage.store import (
@@ -44,6 +45,9 @@ from lafscli.storage.store import (
 )
 
 _KNOWN_LIMIT = 4096
+_MOST_IN_FOLDER = 4096
+"""Names in the folder of one storage index: 256 shares, and what else somebody may have left there."""
+_MOST_LEASES = 10_000
 
 
 class FolderStore:
@@ -101,7 +105,7 @@ class FolderStore:
 
     def shares(self, sis: Sequence[StorageIndex]) -> list[frozenset[int] | LafsError]:
         answers: list[frozenset[int] | LafsError] = []
-        for listing in self.files.listing([container.share_folder(si) for si in sis]):
+        for listing in self.files.listing([container.share_folder(si) for si in sis], most=_MOST_IN_FOLDER):
             if isinstance(listing, FileMissing):
                 answers.append(frozenset())
             elif isinstance(listing, LafsError):
@@ -130,20 +134,25 @@ class FolderStore:
         [prefixes] = self.files.listing(["shares"])
         if isinstance(prefixes, FileError):
             raise prefixes
+        unread: FileError | None = None
         for prefix in sorted(entry.name for entry in prefixes if len(entry.name) == 2):
             [folders] = self.files.listing([f"shares/{prefix}"])
             if isinstance(folders, FileError):
+                unread = unread or _unread(folders)
                 continue
             names = sorted(entry.name for entry in folders if _storage_index(entry.name, prefix) is not None)
             for name, entries in zip(
                 names, self.files.listing([f"shares/{prefix}/{name}" for name in names]), strict=True
             ):
                 if isinstance(entries, FileError):
+                    unread = unread or _unread(entries)
                     continue
                 for entry in sorted(entries, key=lambda entry: entry.name):
                     shnum = _share_number(entry.name)
                     if shnum is not None and entry.stat.kind == "file":
                         yield b32decode(name), shnum, entry.stat.size
+        if unread is not None:
+            raise unread
 
     def space(self) -> Space | None:
         return self.files.space()
@@ -279,27 +288,40 @@ class FolderStore:
         return sum(answer is None for answer in answers)
 
     def renew(self, leases: Sequence[LeaseOf]) -> list[bool | LafsError]:
-        return [self._renew_one(item) for item in leases]
+        paths = [container.share_path(item.si, item.shnum) for item in leases]
+        heads = self.files.read([FileRange(path, 0, container.HEAD_SIZE) for path in paths]).finish()
+        stats = self.files.do([Stat(path) for path in paths])
+        answers: list[bool | LafsError] = [False] * len(leases)
+        there: list[tuple[int, container.ImmutableContainer]] = []
+        for index, (head, stat) in enumerate(zip(heads, stats, strict=True)):
+            try:
+                found = _container(head, stat)
+                if found.leases > MOST_LEASES:  # a server may say any number, and would have us read them
+                    raise CorruptShare(f"container: {found.leases} leases")
+                there.append((index, found))
+            except (FileError, CorruptShare) as error:
+                answers[index] = error
+        areas = self.files.read(
+            [FileRange(paths[index], found.lease_offset, found.lease_area) for index, found in there]
+        ).finish()
+        for (index, found), area in zip(there, areas, strict=True):
+            try:
+                answers[index] = self._renew(paths[index], found, area, leases[index].lease)
+            except (FileError, CorruptShare) as error:
+                answers[index] = error
+        return answers
 
-    def _renew_one(self, item: LeaseOf) -> bool | LafsError:
-        path = container.share_path(item.si, item.shnum)
-        try:
-            [head] = self.files.read([FileRange(path, 0, container.HEAD_SIZE)]).finish()
-            [stat] = self.files.do([Stat(path)])
-            found = _container(head, stat)
-            [area] = self.files.read([FileRange(path, found.lease_offset, found.lease_area)]).finish()
-            if isinstance(area, FileError):
-                return area
-            position = found.find_lease(bytes(area), item.lease.renew)
-            if position is None:
-                return False
-            offset, expiration = position
-            if item.lease.expiration > expiration:
-                writer = self.files.open_existing(path)
-                writer.write_at(offset, item.lease.expiration.to_bytes(4, "big"))
-                writer.close(sync=False)
-        except (FileError, CorruptShare) as error:
-            return error
+    def _renew(self, path: str, found: container.ImmutableContainer, area: Buffer | FileError, lease: Lease) -> bool:
+        if isinstance(area, FileError):
+            raise area
+        position = found.find_lease(bytes(area), lease.renew)
+        if position is None:
+            return False
+        offset, expiration = position
+        if lease.expiration > expiration:
+            writer = self.files.open_existing(path)
+            writer.write_at(offset, lease.expiration.to_bytes(4, "big"))
+            writer.close(sync=False)
         return True
 
     # ---- changing what exists
@@ -370,6 +392,11 @@ def _storage_index(name: str, prefix: str) -> StorageIndex | None:
     except ValueError:
         return None
     return si if len(si) == 16 and name.startswith(prefix) else None
+
+
+def _unread(error: FileError) -> FileError | None:
+    """A folder that could not be listed; one that went away meanwhile had nothing in it."""
+    return None if isinstance(error, FileMissing) else error
 
 
 def _container(head: Buffer | FileError, stat: FileStat | FileError | None) -> container.ImmutableContainer:

@@ -19,6 +19,10 @@ StorageIndex = bytes
 """16 bytes that name an object on servers (spec 00 §1)."""
 
 
+MANY_NAMES = 1_000_000
+"""Names that a folder may have; a server that lists more is no server of ours."""
+
+
 # ---- a folder tree ---------------------------------------------------------------------------------------------
 
 
@@ -187,8 +191,8 @@ class Files(Protocol):
     def do(self, ops: Sequence[Op]) -> list[FileStat | FileError | None]:
         """Carry out in order, pipelined: one round trip. A failed op does not stop the ones after it."""
 
-    def listing(self, paths: Sequence[str]) -> list[list[DirEntry] | FileError]:
-        """All names in each folder."""
+    def listing(self, paths: Sequence[str], *, most: int = MANY_NAMES) -> list[list[DirEntry] | FileError]:
+        """All names in each folder; FileError for one with more than `most` of them, which are not waited for."""
 
     def read(self, wanted: Sequence[FileRange]) -> Reading:
         """Ask for ranges; does not wait for data. Several may be under way; finish them in order."""
