@@ -87,7 +87,7 @@ _lafs() {
     fi
     case $command:$count in
         :*) _lafs_words 'init server encoding grid put get cat cap batch check renew share completion help man' ;;
-        server:*) _lafs_words 'add list status remove' ;;
+        server:*) _lafs_words 'add list status remove drain' ;;
         grid:*) _lafs_words 'export import' ;;
         cap:*) _lafs_words 'show read verify' ;;
         share:*) _lafs_words 'show find' ;;

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import click
@@ -16,39 +17,66 @@ from lafscli.errors import LafsError, NotHappy, Partial, Unreachable, UsageError
 from lafscli.primitives.encoding import b32decode, b32encode
 
 
+def address_options(function: Callable[..., None]) -> Callable[..., None]:
+    """The options of a command that adds a server; `enrolled` takes what they gave."""
+    for decorate in (
+        click.option("--accept-new", is_flag=True, help="Accept and record a host key that is not known yet."),
+        click.option(
+            "--option", "options", multiple=True, metavar="KEY=VALUE", help="How to reach it; may be repeated."
+        ),
+        click.option("--permutation-seed", metavar="SEED", help="Its seed: base32, as in Tahoe's file."),
+        click.option("--node-id", metavar="ID", help="Its id: base32, or 40 hex digits."),
+        click.option("--site", metavar="LABEL", help="Where it stands; shares are spread over sites."),
+    ):
+        function = decorate(function)
+    return function
+
+
 @command("server add")
 @click.argument("name")
 @click.argument("url")
 @click.option("--readonly", is_flag=True, help="Take shares from it, give it none; writes nothing there.")
-@click.option("--site", metavar="LABEL", help="Where it stands; shares are spread over sites.")
-@click.option("--node-id", metavar="ID", help="Its id: base32, or 40 hex digits.")
-@click.option("--permutation-seed", metavar="SEED", help="Its seed: base32, as in Tahoe's file.")
-@click.option("--option", "options", multiple=True, metavar="KEY=VALUE", help="How to reach it; may be repeated.")
-@click.option("--accept-new", is_flag=True, help="Accept and record a host key that is not known yet.")
-def add(
-    frame: Frame,
-    name: str,
-    url: str,
-    readonly: bool,
-    site: str | None,
-    node_id: str | None,
-    permutation_seed: str | None,
-    options: tuple[str, ...],
-    accept_new: bool,
-) -> None:
+@address_options
+def add(frame: Frame, name: str, url: str, **given: Any) -> None:
     """Add a server under a name.
 
     URL is sftp://[user@]host[:port]/absolute/path, sftp://host/~/relative or file:///path; host may be a Host of your
     ssh_config. It names the folder that contains shares/ (of a Tahoe node: NODEDIR/storage), which is made if absent.
     The server is connected and tried, and its identity is written there as server.toml, or read if it is there.
     """
+    config = frame.config()
+    _free(config, check_name(name), None)
+    record = enrolled(frame, config, name, url, **given)
+
+    def change(table: dict[str, Any]) -> None:
+        _free(Config.load(config.home), name, record)
+        table.setdefault("servers", {})[name] = record.table()
+
+    config.edit(change)
+    frame.connections.forget()
+    document = describe(record)
+    frame.out.show(document | {"features": sorted(record.features)}, facts(document))
+
+
+def enrolled(
+    frame: Frame,
+    config: Config,
+    name: str,
+    url: str,
+    *,
+    readonly: bool = False,
+    site: str | None,
+    node_id: str | None,
+    permutation_seed: str | None,
+    options: Sequence[str],
+    accept_new: bool,
+) -> ServerRecord:
+    """The record of a server that is to be added, after it was connected and tried; the configuration is as it was."""
     from lafscli.client import enrol_server
     from lafscli.storage.enrol import parse_node_id
 
-    config = frame.config()
-    _free(config, check_name(name), None)
     Address.parse(url)
-    record = enrol_server(
+    return enrol_server(
         config,
         name,
         url,
@@ -61,15 +89,6 @@ def add(
         timeout=frame.settings.timeout,
         warn=frame.out.warn,
     )
-
-    def change(table: dict[str, Any]) -> None:
-        _free(Config.load(config.home), name, record)
-        table.setdefault("servers", {})[name] = record.table()
-
-    config.edit(change)
-    frame.connections.forget()
-    document = describe(record)
-    frame.out.show(document | {"features": sorted(record.features)}, facts(document))
 
 
 def _free(config: Config, name: str, record: ServerRecord | None) -> None:
