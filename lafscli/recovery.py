@@ -40,7 +40,7 @@ class GridFile:
         """Read a grid file; UsageError where it is not one."""
         try:
             table = tomllib.loads(text)
-        except tomllib.TOMLDecodeError as error:
+        except (tomllib.TOMLDecodeError, RecursionError) as error:
             raise UsageError(f"not a grid file: {error}") from error
         if table.get("lafs-grid") != VERSION:
             raise UsageError(f"not a grid file of version {VERSION}")

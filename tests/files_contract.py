@@ -191,6 +191,10 @@ class FilesContract:
         names = [{entry.name for entry in answer} for answer in answers if isinstance(answer, list)]
         assert names == [{str(number) for number in range(3000)}, *({str(number)} for number in range(300))]
         assert isinstance(answers[-1], FileMissing)
+        refused, small = files.listing(["large", "small7"], most=1000)
+        assert isinstance(refused, FileError)
+        assert "more than 1000 names" in str(refused)
+        assert isinstance(small, list)
 
     # ---- writing
 

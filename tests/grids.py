@@ -17,6 +17,7 @@ from lafscli.storage.folder import FolderStore
 from lafscli.storage.grid import Grid
 from lafscli.storage.local import LocalFiles
 from lafscli.storage.store import (
+    MANY_NAMES,
     Buffer,
     DirEntry,
     FileRange,
@@ -85,9 +86,9 @@ class DialledFiles:
             for op in ops
         ]
 
-    def listing(self, paths: Sequence[str]) -> list[list[DirEntry] | FileError]:
+    def listing(self, paths: Sequence[str], *, most: int = MANY_NAMES) -> list[list[DirEntry] | FileError]:
         self._enter("listing")
-        return self._files.listing(paths)
+        return self._files.listing(paths, most=most)
 
     def read(self, wanted: Sequence[FileRange]) -> Reading:
         return _Reading(self, wanted, self._files.read(wanted))

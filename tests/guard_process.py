@@ -27,6 +27,7 @@ from lafscli.storage.local import LocalFiles
 from lafscli.storage.locks import Locks
 from lafscli.storage.sftp import SftpFiles
 from lafscli.storage.store import (
+    MANY_NAMES,
     Buffer,
     DirEntry,
     FileRange,
@@ -196,11 +197,11 @@ class SteppedFiles:
             answers += self._files.do([op])
         return answers
 
-    def listing(self, paths: Sequence[str]) -> list[list[DirEntry] | Any]:
+    def listing(self, paths: Sequence[str], *, most: int = MANY_NAMES) -> list[list[DirEntry] | Any]:
         answers = []
         for path in paths:
             self._step()
-            answers += self._files.listing([path])
+            answers += self._files.listing([path], most=most)
         return answers
 
     def read(self, wanted: Sequence[FileRange]) -> Reading:

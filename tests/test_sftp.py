@@ -501,6 +501,46 @@ def test_silence_ends_in_time(kind: int) -> None:
 
 
 @pytest.mark.parametrize("kind", ASKED)
+def test_one_byte_at_a_time_is_silence(kind: int) -> None:
+    """What counts is an answer, or a good part of a long one: else a server could hold us for as long as it likes."""
+    stop = threading.Event()
+
+    def drip(number: int, body: bytes) -> Answer:
+        for byte in b"\x00\x00\x80\x00" + bytes(1000):
+            if stop.wait(QUIET / 10):
+                break
+            server._socket.sendall(bytes([byte]))
+        return None
+
+    server = ScriptedServer({kind: drip}, hello=version(fsync=b"1", statvfs=b"2", limits=b"1"))
+    files = scripted(server, timeout=QUIET, connect_timeout=QUIET)
+    start = time.monotonic()
+    with pytest.raises(ServerUnreachable, match="did not answer|broke the SFTP protocol"):
+        use_all(files)
+    assert time.monotonic() - start < 10 * QUIET
+    stop.set()
+
+
+def test_a_long_answer_may_take_its_time() -> None:
+    """Longer than the time-out in all, but never without a good part of it."""
+
+    def slowly(number: int, body: bytes) -> Answer:
+        (length,) = packets.U32.unpack(body[-4:])
+        data = packet(packets.DATA, number, packets.string(bytes(length)))
+        for start in range(0, len(data), 5000):
+            time.sleep(QUIET / 2)
+            server._socket.sendall(data[start : start + 5000])
+        return None
+
+    server = ScriptedServer({packets.READ: slowly})
+    files = scripted(server, timeout=3 * QUIET)
+    began = time.monotonic()
+    assert files.read([FileRange("a", 0, 32768)]).finish() == [bytes(32768)]
+    assert time.monotonic() - began > 3 * QUIET
+    files.close()
+
+
+@pytest.mark.parametrize("kind", ASKED)
 def test_a_connection_that_ends_is_an_error(kind: int) -> None:
     server = ScriptedServer(hello=version(fsync=b"1", statvfs=b"2", limits=b"1"))
 
@@ -557,6 +597,8 @@ VIOLATIONS: dict[str, tuple[int, Rule]] = {
     "short attributes": (packets.LSTAT, reply(packets.ATTRS, attrs()[:-1])),
     "no attributes": (packets.LSTAT, reply(packets.ATTRS, b"")),
     "file without size": (packets.LSTAT, reply(packets.ATTRS, struct.pack(">II", 4, 0o100600))),
+    "an immense file": (packets.FSTAT, reply(packets.ATTRS, attrs(1 << 63))),
+    "an immense file with few attributes": (packets.LSTAT, reply(packets.ATTRS, struct.pack(">IQ", 1, 1 << 63))),
     "attributes without end": (packets.LSTAT, reply(packets.ATTRS, struct.pack(">III", 1 << 31, 1 << 31, 0))),
     "attribute too long": (packets.LSTAT, reply(packets.ATTRS, struct.pack(">III", 1 << 31, 1, 99) + bytes(9))),
     "long handle": (packets.OPEN, reply(packets.HANDLE, packets.string(bytes(257)))),
@@ -567,6 +609,7 @@ VIOLATIONS: dict[str, tuple[int, Rule]] = {
     "a zero": (packets.READDIR, lambda number, _: names(number, b"a\0b")),
     "no name": (packets.READDIR, lambda number, _: names(number, b"ok", b"")),
     "too many names": (packets.READDIR, name_list(0xFFFFFFFF)),
+    "a name of a kilobyte": (packets.READDIR, lambda number, _: names(number, b"x" * 1025)),
     "names that end": (packets.READDIR, name_list(1, packets.string(b"abcdefghijklm"))),
     "a name too long": (packets.READDIR, name_list(1, packets.U32.pack(1 << 31) + bytes(20))),
     "endless names": (packets.READDIR, lambda number, _: names(number, *(b"%d" % n for n in range(200)))),

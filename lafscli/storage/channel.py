@@ -36,6 +36,7 @@ MAX_NAMES_PACKET = 1024 * 1024
 MAX_PACKET = 64 * 1024
 _RECEIVE = 64 * 1024
 # While bulk data comes, this much at most is read behind it, to be copied once more.
+# So much of an answer is a sign of life before it is all there: a server may be slow, but not drip.
 _SPILL = 4096
 _IOVECS = min(os.sysconf("SC_IOV_MAX"), 1024)
 # VERSION has no id; in its place stands the version. Our ids start higher.
@@ -87,7 +88,7 @@ class Channel:
         self._end = 0
         self._direct: memoryview | None = None
         self._direct_answer: tuple[int, memoryview] | None = None
-        self._moved = time.monotonic()
+        self._alive()
         self._idle_since = -1
         self.died_idle = False
         """It ended without a word since it was last idle: what was asked since may be asked again elsewhere."""
@@ -327,7 +328,9 @@ class Channel:
         if not count:
             self._ended()
         self.received += count
-        self._moved = time.monotonic()
+        self._unfinished += count
+        if self._unfinished >= _SPILL:
+            self._alive()
         if self._direct is None:
             self._end += count
         elif count < len(self._direct):
@@ -338,8 +341,12 @@ class Channel:
             assert self._direct_answer is not None
             number, data = self._direct_answer
             self._direct_answer = None
+            self._alive()
             handler, arg = self._pending.pop(number)
             handler(arg, packets.DATA, data)
+
+    def _alive(self) -> None:
+        self._moved, self._unfinished = time.monotonic(), 0
 
     def _dispatch(self) -> None:
         pending, buffer, view = self._pending, self._buffer, self._view
@@ -401,7 +408,8 @@ class Channel:
     def _keep(self, pos: int, end: int) -> None:
         """Keep the start of a packet whose rest is still to come, with room for all of it."""
         rest = end - pos
-        if rest and pos:
+        if pos:
+            self._alive()
             self._buffer[:rest] = self._buffer[pos:end]
         self._end = rest
         if rest >= 9 and self._buffer[4] != packets.DATA:

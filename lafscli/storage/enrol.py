@@ -24,6 +24,8 @@ FOLDERS = ("shares", "staging", "locks", "trash", "quarantine")
 """What stands beside `server.toml`; all of it on one file system."""
 NODE_ID_SIZE = 20
 _MAX_SIZE = 64 * 1024
+_MAX_DEPTH = 1000
+"""Dots, and brackets: the parser takes the square of the time for those of one name."""
 _TAHOE_FILES = ("my_nodeid", "permutation-seed")
 
 
@@ -46,9 +48,11 @@ class Identity:
     @classmethod
     def parse(cls, data: bytes) -> Identity:
         """Read a `server.toml`; ServerError says what is wrong with it."""
+        if max(data.count(b"."), data.count(b"[")) > _MAX_DEPTH:
+            raise _bad("it is nested too deep")
         try:
             table = tomllib.loads(data.decode())
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise _bad("it is not TOML") from error
         if table.get("version") != 1 or isinstance(table["version"], bool):
             raise _bad("its version is not 1")

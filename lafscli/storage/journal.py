@@ -125,7 +125,7 @@ def _parse(data: bytes) -> dict[int, Staged]:
             int(shnum): Staged(str(item["server"]), str(item["staged"]), int(item["offset"]))
             for shnum, item in record["shares"].items()
         }
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
         return {}
     good = all(_STAGED.fullmatch(item.name) and item.offset >= 0 for item in staged.values())
     return staged if good else {}

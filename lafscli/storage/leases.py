@@ -17,7 +17,7 @@ from lafscli.storage.store import Buffer, FileRange, Files, FileStat, Lease, Lea
 
 _COUNT_OFFSET = 8
 _EXPIRATION_OFFSET = LEASE_SIZE - 4
-_MOST_LEASES = 10_000
+MOST_LEASES = 10_000
 """A container with more of them is not read: 720 KB, and nobody's."""
 _MUTABLE_LEASES = (92, 468)
 """Where a mutable container has the offset of its extra leases, and where its four slots end (spec 03 §8)."""
@@ -136,7 +136,7 @@ def _read_records(files: Files, path: str) -> _Records:
     start = length_at + layout.length_size + int.from_bytes(length, "big")
     there, rest = divmod(stat.size - start, LEASE_SIZE)
     # One who added a record and died before it was counted (spec 06 §3) leaves whole records too many.
-    if rest or there < counted or there > _MOST_LEASES:
+    if rest or there < counted or there > MOST_LEASES:
         raise CorruptShare(
             f"container: {stat.size} bytes do not hold a share that ends at {start}, and {counted} leases after it"
         )

@@ -8,14 +8,13 @@ from lafscli.errors import FileError
 from lafscli.storage import packets
 from lafscli.storage.channel import Channel
 from lafscli.storage.packets import ProtocolViolation, refusal, string
-from lafscli.storage.store import DirEntry
+from lafscli.storage.store import MANY_NAMES, DirEntry
 
 AHEAD = 8
 """READDIRs of a large folder under way."""
 FULL = 32
 """A NAME with so many names is one of many: the folder is worth more READDIRs ahead."""
-MAX_NAMES = 1_000_000
-"""Names a folder; a server that lists more is no server of ours."""
+MAX_NAMES = MANY_NAMES
 
 
 class _Folder:
@@ -32,8 +31,9 @@ class _Folder:
 
 
 class _Lister:
-    def __init__(self, channel: Channel) -> None:
+    def __init__(self, channel: Channel, most: int) -> None:
         self.channel = channel
+        self.most = most
         self.open = 0
         self.names = 0
 
@@ -61,23 +61,33 @@ class _Lister:
             if folder.names > MAX_NAMES or self.names > 2 * MAX_NAMES:
                 raise ProtocolViolation(f"more than {MAX_NAMES} names in a folder")
             folder.entries += entries
-            if not folder.ended:
+            if folder.ended:
+                return
+            if folder.names > self.most:
+                folder.error = FileError(f"{folder.path}: more than {self.most} names", server=self.channel.name)
+                self.close(folder)
+            else:
                 ahead = min(AHEAD, folder.underway + 2) if count >= FULL else 1
                 self.ask(folder, ahead - folder.underway)
         elif not folder.ended:
-            folder.ended = True
             if packets.status_code(self.channel.expect(packets.STATUS, kind, body)) != packets.EOF:
                 folder.error = refusal(body, folder.path, self.channel.name)
-            self.channel.request(packets.CLOSE, folder.handle, self.closed, folder)
+            self.close(folder)
+
+    def close(self, folder: _Folder) -> None:
+        folder.ended = True
+        self.channel.request(packets.CLOSE, folder.handle, self.closed, folder)
 
     def closed(self, _: _Folder, kind: int, body: memoryview) -> None:
         self.channel.expect(packets.STATUS, kind, body)
         self.open -= 1
 
 
-def list_folders(channel: Channel, folders: Sequence[tuple[str, bytes]]) -> list[list[DirEntry] | FileError]:
-    """All names of each folder, given as we call it and as the server does."""
-    lister = _Lister(channel)
+def list_folders(
+    channel: Channel, folders: Sequence[tuple[str, bytes]], most: int = MAX_NAMES
+) -> list[list[DirEntry] | FileError]:
+    """All names of each folder, given as we call it and as the server does; FileError for more than `most` of them."""
+    lister = _Lister(channel, most)
     asked = []
     for path, name in folders:
         while channel.crowded or lister.open >= channel.max_handles // 2:

@@ -13,6 +13,7 @@ from pathlib import Path, PurePosixPath
 from lafscli.errors import FileDenied, FileError, FileExists, FileMissing, NotSupported, OutOfSpace
 from lafscli.storage.packets import FSYNC, HARDLINK, POSIX_RENAME, STATVFS, escaped
 from lafscli.storage.store import (
+    MANY_NAMES,
     Buffer,
     DirEntry,
     FileRange,
@@ -133,18 +134,20 @@ class LocalFiles:
         finally:
             os.close(descriptor)
 
-    def listing(self, paths: Sequence[str]) -> list[list[DirEntry] | FileError]:
+    def listing(self, paths: Sequence[str], *, most: int = MANY_NAMES) -> list[list[DirEntry] | FileError]:
         """All names in each folder; one that vanishes meanwhile is left out."""
         with self._turn:
-            return [self._list(path) for path in paths]
+            return [self._list(path, most) for path in paths]
 
-    def _list(self, path: str) -> list[DirEntry] | FileError:
+    def _list(self, path: str, most: int) -> list[DirEntry] | FileError:
         entries = []
         try:
             with os.scandir(self._path(path)) as found:
                 for entry in found:
                     with suppress(FileNotFoundError):
                         entries.append(DirEntry(entry.name, _stat(entry.stat(follow_symlinks=False))))
+                    if len(entries) > most:
+                        return FileError(f"{path}: more than {most} names", server=self._name)
         except OSError as error:
             return self._refused(error, path)
         return entries

@@ -43,6 +43,8 @@ FILE_MODE = ATTRS_MODE.pack(4, 0o600)
 
 MAX_HANDLE = 256
 MAX_MESSAGE = 200
+MAX_NAME = 1024
+_SIZE_LIMIT = 1 << 63  # no file is that long
 
 _KINDS = {0o040000: "dir", 0o100000: "file", 0o120000: "link"}
 _REFUSALS: dict[int, tuple[type[FileError], str]] = {
@@ -130,6 +132,8 @@ def parse_handle(body: memoryview) -> bytes:
 def _attrs(data: bytes | memoryview, pos: int) -> tuple[FileStat, int]:
     if data[pos : pos + 4] == _USUAL_FLAGS and len(data) - pos >= _USUAL.size:
         _, size, _, _, mode, _, mtime = _USUAL.unpack_from(data, pos)
+        if size >= _SIZE_LIMIT:
+            raise ProtocolViolation(f"a file of {size} bytes")
         return FileStat(_KINDS.get(mode & 0o170000, "other"), size, mtime), pos + _USUAL.size
     size, mode, mtime = -1, 0, 0
     (flags,) = U32.unpack_from(data, pos)
@@ -153,6 +157,8 @@ def _attrs(data: bytes | memoryview, pos: int) -> tuple[FileStat, int]:
         for _ in range(2 * count):
             pos += 4 + U32.unpack_from(data, pos)[0]
     kind = _KINDS.get(mode & 0o170000, "other")
+    if size >= _SIZE_LIMIT:
+        raise ProtocolViolation(f"a file of {size} bytes")
     if size < 0 and kind == "file":
         raise ProtocolViolation("attributes of a file without its size")
     return FileStat(kind, max(size, 0), mtime), pos
@@ -188,6 +194,8 @@ def parse_names(body: memoryview) -> tuple[int, list[DirEntry]]:
                 continue
             if not name or b"/" in name or b"\0" in name:
                 raise ProtocolViolation(f"a name that is none: {escaped(name, 40)!r}")
+            if len(name) > MAX_NAME:
+                raise ProtocolViolation(f"a name of {len(name)} bytes")
             entries.append(DirEntry(name.decode("utf-8", "surrogateescape"), stat))
     except struct.error as error:
         raise ProtocolViolation("short list of names") from error

@@ -17,6 +17,7 @@ from lafscli.storage.packets import refusal, string
 from lafscli.storage.rate import RateLimit
 from lafscli.storage.reads import Batch, ReadQueue
 from lafscli.storage.store import (
+    MANY_NAMES,
     Buffer,
     DirEntry,
     FileRange,
@@ -214,10 +215,10 @@ class SftpFiles:
             return NotSupported(f"{old}: the server does not offer {extension}", server=self._name)
         return packets.EXTENDED, head + string(self._path(old)) + string(self._path(new))
 
-    def listing(self, paths: Sequence[str]) -> list[list[DirEntry] | FileError]:
+    def listing(self, paths: Sequence[str], *, most: int = MANY_NAMES) -> list[list[DirEntry] | FileError]:
         """All names in each folder, without `.` and `..`."""
         with self._turn:
-            return self._asking(lambda channel, _: list_folders(channel, [(p, self._path(p)) for p in paths]))
+            return self._asking(lambda channel, _: list_folders(channel, [(p, self._path(p)) for p in paths], most))
 
     def space(self) -> Space | None:
         """What statvfs says, or None where the server does not tell or the root is not there."""
