@@ -84,7 +84,7 @@ class Field:
     @property
     def environment(self) -> dict[str, str]:
         """Of a lafs that has nothing of the caller's settings."""
-        kept = {k: v for k, v in os.environ.items() if not k.startswith(("LAFS_", "XDG_"))}
+        kept = {k: v for k, v in os.environ.items() if not k.startswith(("LAFS_", "XDG_", "PYTHON"))}
         return {
             **kept,
             "HOME": str(self.folder),

@@ -24,7 +24,7 @@ def measure(folder: Path, runs: int) -> dict[str, float]:
     venv.create(folder / "venv", with_pip=True)
     programs = folder / "venv" / "bin"
     wanted = [str(CHECKOUT), "shiv", "packaging"]
-    subprocess.run([programs / "python", "-m", "pip", "install", "-q", *wanted], check=True)
+    subprocess.run([programs / "python", "-m", "pip", "install", "-q", *wanted], check=True, capture_output=True)
     python, lafs = str(programs / "python"), str(programs / "lafs")
     built = subprocess.run([lafs, "build-zipapp", str(folder)], check=True, capture_output=True, text=True)
     archive = built.stdout.strip()
@@ -37,7 +37,8 @@ def measure(folder: Path, runs: int) -> dict[str, float]:
         "zipapp --help": [python, archive, "--help"],
         "zipapp put --help": [python, archive, "put", "--help"],
     }
-    environment = {**os.environ, "SHIV_ROOT": str(folder / "shiv"), "HOME": str(folder)}
+    kept = {k: v for k, v in os.environ.items() if not k.startswith(("LAFS_", "XDG_", "PYTHON", "SHIV_"))}
+    environment = {**kept, "SHIV_ROOT": str(folder / "shiv"), "HOME": str(folder)}
     times: dict[str, list[float]] = {name: [] for name in commands}
     for _ in range(runs + 1):
         for name, command in commands.items():
