@@ -49,6 +49,17 @@ class Leases:
 
 
 @dataclass(frozen=True, slots=True)
+class Repair:
+    """What a repair came to. Successful: afterwards all n shares are there and none is corrupt. `written` counts the
+    shares that it stored; `reason` says why it was not attempted, or not successful."""
+
+    attempted: bool
+    successful: bool
+    written: int
+    reason: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class CheckReport:
     """One object. `cap` None is a literal file, which has no shares.
 
@@ -69,6 +80,7 @@ class CheckReport:
     flaw: str | None = None
     leases: Leases | None = None
     not_renewed: tuple[Silence, ...] = ()
+    repair: Repair | None = None
 
     @property
     def storage_index(self) -> bytes | None:
@@ -170,6 +182,12 @@ class CheckReport:
             found["flaw"] = self.flaw
         if self.leases is not None:
             found["leases"] = leases_document(self.leases)
+        if self.repair is not None:
+            found["repair"] = {
+                "attempted": self.repair.attempted,
+                "successful": self.repair.successful,
+                "shares_written": self.repair.written,
+            } | ({} if self.repair.reason is None else {"reason": self.repair.reason})
         return found
 
 
@@ -196,6 +214,7 @@ class Summary:
         self.literal += report.cap is None
         self.states[report.state] += 1
         self.corrupt_shares += len(report.corrupt)
+        self.repaired += report.repair is not None and report.repair.successful
         if report.leases is not None:
             self.leases += report.leases
 

@@ -35,8 +35,8 @@ class SegmentFetch:
     """The proved segments of one file that touch `start` to `stop`; decrypted if `key` is given.
 
     One thread (that of `run`) owns all state; servers and codec threads report through a queue. `corrupt` names the
-    shares that lied, `silent` the servers that failed, so far. With `opened` (shares whose readers are open) no server
-    is asked for more.
+    shares that lied, `silent` the servers that failed, so far. With `known` (shares, and their readers where they are
+    open) no server is asked for more.
     """
 
     def __init__(
@@ -47,7 +47,7 @@ class SegmentFetch:
         stop: int,
         progress: Progress,
         key: bytes | None,
-        opened: Sequence[tuple[ShareStore, int, ShareReader]] = (),
+        known: Sequence[tuple[ShareStore, int, ShareReader | None]] = (),
     ) -> None:
         self.grid = grid
         self.cap = cap
@@ -55,13 +55,16 @@ class SegmentFetch:
         self.stop = stop
         self.progress = progress
         self.key = key
-        self.sizes: Sizes | None = opened[0][2].sizes if opened else None
+        self._reader = next((reader for _, _, reader in known if reader is not None), None)
+        self.sizes: Sizes | None = None if self._reader is None else self._reader.sizes
         self.corrupt: list[BadShare] = []
         self.silent: dict[str, str] = {}
-        self._reader: ShareReader | None = opened[0][2] if opened else None
-        self._asked = bool(opened)
+        self._asked = bool(known)
         self._waiting: set[str] = set()
-        self._sources = [Source(store, shnum, "ready", reader=reader) for store, shnum, reader in opened]
+        self._sources = [
+            Source(store, shnum, "found" if reader is None else "ready", reader=reader)
+            for store, shnum, reader in known
+        ]
         self._segments: dict[int, Segment] = {}
         self._spare_buffers: list[memoryview] = []
         self._events = Events()

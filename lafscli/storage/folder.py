@@ -176,7 +176,13 @@ class FolderStore:
             name, offset = resume
             return StagedShare(self, si, shnum, name, self.files.open_existing(name), lease, offset)
         staged = self._staging_path(si, shnum)
-        return StagedShare(self, si, shnum, staged, self.files.create(staged), lease)
+        file = self.files.create(staged)
+        try:
+            return StagedShare(self, si, shnum, staged, file, lease)
+        except ServerError:
+            file.abandon()
+            self.discard_staged(staged)
+            raise
 
     def _cut_back(self, si: StorageIndex, shnum: int, staged: str, offset: int) -> bool:
         """Cut a staged file to what is known durable. Not where the share exists: a rename that is link and unlink
