@@ -69,6 +69,8 @@ _lafs() {
             "check":--sample) :; return ;;
             "check":--assume-lost) :; return ;;
             "check":--max-time) :; return ;;
+            "repair":--assume-lost) :; return ;;
+            "repair":--max-time) :; return ;;
         esac
         if [[ $cur == -* ]]; then
             case $command in
@@ -77,7 +79,8 @@ _lafs() {
                 'server remove') word='--force' ;;
                 'put') word='--format --mutable --private-key --encoding --segment-size --no-convergence' ;;
                 'get') word='--offset --length --resume' ;;
-                'check') word='-r --recursive --verify --sample --assume-lost --add-lease --max-time' ;;
+                'check') word='-r --recursive --verify --sample --repair --assume-lost --add-lease --max-time --force' ;;
+                'repair') word='-r --recursive --assume-lost --add-lease --max-time --force' ;;
                 '') word=--version ;;
                 *) word= ;;
             esac
@@ -86,7 +89,7 @@ _lafs() {
         fi
     fi
     case $command:$count in
-        :*) _lafs_words 'init server encoding grid put get cat cap batch check renew share completion help man' ;;
+        :*) _lafs_words 'init server encoding grid put get cat cap batch check repair renew share completion help man' ;;
         server:*) _lafs_words 'add list status remove drain' ;;
         grid:*) _lafs_words 'export import' ;;
         cap:*) _lafs_words 'show read verify' ;;
@@ -103,12 +106,13 @@ _lafs() {
         "cap verify":*) _lafs_targets ;;
         "batch":*) _lafs_files -f ;;
         "check":*) _lafs_targets ;;
+        "repair":*) _lafs_targets ;;
         "renew":*) _lafs_targets ;;
         "share show":*) _lafs_files -f ;;
         "share find":*) _lafs_targets ;;
         "completion":*) _lafs_words 'bash zsh fish' ;;
-        "help":*) _lafs_words 'init server encoding grid put get cat cap batch check renew share completion help man' ;;
-        "man":*) _lafs_words 'init server encoding grid put get cat cap batch check renew share completion help man' ;;
+        "help":*) _lafs_words 'init server encoding grid put get cat cap batch check repair renew share completion help man' ;;
+        "man":*) _lafs_words 'init server encoding grid put get cat cap batch check repair renew share completion help man' ;;
     esac
 }
 

@@ -1,10 +1,11 @@
-"""check and renew (CLI.md §5), for immutable objects."""
+"""check, repair and renew (CLI.md §5), for immutable objects."""
 
 from __future__ import annotations
 
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 
 import click
 
@@ -12,13 +13,16 @@ from lafscli.cli.batch import worse
 from lafscli.cli.frame import Frame
 from lafscli.cli.options import DURATION, Quantity, command
 from lafscli.cli.progress import ShownProgress
+from lafscli.cli.reports import count, overview, text
 from lafscli.cli.targets import NO_DIRECTORIES, resolve
 from lafscli.cli.text import escape
 from lafscli.errors import CannotTell, Damaged, NotRecoverable, Partial, Unreachable, UsageError
 from lafscli.formats import caps
 from lafscli.formats.caps import ChkCap, ChkVerifyCap, LitCap
 from lafscli.health.check import Checkable, Checking, check_many
+from lafscli.health.regrowth import Mending
 from lafscli.health.renew import MakeLease, renew_many
+from lafscli.health.repair import repair_many
 from lafscli.health.report import CheckReport, Leases, Silence, Summary, leases_document
 from lafscli.primitives.encoding import b32encode
 from lafscli.storage.grid import Grid
@@ -44,20 +48,36 @@ def _percent(text: str) -> float:
 PERCENT = Quantity("PERCENT", _percent)
 
 
+RECURSIVE = click.option(
+    "-r", "--recursive", is_flag=True, help="Also what directories lead to; a line for each object."
+)
+ASSUME_LOST = click.option(
+    "--assume-lost", multiple=True, metavar="NAME", help="Take a server for empty; may be repeated."
+)
+ADD_LEASE = click.option("--add-lease", is_flag=True, help="Renew our leases, and add them where there are none.")
+MAX_TIME = click.option("--max-time", type=DURATION, metavar="DURATION", help="Begin nothing more after so long.")
+FORCE = click.option(  # of an immutable object there is but one version: nothing to force
+    "--force", is_flag=True, expose_value=False, help="Let a mutable repair merge versions, or give up a newer one."
+)
+
+
 @command("check")
 @click.argument("targets", nargs=-1, required=True, metavar="TARGET...")
-@click.option("-r", "--recursive", is_flag=True, help="Also what directories lead to; a line for each object.")
+@RECURSIVE
 @click.option("--verify", is_flag=True, help="Read every share and prove it.")
 @click.option("--sample", type=PERCENT, help="Verify only so much of all segments, chosen at random.")
-@click.option("--assume-lost", multiple=True, metavar="NAME", help="Take a server for empty; may be repeated.")
-@click.option("--add-lease", is_flag=True, help="Renew our leases, and add them where there are none.")
-@click.option("--max-time", type=DURATION, metavar="DURATION", help="Begin nothing more after so long.")
+@click.option("--repair", is_flag=True, help="Make missing shares again, and replace corrupt ones.")
+@ASSUME_LOST
+@ADD_LEASE
+@MAX_TIME
+@FORCE
 def check(
     frame: Frame,
     targets: tuple[str, ...],
     recursive: bool,
     verify: bool,
     sample: float | None,
+    repair: bool,
     assume_lost: tuple[str, ...],
     add_lease: bool,
     max_time: int | None,
@@ -65,25 +85,64 @@ def check(
     """Count the shares of objects, or prove them.
 
     Each TARGET is a cap of any power, or @FILE for the cap in the first line of FILE; a verify cap is enough. Servers
-    are asked which shares they hold; with --verify every share is read and proved byte by byte. No share is changed.
+    are asked which shares they hold; with --verify every share is read and proved byte by byte. No share is changed
+    without --repair.
     """
-    wanted = [_checkable(frame, target) for target in targets]
-    grid, happy = _grid(frame, wanted)
     checking = Checking(
-        happy,
+        0,
         os.urandom,
         verify=verify or sample is not None,
         sample=sample,
         assume_lost=frozenset(assume_lost),
         max_time=max_time,
-        renew=_leases(frame) if add_lease and grid.stores else None,
     )
-    with ShownProgress(frame.connections, frame.out, "check") as progress:
-        reports = check_many(grid, wanted, checking, progress)
-        if len(targets) == 1 and not recursive:
-            _one(frame, targets[0], next(reports), checking, len(grid.stores))
+    _run(frame, targets, recursive, checking, mend=repair, add_lease=add_lease)
+
+
+@command("repair")
+@click.argument("targets", nargs=-1, required=True, metavar="TARGET...")
+@RECURSIVE
+@ASSUME_LOST
+@ADD_LEASE
+@MAX_TIME
+@FORCE
+def repair(
+    frame: Frame,
+    targets: tuple[str, ...],
+    recursive: bool,
+    assume_lost: tuple[str, ...],
+    add_lease: bool,
+    max_time: int | None,
+) -> None:
+    """Bring objects back to all their shares.
+
+    The same as check --verify --repair: every share is read and proved, missing ones are made again, corrupt ones are
+    replaced, and the new ones go where they let most servers be lost. A verify cap is enough.
+    """
+    checking = Checking(0, os.urandom, verify=True, assume_lost=frozenset(assume_lost), max_time=max_time)
+    _run(frame, targets, recursive, checking, mend=True, add_lease=add_lease)
+
+
+def _run(
+    frame: Frame, targets: tuple[str, ...], recursive: bool, checking: Checking, *, mend: bool, add_lease: bool
+) -> None:
+    """Check, and repair if that is wanted; `checking` is what the options say."""
+    wanted = [_checkable(frame, target) for target in targets]
+    grid, happy = _grid(frame, wanted)
+    checking = replace(checking, happy=happy, renew=_leases(frame) if add_lease and grid.stores else None)
+    with ShownProgress(frame.connections, frame.out, "repair" if mend else "check") as progress:
+        reports: Iterator[tuple[int, CheckReport]]
+        if mend and grid.stores:
+            reports = repair_many(grid, wanted, checking, Mending(_leases(frame)), progress)
         else:
-            _several(frame, targets, reports, checking, len(grid.stores))
+            reports = enumerate(check_many(grid, wanted, checking, progress))
+        if len(targets) > 1 or recursive:
+            code = _several(frame, targets, reports, checking, len(grid.stores))
+        else:
+            code = _one(frame, targets[0], next(reports)[1], checking, len(grid.stores))
+    if mend and grid.stores:
+        frame.client().sweep({store.server.name for store in grid.stores} - checking.assume_lost)
+    raise SystemExit(code)
 
 
 def _checkable(frame: Frame, text: str) -> Checkable:
@@ -115,24 +174,25 @@ def _leases(frame: Frame) -> MakeLease:
     return client.writing(client.config.encoding, convergent=False).lease
 
 
-def _one(frame: Frame, target: str, report: CheckReport, checking: Checking, servers: int) -> None:
+def _one(frame: Frame, target: str, report: CheckReport, checking: Checking, servers: int) -> int:
     if _nobody_answered(report, checking, servers):
         raise _unreachable(report.unreachable)
     frame.out.show(report.document(), text(report, target))
     _tell_failures(frame, report.not_renewed)
     code = CODES[report.state]
-    raise SystemExit(worse(code, Partial.exit_code) if report.not_renewed else code)
+    return worse(code, Partial.exit_code) if report.not_renewed else code
 
 
 def _several(
-    frame: Frame, targets: Sequence[str], reports: Iterator[CheckReport], checking: Checking, servers: int
-) -> None:
+    frame: Frame, targets: Sequence[str], reports: Iterable[tuple[int, CheckReport]], checking: Checking, servers: int
+) -> int:
     """A line for each, then the summary; the exit code is the worst."""
     summary = Summary()
     code = 0
     unheard = 0
     failures: list[Silence] = []
-    for target, report in zip(targets, reports, strict=False):
+    for index, report in reports:
+        target = targets[index]
         summary.add(report)
         unheard += _nobody_answered(report, checking, servers)
         failures += report.not_renewed
@@ -146,7 +206,7 @@ def _several(
     _tell_failures(frame, failures)
     if unheard and unheard == summary.objects - summary.literal:
         code = Unreachable.exit_code
-    raise SystemExit(code)
+    return code
 
 
 def _unreachable(silent: Iterable[Silence]) -> Unreachable:
@@ -156,8 +216,8 @@ def _unreachable(silent: Iterable[Silence]) -> Unreachable:
 
 def _tell_failures(frame: Frame, failures: Iterable[Silence]) -> None:
     """Name the leases that failed, each server and reason once."""
-    for each, count in sorted(Counter(failures).items(), key=lambda item: (item[0].server, item[0].reason)):
-        frame.out.warn(f"server {each.server}: {_count(count, 'lease')} not renewed: {each.reason}")
+    for each, number in sorted(Counter(failures).items(), key=lambda item: (item[0].server, item[0].reason)):
+        frame.out.warn(f"server {each.server}: {count(number, 'lease')} not renewed: {each.reason}")
 
 
 def _nobody_answered(report: CheckReport, checking: Checking, servers: int) -> bool:
@@ -202,7 +262,7 @@ def renew(frame: Frame, targets: tuple[str, ...]) -> None:
         if unheard == len(stored):
             raise _unreachable(done.unreachable)
         _tell_failures(frame, failures)
-    said = f"{_count(total.renewed, 'lease')} renewed, {total.added} added"
+    said = f"{count(total.renewed, 'lease')} renewed, {total.added} added"
     frame.out.show(leases_document(total), said + (f", {total.failed} failed" if total.failed else ""))
     if total.failed:
         raise SystemExit(Partial.exit_code)
@@ -221,79 +281,5 @@ def _pinned(frame: Frame) -> tuple[list[Checkable], int]:
         else:
             other += 1
     if other:
-        frame.out.warn(f"{_count(other, 'pin')} of a kind that this version of lafs can't renew")
+        frame.out.warn(f"{count(other, 'pin')} of a kind that this version of lafs can't renew")
     return wanted, other
-
-
-# ---- in words
-
-
-def text(report: CheckReport, target: str) -> str:
-    """A report: one line that says how it is, how much may be lost, what was not looked at and what to do; then a line
-    for each share and server that is to be named."""
-    parts = [_state(report)]
-    if report.recoverable and report.cap is not None:
-        parts.append(_may_be_lost(report))
-    if report.leases is not None:
-        parts.append(f"{_count(report.leases.renewed, 'lease')} renewed, {report.leases.added} added")
-    parts += [part for part in (_not_looked_at(report), _advice(report, target)) if part]
-    lines = ["; ".join(parts)]
-    lines += [f"  {bad.server}: share {bad.shnum} is {_SORTS[bad.sort]}: {bad.reason}" for bad in report.corrupt]
-    lines += [f"  {each.server} did not answer: {each.reason}" for each in report.unreachable]
-    return "\n".join(escape(line) for line in lines)
-
-
-_SORTS = {"corrupt": "corrupt", "incompatible": "of another version", "unreadable": "unreadable"}
-_WORDS = {"healthy": "healthy", "degraded": "damaged", "unrecoverable": "lost", "unknown": "cannot tell"}
-
-
-def _state(report: CheckReport) -> str:
-    cap = report.cap
-    if cap is None:
-        return "healthy: the content is in the cap itself"
-    if report.flaw is not None:
-        return f"lost: {report.flaw}"
-    found = f"{report.good_shares} of {cap.n} shares on {_count(len(report.holders), 'server')}"
-    if report.recoverable is not True:
-        found += f", {cap.k} are needed"
-    elif report.state == "degraded" and report.happiness < report.happy:
-        found += f" (happiness {report.happiness}, {report.happy} wanted)"
-    return f"{_WORDS[report.state]}: {found}"
-
-
-def _may_be_lost(report: CheckReport) -> str:
-    more = "" if report.state == "healthy" else "more "
-    return f"any {_count(report.spare, more + 'server')} may be lost" if report.spare else "no server may be lost"
-
-
-def _not_looked_at(report: CheckReport) -> str:
-    if report.cap is None:
-        return ""
-    if not report.verified:
-        return "shares were counted, not read (--verify reads them)"
-    left = report.to_prove - report.proved
-    return f"{100 * left / report.to_prove:.3g} % of the blocks were not read" if left > 0 else ""
-
-
-def _advice(report: CheckReport, target: str) -> str:
-    if report.state == "degraded":
-        return f"to mend it: lafs repair {target if target.startswith('@') else 'CAP'}"
-    if report.state == "unrecoverable":
-        return "bring back a server that has more shares" if report.flaw is None else ""
-    if report.state == "unknown":
-        return "try again, or say which server will not come back: --assume-lost"
-    return ""
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}{'' if number == 1 else 's'}"
-
-
-def overview(summary: Summary) -> str:
-    """The last line of several."""
-    parts = [f"{count} {_WORDS[state]}" for state, count in summary.states.items() if count]
-    if summary.corrupt_shares:
-        parts.append(_count(summary.corrupt_shares, "corrupt share"))
-    if summary.not_reached:
-        parts.append(f"{summary.not_reached} not looked at: the time was over")
-    return ": ".join([_count(summary.objects, "object"), ", ".join(parts)] if parts else ["no object"])
