@@ -515,7 +515,7 @@ def test_one_byte_at_a_time_is_silence(kind: int) -> None:
     server = ScriptedServer({kind: drip}, hello=version(fsync=b"1", statvfs=b"2", limits=b"1"))
     files = scripted(server, timeout=QUIET, connect_timeout=QUIET)
     start = time.monotonic()
-    with pytest.raises(ServerUnreachable, match="did not answer|broke the SFTP protocol"):
+    with pytest.raises(ServerUnreachable, match=r"did not answer|broke the SFTP protocol"):
         use_all(files)
     assert time.monotonic() - start < 10 * QUIET
     stop.set()
