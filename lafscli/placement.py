@@ -23,6 +23,10 @@ _EXAMPLE = "for example 3/7/10: any 3 of 10 shares rebuild a file, which must re
 _SPARE_WORK = 2_000_000  # steps of `spare`: about half a second
 
 
+LARGEST_SEGMENT = 1 << 30
+"""Bytes: a segment is held in memory, several at a time."""
+
+
 @dataclass(frozen=True, slots=True)
 class Encoding:
     """How a file is cut: any `k` of `n` shares rebuild it, an upload must reach `happy` servers (spec 05 §3).
@@ -42,8 +46,8 @@ class Encoding:
             raise UsageError(f"encoding {self} can't be: k <= n <= 256 must hold", hint=_EXAMPLE)
         if self.happy > self.n:
             raise UsageError(f"encoding {self} can't be: happy <= n must hold", hint=_EXAMPLE)
-        if self.segment_size < 1:
-            raise UsageError("the segment size must be at least one byte")
+        if not 1 <= self.segment_size <= LARGEST_SEGMENT:
+            raise UsageError(f"the segment size must be at least 1 and at most {LARGEST_SEGMENT} bytes")
 
     @classmethod
     def parse(cls, text: str) -> Self:

@@ -197,7 +197,7 @@ def test_too_few_servers_refuses_before_writing(ten: LocalGrid) -> None:
         dial.before = lambda name: wrote.append(name) if name in ("create", "write", "create_many") else None
     with ten.grid() as grid, pytest.raises(NotHappy, match=r"6 of 10 servers answered, 7 are needed") as caught:
         upload(grid, content(5000), writing())
-    assert "s0: connection refused" in caught.value.message
+    assert "s3: connection refused" in caught.value.message
     assert wrote == []
     assert ten.shares() == {}
 
@@ -474,3 +474,55 @@ def test_time_is_not_spent_on_a_dead_server_twice(ten: LocalGrid) -> None:
             upload(grid, content(100, seed), writing())
     assert time.monotonic() - began < 5 or len(tries) <= 2
     assert tries == ["connect"]
+
+
+def test_a_pipe_that_does_not_block_is_read_to_its_end(ten: LocalGrid) -> None:
+    """EAGAIN is not the end of a pipe."""
+    read_end, write_end = os.pipe()
+    os.set_blocking(read_end, False)
+    data = content(51_000)
+
+    def feed() -> None:
+        os.write(write_end, data[:1000])
+        time.sleep(0.3)
+        os.write(write_end, data[1000:])
+        os.close(write_end)
+
+    thread = threading.Thread(target=feed)
+    thread.start()
+    with ten.grid() as grid, open(read_end, "rb", buffering=0) as stream:
+        done = upload(grid, stream, writing())  # type: ignore[arg-type]
+    thread.join()
+    assert fetch(ten, done.cap) == data
+
+
+@pytest.mark.skipif(not Path("/proc/cpuinfo").exists(), reason="only Linux has files that do not know their size")
+def test_a_file_that_says_it_is_empty_and_is_not(ten: LocalGrid) -> None:
+    path = Path("/proc/self/limits")
+    assert path.stat().st_size == 0
+    with ten.grid() as grid:
+        done = upload(grid, path, writing())
+    assert fetch(ten, done.cap) == path.read_bytes()
+
+
+def test_where_no_share_can_be_placed_nothing_is_stored(ten: LocalGrid) -> None:
+    """`shares` is a file on six servers: that is noticed before the first commit."""
+    for index in range(6):
+        (ten.root(index) / "shares").rmdir()
+        (ten.root(index) / "shares").write_bytes(b"")
+    for source in (content(5000), _Pipe(content(3_000_000))):
+        with ten.grid() as grid, pytest.raises(NotHappy) as caught:
+            upload(grid, source, writing())  # type: ignore[arg-type]
+        assert "staging/" not in caught.value.message
+        shares = [path for i in range(6, 10) for path in (ten.root(i) / "shares").glob("*/*/*")]
+        assert shares == []
+        assert ten.staged() == []
+
+
+def test_reasons_are_told_once(ten: LocalGrid) -> None:
+    for index in range(4):
+        ten.dials[index].dead = True
+    with ten.grid() as grid, pytest.raises(NotHappy) as caught:
+        upload(grid, content(5000), writing())
+    assert "(s0, s1, s2, s3: connection refused)" in caught.value.message
+    assert "nothing was stored" in caught.value.message

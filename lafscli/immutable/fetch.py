@@ -268,7 +268,8 @@ class SegmentFetch:
         if segment.result is not None or segment.decoding:
             return
         coming = {s.shnum for s in segment.asked if not s.slow} | segment.blocks.keys()
-        for slow in (False, True):
+        opening = any(s.state == "opening" and not s.slow for s in self._sources)
+        for slow in (False,) if opening else (False, True):
             ready = [s for s in self._sources if s.state == "ready" and s.slow is slow and s not in segment.tried]
             for source in sorted(ready, key=lambda s: s.shnum):
                 if len(coming) >= self.cap.k:

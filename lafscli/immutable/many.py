@@ -58,6 +58,8 @@ def upload_many(
 
     Small files travel in batches; while one batch is written the next is asked about and a third is encoded. What
     does not go smoothly in a batch (a share that is there already, a server that fails) is done again by `upload`.
+    Each server commits its shares of a batch by itself: a file that ends as NotHappy may leave some behind, which serve
+    the next try or, under a random key, expire with their leases.
     """
     progress = progress or Progress()
     results: list[Uploaded | LafsError | None] = [None] * len(sources)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -72,10 +72,12 @@ def look(grid: Grid, si: StorageIndex, encoding: Encoding, share_size: int | Non
 
 @dataclass(slots=True)
 class Avoid:
-    """What earlier tries of one upload learned: servers that fail, and found shares that are corrupt."""
+    """What earlier tries of one upload learned: servers that fail, found shares that are corrupt; and how many shares
+    they had made visible when too many servers failed in that last step."""
 
     servers: dict[str, LafsError] = field(default_factory=dict)
     shares: set[tuple[str, int]] = field(default_factory=set)
+    committed: int = 0
 
 
 def choose(found: Survey, encoding: Encoding, avoid: Avoid) -> Plan:
@@ -100,21 +102,33 @@ def not_happy(found: Survey, encoding: Encoding, avoid: Avoid, happiness: int) -
     reasons = {error.server: error.message for error in found.silent}
     reasons |= {name: error.message for name, error in avoid.servers.items()}
     reasons |= dict.fromkeys(found.full, "has no room")
-    named = "; ".join(f"{name}: {reason}" for name, reason in sorted(reasons.items()))
-    total = len(found.stores)
+    named = told_together(reasons)
+    total, answered = len(found.stores), len(found.held)
     if not found.held and found.silent:
-        return Unreachable(f"no server could be reached ({named})", hint="lafs server status")
+        return Unreachable(f"no server could be reached ({named})", hint="lafs server status says what is wrong")
     if total < encoding.happy:
         fitting = encoding.fitting(total)
         return NotHappy(
             f"{total} servers are configured, {encoding.happy} are needed to store safely",
             hint=f"add servers, or store on what there is: lafs encoding {fitting}",
         )
-    answered = len(found.held) - len(avoid.servers.keys() & found.held.keys())
     message = f"{answered} of {total} servers answered, {encoding.happy} are needed to store safely"
     if answered >= encoding.happy:
-        message = f"shares would lie on {happiness} of {total} servers, {encoding.happy} are needed to store safely"
+        message = f"{answered} of {total} servers answered, shares could lie on {happiness}, and on {encoding.happy} "
+        message += "they are stored safely"
+    if avoid.committed:
+        message += f"; {avoid.committed} shares that were in place already stay, for the next try"
+    else:
+        message += "; nothing was stored"
     return NotHappy(f"{message} ({named})" if named else message, hint="lafs server status shows which servers fail")
+
+
+def told_together(reasons: Mapping[str, str]) -> str:
+    """Servers and reasons, those with one reason together."""
+    servers: dict[str, list[str]] = {}
+    for name, reason in sorted(reasons.items()):
+        servers.setdefault(reason, []).append(name)
+    return "; ".join(f"{', '.join(names)}: {reason}" for reason, names in servers.items())
 
 
 def open_writers(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import select
 import stat
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +12,8 @@ from typing import BinaryIO, Protocol
 
 from lafscli.errors import LafsError, NotFound, SourceChanged, UsageError
 from lafscli.storage.store import Buffer
+
+_READ_AHEAD = 1 << 20
 
 
 class Source(Protocol):
@@ -25,7 +28,10 @@ class Source(Protocol):
         """Fill the buffer; less only at the end. LafsError when it can't be read."""
 
     def unchanged(self) -> None:
-        """SourceChanged when the file is no longer what it was when it was opened."""
+        """Raises `changed()` when the file is no longer what it was when it was opened."""
+
+    def changed(self) -> SourceChanged:
+        """The error for a source that is not the same on its second reading."""
 
 
 class BytesSource:
@@ -47,6 +53,9 @@ class BytesSource:
 
     def unchanged(self) -> None:
         """Bytes in memory do not change."""
+
+    def changed(self) -> SourceChanged:
+        return _changed("the content")
 
 
 class FileSource:
@@ -70,7 +79,10 @@ class FileSource:
         except OSError:
             now = set()
         if now != {self._identity}:
-            raise changed(self._path)
+            raise self.changed()
+
+    def changed(self) -> SourceChanged:
+        return _changed(str(self._path))
 
 
 class StreamSource:
@@ -83,7 +95,7 @@ class StreamSource:
         self._stream = stream
 
     def rewind(self) -> None:
-        raise SourceChanged("a pipe can't be read twice")
+        raise self.changed()
 
     def readinto(self, buffer: memoryview) -> int:
         count = self._start.readinto(buffer)
@@ -92,9 +104,11 @@ class StreamSource:
     def unchanged(self) -> None:
         """A pipe is read once: it has nothing to be compared with."""
 
+    def changed(self) -> SourceChanged:
+        return SourceChanged("a pipe can't be read twice")
 
-def changed(what: Path | str) -> SourceChanged:
-    """The error for a source that is not the same on its second reading."""
+
+def _changed(what: str) -> SourceChanged:
     return SourceChanged(
         f"{what} changed while it was read; nothing was stored",
         hint="put it again when nobody writes to it, or put a snapshot of it",
@@ -115,8 +129,10 @@ def opened(source: Path | Buffer | BinaryIO, segment_size: int) -> Iterator[Sour
         except OSError as error:
             raise LafsError(f"can't read {source}: {error.strerror}") from error
         with file:
-            mode = os.fstat(file.fileno()).st_mode
-            yield FileSource(source, file) if stat.S_ISREG(mode) else _buffered(file, segment_size)
+            found = os.fstat(file.fileno())
+            # A file that says it has no bytes may give some all the same: those below /proc do.
+            whole = stat.S_ISREG(found.st_mode) and found.st_size > 0
+            yield FileSource(source, file) if whole else _buffered(file, segment_size)
     elif isinstance(source, bytes | bytearray | memoryview):
         yield BytesSource(source)
     else:
@@ -124,10 +140,15 @@ def opened(source: Path | Buffer | BinaryIO, segment_size: int) -> Iterator[Sour
 
 
 def _buffered(stream: BinaryIO, segment_size: int) -> Source:
-    buffer = bytearray(segment_size + 1)
-    count = _fill(stream, memoryview(buffer), "standard input")
-    start = memoryview(buffer)[:count]
-    return BytesSource(start) if count <= segment_size else StreamSource(start, stream)
+    """Read ahead to see whether the stream ends within one segment."""
+    start = bytearray()
+    piece = memoryview(bytearray(min(segment_size + 1, _READ_AHEAD)))
+    while len(start) <= segment_size:
+        count = _fill(stream, piece[: segment_size + 1 - len(start)], "standard input")
+        if not count:
+            return BytesSource(start)
+        start += piece[:count]
+    return StreamSource(start, stream)
 
 
 def _fill(stream: BinaryIO, buffer: memoryview, name: str) -> int:
@@ -135,6 +156,9 @@ def _fill(stream: BinaryIO, buffer: memoryview, name: str) -> int:
     while filled < buffer.nbytes:
         try:
             count = stream.readinto(buffer[filled:])  # type: ignore[attr-defined]
+            if count is None:  # a descriptor that does not block: nothing is there yet, which is not the end
+                select.select([stream], [], [])
+                continue
         except OSError as error:
             raise LafsError(f"can't read {name}: {error.strerror}") from error
         if not count:

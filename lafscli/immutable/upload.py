@@ -15,9 +15,9 @@ from lafscli.errors import CorruptShare, FileExists, LafsError, NotHappy, Server
 from lafscli.formats.caps import ChkCap, ChkVerifyCap, LitCap
 from lafscli.formats.chk import Layout, Sizes, share_size
 from lafscli.immutable.pipeline import Codec, ShareFeed, fetcher, settle
-from lafscli.immutable.placing import Avoid, Survey, discard, look, open_writers, stop
+from lafscli.immutable.placing import Avoid, Survey, discard, look, open_writers, stop, told_together
 from lafscli.immutable.resume import Resume
-from lafscli.immutable.source import Source, changed, opened
+from lafscli.immutable.source import Source, opened
 from lafscli.placement import Encoding, happiness
 from lafscli.primitives import hashes
 from lafscli.primitives.ciphers import AesCtr
@@ -108,11 +108,11 @@ def upload(
 
 def _literal(plain: Source) -> Uploaded:
     assert plain.size is not None
-    buffer = bytearray(plain.size)
+    buffer = bytearray(plain.size + 1)
     if plain.readinto(memoryview(buffer)) != plain.size:
-        raise changed("the source")
+        raise plain.changed()
     plain.unchanged()
-    return Uploaded(LitCap(bytes(buffer)), plain.size)
+    return Uploaded(LitCap(bytes(buffer[: plain.size])), plain.size)
 
 
 def _choose_key(plain: Source, writing: Writing, progress: Progress) -> bytes:
@@ -126,7 +126,7 @@ def _choose_key(plain: Source, writing: Writing, progress: Progress) -> bytes:
     while left:
         count = plain.readinto(buffer[: min(left, buffer.nbytes)])
         if not count:
-            raise changed("the source")
+            raise plain.changed()
         hasher.update(buffer[:count])
         left -= count
         progress.advance(count)
@@ -256,9 +256,9 @@ class _Attempt:
             yield self.size, piece
             self.size += count
             if self.plain.size is not None and self.size > self.plain.size:
-                raise changed("the source")
+                raise self.plain.changed()
         if self.plain.size not in (None, self.size) or (again is not None and again.digest()[:16] != self.key):
-            raise changed("the source")
+            raise self.plain.changed()
 
     def _encode(self, item: tuple[int, Buffer]) -> tuple[bytes, EncodedSegment]:
         offset, plaintext = item
@@ -332,13 +332,14 @@ class _Attempt:
 
     def _learn(self, feeds: list[ShareFeed]) -> None:
         """Remember which servers failed, so that the next plan does without them; a pipe can't be read again."""
+        self.avoid.committed += sum(feed.committed for feed in feeds)
         for feed in feeds:
             if feed.error is not None and not isinstance(feed.error, FileExists | StagedDiffers):
                 self.avoid.servers[feed.store.server.name] = feed.error
         if self.plain.size is None:
-            reasons = "; ".join(f"{name}: {error.message}" for name, error in sorted(self.avoid.servers.items()))
+            reasons = told_together({name: error.message for name, error in self.avoid.servers.items()})
             raise NotHappy(
-                f"too many servers failed while the pipe was stored; nothing was stored ({reasons})",
+                f"too many servers failed while the pipe was stored; its content is lost ({reasons})",
                 hint="run it again: what comes through a pipe can't be read twice",
             )
 

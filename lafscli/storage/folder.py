@@ -17,7 +17,7 @@ from lafscli.storage.enrol import read_identity
 from lafscli.storage.guard import FolderGuard
 from lafscli.storage.leases import MOST_LEASES
 from lafscli.storage.locks import LOCK_SECONDS, PATIENCE, Locks
-from lafscli.storage.staged import StagedShare, lease_record, size_error
+from lafscli.storage.staged import StagedShare, lease_record, plainly, size_error
 from lafscli.storage.store import (
     Buffer,
     FileRange,
@@ -176,7 +176,11 @@ class FolderStore:
             name, offset = resume
             return StagedShare(self, si, shnum, name, self.files.open_existing(name), lease, offset)
         staged = self._staging_path(si, shnum)
-        file = self.files.create(staged)
+        try:
+            with plainly(staged):
+                file = self.files.create(staged)
+        except FileMissing:
+            raise FileMissing("its staging folder is gone", hint="is the disk with the shares mounted there?") from None
         try:
             return StagedShare(self, si, shnum, staged, file, lease)
         except ServerError:
@@ -216,6 +220,13 @@ class FolderStore:
         if lost:
             self.files.do([Remove(path) for path in lost])
         return outcomes
+
+    def make_room(self, si: StorageIndex) -> None:
+        """Make the folder of a storage index; whether that worked is seen when it is looked at."""
+        folder = container.share_folder(si)
+        names = [name for name in (folder[:-27], folder) if name not in self._folders]
+        if names:
+            self.files.do([Mkdir(name) for name in names])
 
     def publish(self, moves: Sequence[tuple[str, StorageIndex, int]]) -> list[LafsError | None]:
         """Rename staged files to their places, never over a share that is there: FileExists for those."""

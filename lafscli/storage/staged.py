@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Protocol
 
 from lafscli.errors import FileError, LafsError, ServerError
@@ -17,6 +18,8 @@ class Folder(Protocol):
 
     @property
     def sync(self) -> bool: ...
+
+    def make_room(self, si: StorageIndex) -> None: ...
 
     def publish(self, moves: Sequence[tuple[str, StorageIndex, int]]) -> list[LafsError | None]: ...
 
@@ -58,7 +61,8 @@ class StagedShare:
         return list(self._folder.files.read(wanted).finish())
 
     def append(self, data: Buffer) -> None:
-        self._file.write(data)
+        with plainly(self.staged):
+            self._file.write(data)
         self._length += memoryview(data).nbytes
 
     def write_header(self, data: Buffer) -> None:
@@ -66,13 +70,18 @@ class StagedShare:
 
     def seal(self) -> None:
         record = lease_record(self._lease)
-        self._file.write(record)
-        self._file.write_at(0, container.header(self._length, 1))
-        self._file.close(sync=self._folder.sync)
-        [stat] = self._folder.files.do([Stat(self.staged)])
+        with plainly(self.staged):
+            self._file.write(record)
+            self._file.write_at(0, container.header(self._length, 1))
+            self._file.close(sync=self._folder.sync)
+        self._folder.make_room(self._si)
+        stat, place = self._folder.files.do([Stat(self.staged), Stat(container.share_folder(self._si))])
         error = size_error(stat, container.HEADER_SIZE + self._length + len(record))
         if error is not None:
             raise error
+        if not isinstance(place, FileStat) or place.kind != "dir":
+            reason = place.message if isinstance(place, FileError) else "it is not a folder"
+            raise FileError(f"no share can be placed there: {reason}")
 
     def commit(self) -> None:
         [outcome] = self._folder.publish([(self.staged, self._si, self._shnum)])
@@ -82,6 +91,17 @@ class StagedShare:
     def abort(self) -> None:
         self._file.abandon()
         self._folder.discard_staged(self.staged, self._si)
+
+
+@contextmanager
+def plainly(path: str) -> Iterator[None]:
+    """Errors say what happened; under which internal name is of no use to anybody."""
+    try:
+        yield
+    except FileError as error:
+        error.message = error.message.removeprefix(f"{path}: ")
+        error.args = (error.message,)
+        raise
 
 
 def lease_record(lease: Lease) -> bytes:
