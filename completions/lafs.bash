@@ -60,6 +60,10 @@ _lafs() {
             "server add":--node-id) :; return ;;
             "server add":--permutation-seed) :; return ;;
             "server add":--option) :; return ;;
+            "server replace":--site) :; return ;;
+            "server replace":--node-id) :; return ;;
+            "server replace":--permutation-seed) :; return ;;
+            "server replace":--option) :; return ;;
             "put":--format) _lafs_words 'chk sdmf mdmf'; return ;;
             "put":--private-key) _lafs_files -f; return ;;
             "put":--encoding) :; return ;;
@@ -77,9 +81,10 @@ _lafs() {
                 'init') word='--local --encoding --from-tahoe' ;;
                 'server add') word='--readonly --site --node-id --permutation-seed --option --accept-new' ;;
                 'server remove') word='--force' ;;
+                'server replace') word='--site --node-id --permutation-seed --option --accept-new --force' ;;
                 'put') word='--format --mutable --private-key --encoding --segment-size --no-convergence' ;;
                 'get') word='--offset --length --resume' ;;
-                'check') word='-r --recursive --verify --sample --repair --assume-lost --add-lease --max-time --force' ;;
+                'check') word='-r --recursive --verify --sample --repair --rebalance --assume-lost --add-lease --max-time --force' ;;
                 'repair') word='-r --recursive --assume-lost --add-lease --max-time --force' ;;
                 '') word=--version ;;
                 *) word= ;;
@@ -90,7 +95,7 @@ _lafs() {
     fi
     case $command:$count in
         :*) _lafs_words 'init server encoding grid put get cat cap batch check repair renew share completion help man' ;;
-        server:*) _lafs_words 'add list status remove drain' ;;
+        server:*) _lafs_words 'add list status remove drain replace' ;;
         grid:*) _lafs_words 'export import' ;;
         cap:*) _lafs_words 'show read verify' ;;
         share:*) _lafs_words 'show find' ;;

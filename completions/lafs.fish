@@ -51,6 +51,7 @@ complete -c lafs -n '__lafs_at server' -a list -d 'List the servers of this home
 complete -c lafs -n '__lafs_at server' -a status -d 'Ask servers how they are'
 complete -c lafs -n '__lafs_at server' -a remove -d 'Forget a server; its shares stay there'
 complete -c lafs -n '__lafs_at server' -a drain -d 'Copy our shares from a server to the others'
+complete -c lafs -n '__lafs_at server' -a replace -d 'Put a new server in the place of another'
 complete -c lafs -n '__lafs_at grid' -a export -d 'Write servers, host keys and encoding to a file'
 complete -c lafs -n '__lafs_at grid' -a import -d 'Take servers and encoding from a grid file'
 complete -c lafs -n '__lafs_at cap' -a show -d 'Show what a cap is and grants'
@@ -79,6 +80,12 @@ complete -c lafs -n '__lafs_at server add' -l permutation-seed -x -d 'Its seed: 
 complete -c lafs -n '__lafs_at server add' -l option -x -d 'How to reach it; may be repeated'
 complete -c lafs -n '__lafs_at server add' -l accept-new -d 'Accept and record a host key that is not known yet'
 complete -c lafs -n '__lafs_at server remove' -l force -d 'Even when fewer servers than happy are left'
+complete -c lafs -n '__lafs_at server replace' -l site -x -d 'Where it stands; shares are spread over sites'
+complete -c lafs -n '__lafs_at server replace' -l node-id -x -d 'Its id: base32, or 40 hex digits'
+complete -c lafs -n '__lafs_at server replace' -l permutation-seed -x -d 'Its seed: base32, as in Tahoe\'s file'
+complete -c lafs -n '__lafs_at server replace' -l option -x -d 'How to reach it; may be repeated'
+complete -c lafs -n '__lafs_at server replace' -l accept-new -d 'Accept and record a host key that is not known yet'
+complete -c lafs -n '__lafs_at server replace' -l force -d 'Forget OLD even if something on it could not be saved'
 complete -c lafs -n '__lafs_at grid export' -F
 complete -c lafs -n '__lafs_at grid import' -F
 complete -c lafs -n '__lafs_at put' -l format -x -a 'chk sdmf mdmf' -d 'What to make; chk so far'
@@ -107,6 +114,7 @@ complete -c lafs -n '__lafs_at check' -s r -l recursive -d 'Also what directorie
 complete -c lafs -n '__lafs_at check' -l verify -d 'Read every share and prove it'
 complete -c lafs -n '__lafs_at check' -l sample -x -d 'Verify only so much of all segments, chosen at random'
 complete -c lafs -n '__lafs_at check' -l repair -d 'Make missing shares again, and replace corrupt ones'
+complete -c lafs -n '__lafs_at check' -l rebalance -d 'Copy shares to servers without any, where too few hold them'
 complete -c lafs -n '__lafs_at check' -l assume-lost -x -d 'Take a server for empty; may be repeated'
 complete -c lafs -n '__lafs_at check' -l add-lease -d 'Renew our leases, and add them where there are none'
 complete -c lafs -n '__lafs_at check' -l max-time -x -d 'Begin nothing more after so long'

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
@@ -20,6 +21,7 @@ from lafscli.errors import CannotTell, Damaged, NotRecoverable, Partial, Unreach
 from lafscli.formats import caps
 from lafscli.formats.caps import ChkCap, ChkVerifyCap, LitCap
 from lafscli.health.check import Checkable, Checking, check_many
+from lafscli.health.rebalance import rebalance_many
 from lafscli.health.regrowth import Mending
 from lafscli.health.renew import MakeLease, renew_many
 from lafscli.health.repair import repair_many
@@ -67,6 +69,7 @@ FORCE = click.option(  # of an immutable object there is but one version: nothin
 @click.option("--verify", is_flag=True, help="Read every share and prove it.")
 @click.option("--sample", type=PERCENT, help="Verify only so much of all segments, chosen at random.")
 @click.option("--repair", is_flag=True, help="Make missing shares again, and replace corrupt ones.")
+@click.option("--rebalance", is_flag=True, help="Copy shares to servers without any, where too few hold them.")
 @ASSUME_LOST
 @ADD_LEASE
 @MAX_TIME
@@ -78,6 +81,7 @@ def check(
     verify: bool,
     sample: float | None,
     repair: bool,
+    rebalance: bool,
     assume_lost: tuple[str, ...],
     add_lease: bool,
     max_time: int | None,
@@ -86,7 +90,7 @@ def check(
 
     Each TARGET is a cap of any power, or @FILE for the cap in the first line of FILE; a verify cap is enough. Servers
     are asked which shares they hold; with --verify every share is read and proved byte by byte. No share is changed
-    without --repair.
+    without --repair or --rebalance.
     """
     checking = Checking(
         0,
@@ -96,7 +100,7 @@ def check(
         assume_lost=frozenset(assume_lost),
         max_time=max_time,
     )
-    _run(frame, targets, recursive, checking, mend=repair, add_lease=add_lease)
+    _run(frame, targets, recursive, checking, mend=repair, spread=rebalance, add_lease=add_lease)
 
 
 @command("repair")
@@ -124,9 +128,17 @@ def repair(
 
 
 def _run(
-    frame: Frame, targets: tuple[str, ...], recursive: bool, checking: Checking, *, mend: bool, add_lease: bool
+    frame: Frame,
+    targets: tuple[str, ...],
+    recursive: bool,
+    checking: Checking,
+    *,
+    mend: bool,
+    spread: bool = False,
+    add_lease: bool,
 ) -> None:
-    """Check, and repair if that is wanted; `checking` is what the options say."""
+    """Check, repair and rebalance if that is wanted; `checking` is what the options say."""
+    until = None if checking.max_time is None else time.monotonic() + checking.max_time
     wanted = [_checkable(frame, target) for target in targets]
     grid, happy = _grid(frame, wanted)
     checking = replace(checking, happy=happy, renew=_leases(frame) if add_lease and grid.stores else None)
@@ -136,11 +148,13 @@ def _run(
             reports = repair_many(grid, wanted, checking, Mending(_leases(frame)), progress)
         else:
             reports = enumerate(check_many(grid, wanted, checking, progress))
+        if spread and grid.stores:
+            reports = rebalance_many(grid, reports, _leases(frame), checking.assume_lost, progress, until)
         if len(targets) > 1 or recursive:
             code = _several(frame, targets, reports, checking, len(grid.stores))
         else:
             code = _one(frame, targets[0], next(reports)[1], checking, len(grid.stores))
-    if mend and grid.stores:
+    if (mend or spread) and grid.stores:
         frame.client().sweep({store.server.name for store in grid.stores} - checking.assume_lost)
     raise SystemExit(code)
 

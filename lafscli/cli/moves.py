@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -10,14 +12,18 @@ import click
 from lafscli.cli.frame import Frame
 from lafscli.cli.options import command
 from lafscli.cli.progress import ShownProgress
+from lafscli.cli.reports import count
+from lafscli.cli.servers import address_options, enrolled
 from lafscli.cli.text import escape, human_size
 from lafscli.config import secrets
+from lafscli.config.servers import ServerRecord, check_name
 from lafscli.config.settings import Config
-from lafscli.errors import NotHappy, Partial
+from lafscli.errors import NotHappy, Partial, ServerError, UsageError
 from lafscli.formats import caps
-from lafscli.formats.caps import ChkCap, ChkVerifyCap
+from lafscli.formats.caps import ChkCap, ChkVerifyCap, LitCap
 from lafscli.health.move import Drained, drain
 from lafscli.health.renew import MakeLease
+from lafscli.health.report import CheckReport
 from lafscli.primitives.encoding import b32encode
 
 if TYPE_CHECKING:
@@ -62,7 +68,7 @@ def drained(frame: Frame, client: Client, name: str) -> Drained:
             table["servers"][name]["readonly"] = True
 
     client.config.edit(change)
-    known = {cap.si: cap for cap in known_objects(client.config)}
+    known = {cap.si: cap for cap in known_objects(client.config)[0]}
     with ShownProgress(frame.connections, frame.out, f"drain {name}") as progress:
         done = drain(client.grid, name, leases(client), known=known, progress=progress)
     for silent, reason in sorted(done.silent.items()):
@@ -71,17 +77,179 @@ def drained(frame: Frame, client: Client, name: str) -> Drained:
     return done
 
 
+@command("server replace")
+@click.argument("old")
+@click.argument("new")
+@click.argument("url")
+@address_options
+@click.option("--force", is_flag=True, help="Forget OLD even if something on it could not be saved.")
+def replace_(frame: Frame, old: str, new: str, url: str, force: bool, **given: Any) -> None:
+    """Put a new server in the place of another.
+
+    NEW is added as by server add. If OLD still answers, our shares on it are copied as by server drain; if it does not,
+    the files that this home knows of (`pins`) are repaired as if OLD were lost. Then OLD is forgotten. Run again after
+    an interruption, it goes on where it stopped.
+    """
+    from lafscli.client import record_of
+
+    config = frame.config()
+    check_name(new)
+    if old not in config.servers and new in config.servers and config.servers[new].url == url:
+        frame.out.show({"old": old, "new": new, "removed": True}, f"{new} is in the place of {old} already")
+        return
+    moved = _add(frame, config, record_of(config, old), new, url, given)
+    try:
+        saved = Saved() if moved else _save(frame, old)
+    finally:
+        frame.connections.forget()
+    removed = moved or force or not saved.failed
+    if removed:
+        config.edit(lambda table: table.get("servers", {}).pop(old, None))
+    frame.out.show(
+        {"old": old, "new": new, "removed": removed} | saved.document() | ({"moved": True} if moved else {}),
+        "\n".join(map(escape, saved.words(old))),
+    )
+    if moved:
+        frame.out.tell(f"the folder is that of {old}: it is called {new} now, and nothing was to be copied")
+    elif removed:
+        frame.out.tell(f"{new} is in the place of {old}, which is forgotten")
+    if saved.failed:
+        if not removed:
+            frame.out.tell(f"{old} stays; mend it and run this again, or forget it with --force")
+        raise SystemExit(Partial.exit_code)
+
+
+def _add(frame: Frame, config: Config, old: ServerRecord, new: str, url: str, given: dict[str, Any]) -> bool:
+    """Add the new server, if an earlier run did not. True when it turns out to be the old one at another address,
+    which then has the new name."""
+    if new in config.servers:
+        if new == old.name or config.servers[new].url != url:
+            raise UsageError(f"there is a server {new} already", hint="give the new server a name of its own")
+        frame.out.tell(f"{new} is there already: going on", level=1)
+        return False
+    record = enrolled(frame, config, new, url, **given)
+    for other in config.servers.values():
+        if other.node_id == record.node_id and other.name != old.name:
+            raise UsageError(f"this is the server {other.name}, which is there already")
+    moved = record.node_id == old.node_id
+
+    def change(table: dict[str, Any]) -> None:
+        servers = table.setdefault("servers", {})
+        servers.setdefault(new, record.table())
+        if moved:
+            servers.pop(old.name, None)
+
+    config.edit(change)
+    frame.connections.forget()
+    return moved
+
+
+@dataclass(slots=True)
+class Saved:
+    """What was done so that a server may go. `failed`: storage index, if it is about one file, and
+    reason."""
+
+    drained: Drained | None = None
+    silent: str | None = None
+    objects: int = 0
+    repaired: int = 0
+    written: int = 0
+    failed: list[tuple[bytes | None, str]] = field(default_factory=list)
+
+    def document(self) -> dict[str, Any]:
+        """As JSON."""
+        failed = [
+            {"reason": reason} | ({} if si is None else {"storage_index": b32encode(si)}) for si, reason in self.failed
+        ]
+        found: dict[str, Any] = {"failed": failed}
+        if self.drained is not None:
+            found["drained"] = document(self.drained)
+        if self.silent is not None:
+            found["silent"] = self.silent
+        if self.objects:
+            found["repair"] = {"objects": self.objects, "repaired": self.repaired, "shares_written": self.written}
+        return found
+
+    def words(self, old: str) -> list[str]:
+        """For people."""
+        lines = [] if self.drained is None else words(self.drained)[:1]
+        if self.silent is not None:
+            lines.append(f"{old} does not answer ({self.silent})")
+        if self.objects:
+            lines.append(
+                f"{count(self.objects, 'file')} looked at as if it were lost: {self.repaired} repaired, "
+                f"{count(self.written, 'share')} made again"
+            )
+        return lines + [f"  {f'{b32encode(si)}: ' if si is not None else ''}{reason}" for si, reason in self.failed]
+
+
+def _save(frame: Frame, old: str) -> Saved:
+    """Copy what can be copied; what can't be is made again, where its cap is known."""
+    client = frame.client()
+    saved = Saved()
+    caps_known, others = known_objects(client.config)
+    known = {cap.si: cap for cap in caps_known}
+    lost: dict[bytes, str] = {}
+    try:
+        saved.drained = done = drained(frame, client, old)
+    except ServerError as error:
+        saved.silent = error.message
+        wanted = list(known.values())
+        if others:
+            saved.failed.append((None, f"{others} pins are of a kind that this version of lafs can't repair"))
+        if not wanted:
+            frame.out.warn("this home has no pins: nothing is known of what was on it, and nothing was repaired")
+    else:
+        lost = {left.si: left.reason for left in done.failed}
+        wanted = [cap for si, cap in known.items() if si in lost]
+        if done.unfinished is not None:
+            saved.failed.append((None, f"not all shares were looked at: {done.unfinished}"))
+    for report in _repaired(frame, client, old, wanted):
+        assert report.cap is not None
+        saved.objects += 1
+        if report.repair is not None:
+            saved.repaired += report.repair.successful
+            saved.written += report.repair.written
+        if report.good_shares == report.cap.n:
+            lost.pop(report.cap.si, None)
+        else:
+            reason = f"{report.good_shares} of {report.cap.n} shares are there"
+            if report.repair is not None and report.repair.reason:
+                reason += f"; {report.repair.reason}"
+            lost[report.cap.si] = reason
+    saved.failed += sorted(lost.items())
+    return saved
+
+
+def _repaired(frame: Frame, client: Client, old: str, wanted: Sequence[ChkVerifyCap]) -> Iterator[CheckReport]:
+    from lafscli.health.check import Checking
+    from lafscli.health.regrowth import Mending
+    from lafscli.health.repair import repair_many
+
+    if not wanted:
+        return
+    checking = Checking(client.config.encoding.happy, os.urandom, assume_lost=frozenset([old]))
+    with ShownProgress(frame.connections, frame.out, f"replace {old}") as progress:
+        for _, report in repair_many(client.grid, wanted, checking, Mending(leases(client)), progress):
+            yield report
+
+
 def leases(client: Client) -> MakeLease:
     """Makes our leases, from now on."""
     return client.writing(client.config.encoding, convergent=False).lease
 
 
-def known_objects(config: Config) -> Iterator[ChkVerifyCap]:
-    """The immutable files that this home knows of: its pins."""
+def known_objects(config: Config) -> tuple[list[ChkVerifyCap], int]:
+    """The immutable files that this home knows of (its pins), and how many pins are of another kind."""
+    found: list[ChkVerifyCap] = []
+    others = 0
     for line in secrets.pinned(config.home):
         cap = caps.parse(line)
         if isinstance(cap, ChkCap | ChkVerifyCap):
-            yield cap.verify_cap()
+            found.append(cap.verify_cap())
+        else:
+            others += not isinstance(cap, LitCap)
+    return found, others
 
 
 def document(done: Drained) -> dict[str, Any]:
@@ -105,12 +273,12 @@ def words(done: Drained) -> list[str]:
     """The same for people."""
     parts = [f"{done.copied} copied ({human_size(done.bytes)})"]
     if done.already_elsewhere:
-        parts.append(f"{done.already_elsewhere} were elsewhere already")
+        parts.append(f"{done.already_elsewhere} elsewhere already")
     if done.failed:
         parts.append(f"{len(done.failed)} not copied")
-    lines = [f"{done.server}: {done.shares} shares of ours: {', '.join(parts)}"]
+    lines = [f"{done.server}: {count(done.shares, 'share')} of ours: {', '.join(parts)}"]
     if done.foreign:
-        lines.append(f"  {done.foreign} shares carry no lease of this home: they are other people's, and were left")
+        lines.append(f"  {count(done.foreign, 'share')} of other people, without a lease of this home: left alone")
     lines += [f"  share {left.shnum} of {b32encode(left.si)}: {left.reason}" for left in done.failed]
     if done.unfinished is not None:
         lines.append(f"  not all shares were looked at: {done.unfinished}")

@@ -66,7 +66,10 @@ def _advice(report: CheckReport, target: str) -> str:
     if report.repair is not None:
         return "lafs server status shows how the servers are" if report.state == "degraded" else ""
     if report.state == "degraded":
-        return f"to mend it: lafs repair {target if target.startswith('@') else 'CAP'}"
+        assert report.cap is not None
+        crowded = report.good_shares == report.cap.n and not report.corrupt
+        command = "check --rebalance" if crowded else "repair"
+        return f"to mend it: lafs {command} {target if target.startswith('@') else 'CAP'}"
     if report.state == "unrecoverable":
         return "bring back a server that has more shares" if report.flaw is None else ""
     if report.state == "unknown":

@@ -57,6 +57,7 @@ COMMANDS = (
     Command("server status", "lafscli.cli.servers", "status", SETUP, "Ask servers how they are."),
     Command("server remove", "lafscli.cli.servers", "remove", SETUP, "Forget a server; its shares stay there."),
     Command("server drain", "lafscli.cli.moves", "drain_", SETUP, "Copy our shares from a server to the others."),
+    Command("server replace", "lafscli.cli.moves", "replace_", SETUP, "Put a new server in the place of another."),
     Command("encoding", "lafscli.cli.setup", "encoding", SETUP, "Show or set how many shares a file gets."),
     Command("grid export", "lafscli.cli.grids", "export", SETUP, "Write servers, host keys and encoding to a file."),
     Command("grid import", "lafscli.cli.grids", "import_", SETUP, "Take servers and encoding from a grid file."),

@@ -3,6 +3,7 @@ any (spec 05 §6). What lies somewhere already stays there."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import replace
@@ -28,18 +29,21 @@ def rebalance_many(
     lease: MakeLease,
     assume_lost: frozenset[str] = frozenset(),
     progress: Progress | None = None,
+    until: float | None = None,
 ) -> Iterator[tuple[int, CheckReport]]:
     """Take numbered reports of a check (or repair), and give each back as it is afterwards, in any order.
 
     Of an object that can be recovered, and could lie on more of the servers that answered, shares are copied; `repair`
-    of its report says how many. The reports of others are given back as they came.
+    of its report says how many. The reports of others are given back as they came, and all that come after `until` (by
+    `time.monotonic`).
     """
     with Copier(grid, lease, progress or Progress()) as copier:
 
         def jobs() -> Iterator[Steps[tuple[int, CheckReport]]]:
             for number, report in reports:
                 cap = report.cap
-                if cap is None or not report.recoverable:
+                late = until is not None and time.monotonic() >= until
+                if cap is None or not report.recoverable or late:
                     yield _as_it_is(number, report)
                 else:
                     order = [store for store in grid.permuted(cap.si) if store.server.name not in assume_lost]
