@@ -35,10 +35,9 @@ def repair_many(
     until = None if checking.max_time is None else time.monotonic() + checking.max_time
     ailing: list[tuple[int, CheckReport]] = []
     for index, report in enumerate(check_many(grid, caps, checking, progress)):
-        reason = _refusal(report)
         if report.healthy:
             yield index, report
-        elif reason is not None:
+        elif (reason := _refusal(report)) is not None:
             yield index, replace(report, repair=Repair(False, False, 0, reason))
         else:
             ailing.append((index, report))
