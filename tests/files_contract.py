@@ -23,6 +23,7 @@ from lafscli.storage.store import (
     Mkdir,
     NewFile,
     Op,
+    Patch,
     Remove,
     Rename,
     Replace,
@@ -142,6 +143,18 @@ class FilesContract:
         assert (root / "file").read_bytes() == b"0123"
         assert (root / "file").stat().st_mtime == 1_000_000_000
         assert all(isinstance(answer, FileMissing) for answer in files.do([Truncate("no", 4), Touch("no", 4)]))
+
+    def test_patches(self, files: Files, root: Path) -> None:
+        for number in range(30):
+            (root / f"f{number}").write_bytes(b"0123456789")
+        patches: list[Op] = [Patch(f"f{number}", number % 8, b"ab") for number in range(30)]
+        answers = files.do([Stat("f0"), *patches, Patch("no", 0, b"x"), Stat("f1")])
+        assert answers[1:31] == [None] * 30
+        assert isinstance(answers[31], FileMissing)
+        assert not (root / "no").exists()
+        for number in range(30):
+            at = number % 8
+            assert (root / f"f{number}").read_bytes() == b"0123456789"[:at] + b"ab" + b"0123456789"[at + 2 :]
 
     @pytest.mark.skipif(os.geteuid() == 0, reason="nothing is denied to root")
     def test_denied(self, files: Files, root: Path) -> None:

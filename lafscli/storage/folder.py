@@ -9,13 +9,21 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
 
-from lafscli.errors import CorruptShare, FileError, FileExists, FileMissing, LafsError, ServerError, ServerUnreachable
+from lafscli.errors import (
+    CorruptShare,
+    FileError,
+    FileExists,
+    FileMissing,
+    LafsError,
+    NotSupported,
+    ServerError,
+    ServerUnreachable,
+)
 from lafscli.formats import container
 from lafscli.primitives.encoding import b32decode, b32encode
 from lafscli.storage import leases
 from lafscli.storage.enrol import read_identity
 from lafscli.storage.guard import FolderGuard
-from lafscli.storage.leases import MOST_LEASES
 from lafscli.storage.locks import LOCK_SECONDS, PATIENCE, Locks
 from lafscli.storage.staged import StagedShare, lease_record, plainly, size_error
 from lafscli.storage.store import (
@@ -47,7 +55,6 @@ from lafscli.storage.store import (
 _KNOWN_LIMIT = 4096
 _MOST_IN_FOLDER = 4096
 """Names in the folder of one storage index: 256 shares, and what else somebody may have left there."""
-_MOST_LEASES = 10_000
 
 
 class FolderStore:
@@ -302,44 +309,12 @@ class FolderStore:
             return 0
         old = [entry.name for entry in entries if entry.stat.mtime < clock.mtime - older_than]
         answers = self.files.do([Remove(f"staging/{name}") for name in old])
+        with contextlib.suppress(NotSupported):
+            self.locks.sweep(older_than)
         return sum(answer is None for answer in answers)
 
-    def renew(self, leases: Sequence[LeaseOf]) -> list[bool | LafsError]:
-        paths = [container.share_path(item.si, item.shnum) for item in leases]
-        heads = self.files.read([FileRange(path, 0, container.HEAD_SIZE) for path in paths]).finish()
-        stats = self.files.do([Stat(path) for path in paths])
-        answers: list[bool | LafsError] = [False] * len(leases)
-        there: list[tuple[int, container.ImmutableContainer]] = []
-        for index, (head, stat) in enumerate(zip(heads, stats, strict=True)):
-            try:
-                found = _container(head, stat)
-                if found.leases > MOST_LEASES:  # a server may say any number, and would have us read them
-                    raise CorruptShare(f"container: {found.leases} leases")
-                there.append((index, found))
-            except (FileError, CorruptShare) as error:
-                answers[index] = error
-        areas = self.files.read(
-            [FileRange(paths[index], found.lease_offset, found.lease_area) for index, found in there]
-        ).finish()
-        for (index, found), area in zip(there, areas, strict=True):
-            try:
-                answers[index] = self._renew(paths[index], found, area, leases[index].lease)
-            except (FileError, CorruptShare) as error:
-                answers[index] = error
-        return answers
-
-    def _renew(self, path: str, found: container.ImmutableContainer, area: Buffer | FileError, lease: Lease) -> bool:
-        if isinstance(area, FileError):
-            raise area
-        position = found.find_lease(bytes(area), lease.renew)
-        if position is None:
-            return False
-        offset, expiration = position
-        if lease.expiration > expiration:
-            writer = self.files.open_existing(path)
-            writer.write_at(offset, lease.expiration.to_bytes(4, "big"))
-            writer.close(sync=False)
-        return True
+    def renew(self, items: Sequence[LeaseOf]) -> list[bool | LafsError]:
+        return leases.renew_leases(self.files, items)
 
     # ---- changing what exists
 
@@ -416,16 +391,8 @@ def _unread(error: FileError) -> FileError | None:
     return None if isinstance(error, FileMissing) else error
 
 
-def _container(head: Buffer | FileError, stat: FileStat | FileError | None) -> container.ImmutableContainer:
-    if isinstance(head, FileError):
-        raise head
-    if not isinstance(stat, FileStat):
-        raise stat or FileMissing("no such share")
-    return container.ImmutableContainer.parse_header(bytes(head), stat.size)
-
-
 def _share_size(head: Buffer | FileError, stat: FileStat | FileError | None) -> int | LafsError:
     try:
-        return _container(head, stat).data_length
+        return leases.described(head, stat).data_length
     except (FileError, CorruptShare) as error:
         return error

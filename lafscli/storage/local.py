@@ -22,6 +22,7 @@ from lafscli.storage.store import (
     Mkdir,
     NewFile,
     Op,
+    Patch,
     Remove,
     Rename,
     Replace,
@@ -125,6 +126,12 @@ class LocalFiles:
                 os.utime(self._path(path), (mtime, mtime))
             case Truncate(path, size):
                 os.truncate(self._path(path), size)
+            case Patch(path, offset, data):
+                descriptor = os.open(self._path(path), os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+                try:
+                    os.pwrite(descriptor, data, offset)
+                finally:
+                    os.close(descriptor)
         return None
 
     def _sync_folder(self, folder: str) -> None:

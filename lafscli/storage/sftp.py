@@ -26,6 +26,7 @@ from lafscli.storage.store import (
     Mkdir,
     NewFile,
     Op,
+    Patch,
     Reading,
     Remove,
     Rename,
@@ -176,6 +177,10 @@ class SftpFiles:
             if isinstance(op, Stat):
                 answers.left += 1
                 channel.request(packets.LSTAT, string(self._path(op.path)), answers.attrs, index)
+                continue
+            if isinstance(op, Patch):
+                answers.left += 1
+                channel.request(packets.OPEN, string(self._path(op.path)) + _OPEN_EXISTING, answers.opened, index)
                 continue
             request = self._request(op, channel.extensions)
             if isinstance(request, FileError):
@@ -367,6 +372,18 @@ class _Answers:
         self.left -= 1
         if kind != packets.STATUS or packets.status_code(body) != packets.OK:
             self._refused(index, kind, body)
+
+    def opened(self, index: int, kind: int, body: memoryview) -> None:
+        """Of a Patch: write and close at once; the answer to the second ends it."""
+        op = self._ops[index]
+        assert isinstance(op, Patch)
+        if kind == packets.STATUS:
+            self.status(index, kind, body)
+            return
+        handle = packets.parse_handle(self._channel.expect(packets.HANDLE, kind, body))
+        self.left += 1
+        self._channel.request_write(handle, op.offset, [op.data], len(op.data), self.status, index)
+        self._channel.request(packets.CLOSE, handle, self.status, index)
 
     def _refused(self, index: int, kind: int, body: memoryview) -> None:
         op = self._ops[index]

@@ -111,7 +111,16 @@ class Truncate:
     size: int
 
 
-Op = Stat | Mkdir | Rename | Replace | Link | Remove | Rmdir | Touch | Truncate
+@dataclass(frozen=True, slots=True)
+class Patch:
+    """Overwrite a few bytes inside a file that exists; done by the end of its batch, not in order."""
+
+    path: str
+    offset: int
+    data: bytes
+
+
+Op = Stat | Mkdir | Rename | Replace | Link | Remove | Rmdir | Touch | Truncate | Patch
 
 
 @dataclass(frozen=True, slots=True)
@@ -376,7 +385,7 @@ class ShareStore(Protocol):
     def create_many(self, shares: Sequence[NewShare]) -> list[LafsError | None]:
         """Small whole shares, committed and durable; FileExists for one that is there already."""
 
-    def renew(self, leases: Sequence[LeaseOf]) -> list[bool | LafsError]:
+    def renew(self, items: Sequence[LeaseOf]) -> list[bool | LafsError]:
         """Set the later expiration in one's own record: True. False where no record is ours."""
 
     def add_lease(self, items: Sequence[LeaseOf]) -> list[bool | LafsError]:
