@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from lafscli.cli.enrolling import address_options, enrolled
 from lafscli.cli.frame import Frame
 from lafscli.cli.options import command
 from lafscli.cli.progress import ShownProgress
 from lafscli.cli.reports import count
-from lafscli.cli.servers import address_options, enrolled
 from lafscli.cli.text import escape, human_size
 from lafscli.config import secrets
 from lafscli.config.servers import ServerRecord, check_name

@@ -3,33 +3,18 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
 from typing import Any
 
 import click
 
+from lafscli.cli.enrolling import address_options, enrolled
 from lafscli.cli.frame import Frame
 from lafscli.cli.options import command
 from lafscli.cli.text import columns, facts, human_size
-from lafscli.config.servers import Address, ServerRecord, check_name, parse_options
+from lafscli.config.servers import ServerRecord, check_name
 from lafscli.config.settings import Config
 from lafscli.errors import LafsError, NotHappy, Partial, Unreachable, UsageError
-from lafscli.primitives.encoding import b32decode, b32encode
-
-
-def address_options(function: Callable[..., None]) -> Callable[..., None]:
-    """The options of a command that adds a server; `enrolled` takes what they gave."""
-    for decorate in (
-        click.option("--accept-new", is_flag=True, help="Accept and record a host key that is not known yet."),
-        click.option(
-            "--option", "options", multiple=True, metavar="KEY=VALUE", help="How to reach it; may be repeated."
-        ),
-        click.option("--permutation-seed", metavar="SEED", help="Its seed: base32, as in Tahoe's file."),
-        click.option("--node-id", metavar="ID", help="Its id: base32, or 40 hex digits."),
-        click.option("--site", metavar="LABEL", help="Where it stands; shares are spread over sites."),
-    ):
-        function = decorate(function)
-    return function
+from lafscli.primitives.encoding import b32encode
 
 
 @command("server add")
@@ -58,39 +43,6 @@ def add(frame: Frame, name: str, url: str, **given: Any) -> None:
     frame.out.show(document | {"features": sorted(record.features)}, facts(document))
 
 
-def enrolled(
-    frame: Frame,
-    config: Config,
-    name: str,
-    url: str,
-    *,
-    readonly: bool = False,
-    site: str | None,
-    node_id: str | None,
-    permutation_seed: str | None,
-    options: Sequence[str],
-    accept_new: bool,
-) -> ServerRecord:
-    """The record of a server that is to be added, after it was connected and tried; the configuration is as it was."""
-    from lafscli.client import enrol_server
-    from lafscli.storage.enrol import parse_node_id
-
-    Address.parse(url)
-    return enrol_server(
-        config,
-        name,
-        url,
-        readonly=readonly,
-        site=site,
-        node_id=None if node_id is None else parse_node_id(node_id),
-        seed=None if permutation_seed is None else _seed(permutation_seed),
-        options=parse_options(options),
-        accept_new=accept_new,
-        timeout=frame.settings.timeout,
-        warn=frame.out.warn,
-    )
-
-
 def _free(config: Config, name: str, record: ServerRecord | None) -> None:
     """Refuse a name that is taken, and a server that is there under another name."""
     if name in config.servers:
@@ -98,13 +50,6 @@ def _free(config: Config, name: str, record: ServerRecord | None) -> None:
     for other in config.servers.values() if record is not None else ():
         if record is not None and other.node_id == record.node_id:
             raise UsageError(f"this is the server {other.name}, which is there already")
-
-
-def _seed(text: str) -> bytes:
-    try:
-        return b32decode(text)
-    except ValueError:
-        raise UsageError(f"not a permutation seed: {text!r}", hint="base32, as in a Tahoe node's file") from None
 
 
 def describe(record: ServerRecord) -> dict[str, Any]:
