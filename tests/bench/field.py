@@ -44,6 +44,8 @@ class Field:
         self.direct()
         (self.folder / "run").mkdir(mode=0o700)
         self.log = self.folder / "log"
+        # a copy, so that nobody who edits meanwhile changes what is measured
+        shutil.copytree(CHECKOUT / "lafscli", self.folder / "code" / "lafscli")
 
     # ---- ssh
 
@@ -90,7 +92,7 @@ class Field:
             "HOME": str(self.folder),
             "LAFS_HOME": str(self.folder / "home"),
             "XDG_RUNTIME_DIR": str(self.folder / "run"),
-            "PYTHONPATH": os.pathsep.join([str(CHECKOUT), *(path for path in sys.path if "site-packages" in path)]),
+            "PYTHONPATH": os.pathsep.join(map(str, (self.folder / "code", CHECKOUT, *_installed()))),
         }
 
     def python(self, *words: str | Path, connected: bool = False) -> Cost:
@@ -175,6 +177,10 @@ class Field:
             while left > 0:
                 left -= file.write(os.urandom(min(left, 1 << 20)))
         return path
+
+
+def _installed() -> list[str]:
+    return [path for path in sys.path if "site-packages" in path]
 
 
 @contextmanager
