@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import os
+import signal
 import threading
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
@@ -19,7 +22,8 @@ from lafscli.health.regrowth import Mending
 from lafscli.health.repair import repair, repair_many
 from lafscli.health.report import CheckReport, Repair
 from lafscli.immutable.download import download
-from lafscli.immutable.upload import upload
+from lafscli.immutable.many import upload_many
+from lafscli.immutable.upload import Uploaded, upload
 from lafscli.placement import Encoding
 from lafscli.primitives.encoding import b32encode
 from tests.grids import LocalGrid, content, writing
@@ -62,20 +66,20 @@ def proved(local: LocalGrid, cap: ChkVerifyCap, **more: frozenset[str]) -> Check
         return check(grid, cap, replace(VERIFY, **more))
 
 
-def paths(local: LocalGrid, cap: ChkVerifyCap) -> dict[int, Path]:
-    """The container of each share; each number lies on one server."""
+def paths(local: LocalGrid, cap: ChkVerifyCap, among: Sequence[ChkVerifyCap] = ()) -> dict[int, Path]:
+    """The container of each share; each number lies on one server. `among`: all objects that there are."""
     found = {
         int(path.name): path
         for i in range(len(local.servers))
         for path in (local.root(i) / share_path(cap.si, 0)).parent.glob("*")
     }
-    assert sum(len(numbers) for numbers in local.shares().values()) == len(found)
+    assert among or len(local.share_files()) == len(found)
     return found
 
 
-def shares(local: LocalGrid, cap: ChkVerifyCap) -> dict[int, bytes]:
+def shares(local: LocalGrid, cap: ChkVerifyCap, among: Sequence[ChkVerifyCap] = ()) -> dict[int, bytes]:
     """The containers up to their leases."""
-    return {shnum: path.read_bytes()[:-LEASE_SIZE] for shnum, path in paths(local, cap).items()}
+    return {shnum: path.read_bytes()[:-LEASE_SIZE] for shnum, path in paths(local, cap, among).items()}
 
 
 def server_of(path: Path) -> int:
@@ -462,6 +466,54 @@ def test_one_bad_object_stops_nothing_and_the_worst_goes_first(local: LocalGrid)
     assert [report.repair.written if report.repair else None for _, report in reports] == [0, None, 6, 4, 2]
 
 
+def test_many_small_objects_cost_few_questions(local: LocalGrid) -> None:
+    with local.grid() as grid:
+        stored = upload_many(grid, [content(1000 + seed, seed) for seed in range(150)], writing())
+    caps = [done.cap.verify_cap() for done in stored if isinstance(done, Uploaded) and isinstance(done.cap, ChkCap)]
+    before = {path: path.read_bytes() for path in local.share_files()}
+    for path in (local.root(4) / "shares").glob("*/*/*"):
+        path.unlink()
+    damaged = [path for path in local.share_files() if path.name == "3"][:5]
+    for path in damaged:
+        path.write_bytes(path.read_bytes()[:-80])
+    asked: Counter[str] = Counter()
+    for dial in local.dials:
+        dial.before = lambda name: asked.update([name])
+    with local.grid() as grid:
+        reports = dict(repair_many(grid, caps, LIST, MENDING))
+    assert [reports[index].healthy for index in range(150)] == [True] * 150
+    written = [reports[index].repair.written for index in range(150)]  # type: ignore[union-attr]
+    assert sum(written) == 150 + len(damaged)
+    assert {path: path.read_bytes() for path in local.share_files()} == before
+    assert left_over(local) == []
+    assert asked["create"] <= len(damaged) + 1
+    assert sum(asked.values()) < 600  # one by one it would be thousands
+
+
+@pytest.mark.parametrize("fault", ["bad source", "refuses"])
+def test_what_does_not_go_smoothly_with_small_objects_is_done_one_by_one(local: LocalGrid, fault: str) -> None:
+    caps = [put(local, content(5000, seed), Encoding()).verify_cap() for seed in range(4)]
+    before = {cap.si: shares(local, cap, among=caps) for cap in caps}
+    where = paths(local, caps[2], among=caps)
+    for cap in caps:
+        paths(local, cap, among=caps)[9].unlink()
+    if fault == "bad source":
+        for shnum in range(5):
+            data = bytearray(where[shnum].read_bytes())
+            data[200] ^= 1
+            where[shnum].write_bytes(data)
+    else:
+        local.dials[server_of(where[9])].refuse_create = True
+    with local.grid() as grid:
+        reports = dict(repair_many(grid, caps, LIST, MENDING))
+    assert [report.good_shares for _, report in sorted(reports.items())] == [10] * 4
+    if fault == "bad source":
+        assert proved(local, caps[2]).good_shares >= 8  # those that were met
+    for cap in caps:
+        now = shares(local, cap, among=caps)
+        assert now[9] == before[cap.si][9]
+
+
 # ---- others at work
 
 
@@ -566,3 +618,64 @@ def test_the_file_is_the_same_afterwards(local: LocalGrid) -> None:
     with local.grid() as grid:
         download(grid, cap, out.extend)
     assert out == data
+
+
+# ---- killed
+
+
+def damage(local: LocalGrid, cap: ChkVerifyCap) -> None:
+    """Two shares missing, one corrupt."""
+    for shnum in (0, 8):
+        paths(local, cap)[shnum].unlink()
+    bad = paths(local, cap)[5]
+    bad.write_bytes(bad.read_bytes()[:-100])
+
+
+def killed(local: LocalGrid, cap: ChkVerifyCap, moment: int) -> bool:
+    """Repair in a process that kills itself before its so-many-th operation on a server; whether it got there."""
+    child = os.fork()
+    if not child:
+        counter = itertools.count(1)
+
+        def strike(_: str) -> None:
+            if next(counter) == moment:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+        for dial in local.dials:
+            dial.before = strike
+        try:
+            mend(local, cap)
+        finally:
+            os._exit(0)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+
+
+def survives(local: LocalGrid, cap: ChkVerifyCap, moment: int, before: dict[int, bytes]) -> bool:
+    damage(local, cap)
+    reached = killed(local, cap, moment)
+    seen = shares(local, cap)
+    assert all(data in (before[shnum], before[shnum][:-100]) for shnum, data in seen.items())
+    report = mend(local, cap, VERIFY)  # takes a guard of the dead without waiting
+    assert report.healthy
+    assert shares(local, cap) == before
+    assert proved(local, cap).healthy
+    return reached
+
+
+def test_killed_at_some_moments(local: LocalGrid, cap: ChkVerifyCap) -> None:
+    before = shares(local, cap)
+    moment = 20
+    while survives(local, cap, moment, before):
+        moment += 9
+    assert moment > 60
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("size", [3000, SIZE])
+def test_killed_at_every_moment(local: LocalGrid, size: int) -> None:
+    cap = put(local, content(size)).verify_cap()
+    before = shares(local, cap)
+    moment = 1
+    while survives(local, cap, moment, before):
+        moment += 1
+    assert moment > 60

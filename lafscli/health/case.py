@@ -171,12 +171,13 @@ class Case:
             for shnum, names in after.shares.items()
         }
         there = {(name, shnum) for shnum, names in after.shares.items() for name in names}
+        unreachable = {each.server: each for each in (*after.unreachable, *self.report.unreachable)}
         still = [damage for place, damage in self.bad.items() if place in there]
         left = replace(
             self.report,
             shares={shnum: names for shnum, names in shares.items() if names},
             corrupt=tuple(sorted([*still, *after.corrupt], key=lambda bad: (bad.shnum, bad.server))),
-            unreachable=tuple(sorted({*self.report.unreachable, *after.unreachable}, key=lambda each: each.server)),
+            unreachable=tuple(unreachable[name] for name in sorted(unreachable)),
         )
         return self.closed(left)
 

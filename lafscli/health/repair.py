@@ -6,13 +6,14 @@ Who has the least to spare is repaired first; a bad object never stops a run.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 
 from lafscli.health.case import Case
 from lafscli.health.check import Checkable, Checking, check_many
 from lafscli.health.regrowth import Mending, Regrowth
 from lafscli.health.report import CheckReport, Repair
+from lafscli.health.small import batches, is_small, regrow_small
 from lafscli.immutable.pipeline import Codec
 from lafscli.storage.grid import Grid
 from lafscli.storage.store import Progress
@@ -42,17 +43,26 @@ def repair_many(
         else:
             ailing.append((index, report))
     ailing.sort(key=lambda each: each[1].spare or 0)
+    cases = {_case(grid, report, checking): index for index, report in ailing}
     with Codec() as codec:
         regrowth = Regrowth(grid, codec, mending, progress)
-        for index, report in ailing:
+        for batch in batches(cases):
             if until is not None and time.monotonic() >= until:
-                yield index, replace(report, repair=Repair(False, False, 0, "the time was over"))
+                for case in batch:
+                    yield cases[case], replace(case.report, repair=Repair(False, False, 0, "the time was over"))
                 continue
-            assert report.cap is not None
-            order = [s for s in grid.permuted(report.cap.si) if s.server.name not in checking.assume_lost]
-            case = Case.of(report, order)
-            regrowth.run(case)
-            yield index, _left(grid, case, checking, progress)
+            if is_small(batch[0].cap):
+                regrow_small(grid, codec, mending, batch, progress)
+            for case in batch:
+                regrowth.run(case)
+            for case, report in zip(batch, _left(grid, batch, checking, progress), strict=True):
+                yield cases[case], report
+
+
+def _case(grid: Grid, report: CheckReport, checking: Checking) -> Case:
+    assert report.cap is not None
+    order = [store for store in grid.permuted(report.cap.si) if store.server.name not in checking.assume_lost]
+    return Case.of(report, order)
 
 
 def _refusal(report: CheckReport) -> str | None:
@@ -72,13 +82,15 @@ def _refusal(report: CheckReport) -> str | None:
     return None
 
 
-def _left(grid: Grid, case: Case, checking: Checking, progress: Progress) -> CheckReport:
-    """What is left of the object: counted once more on the servers that answered, where anything was changed."""
-    if not case.changed:
-        return case.closed()
-    silent = frozenset(each.server for each in case.report.unreachable)
-    again = replace(
-        checking, verify=False, sample=None, renew=None, max_time=None, assume_lost=checking.assume_lost | silent
-    )
-    [after] = check_many(grid, [case.cap], again, progress)
-    return case.seen_again(after)
+def _left(grid: Grid, cases: Sequence[Case], checking: Checking, progress: Progress) -> Iterator[CheckReport]:
+    """What is left of objects: counted once more where anything was changed, on the servers that had answered."""
+    silent = {each.server: each for case in cases for each in case.report.unreachable}
+    unasked = checking.assume_lost | silent.keys()
+    again = replace(checking, verify=False, sample=None, renew=None, max_time=None, assume_lost=unasked)
+    counted = check_many(grid, [case.cap for case in cases if case.changed], again, progress)
+    for case in cases:
+        if case.changed:
+            after = next(counted)
+            yield case.seen_again(replace(after, unreachable=(*after.unreachable, *silent.values())))
+        else:
+            yield case.closed()

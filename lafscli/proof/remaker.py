@@ -52,6 +52,10 @@ class Kin:
         first = readers[0]
         return cls(first.sizes, first.ueb, version, first.segment_hashes, nodes)
 
+    def segment_hash(self, number: int) -> bytes:
+        """For `check_segment`."""
+        return self.segment_hashes[HASH_SIZE * number : HASH_SIZE * (number + 1)]
+
 
 class Remaker:
     """Makes the shares `wanted` again.
