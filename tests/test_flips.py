@@ -229,7 +229,7 @@ def test_every_byte_and_every_length_of_the_only_share(stored: Stored) -> None:
             stored.spoil({0: changed})
             got = stored.get()
             assert got in (None, stored.data), position
-            if len(changed) < len(whole) or region not in (*IGNORED, "o.plaintext"):
+            if region != "lease" and (len(changed) < len(whole) or region not in (*IGNORED, "o.plaintext")):
                 assert got is None, position
     stored.mend({0: b""})
 
