@@ -13,8 +13,10 @@ import click
 from lafscli.cli.frame import Frame
 from lafscli.cli.landing import choose, landing, resumed
 from lafscli.cli.options import ENCODING, SIZE, command
+from lafscli.cli.output import Unheard
 from lafscli.cli.progress import ShownProgress
 from lafscli.cli.targets import NO_DIRECTORIES, readable_file
+from lafscli.config.home import Home
 from lafscli.config.settings import Config
 from lafscli.errors import LafsError, NotHappy, Unreachable, UsageError
 from lafscli.formats.caps import LitCap
@@ -60,6 +62,10 @@ def put(
     if local == "-":
         frame.connections.take_stdin("the file")
     client = frame.client()
+    try:
+        secrets.can_pin(client.config.home)
+    except LafsError as error:
+        frame.out.warn(f"the cap will not be kept among the pins, only printed: {error.message}")
     chosen = encoding or client.config.encoding
     largest = client.config.encoding.segment_size if segment_size is None else segment_size
     chosen = replace(chosen, segment_size=largest)
@@ -78,11 +84,6 @@ def put(
             raise
     for shnum, names in done.placement.items():
         frame.out.tell(f"share {shnum}: {', '.join(names)}", level=1)
-    failure: LafsError | None = None
-    try:
-        secrets.pin(client.config.home, str(done.cap))
-    except LafsError as error:  # the file is stored: its cap must reach the user all the same
-        failure = error
     document: dict[str, Any] = {"cap": str(done.cap), "kind": done.cap.kind, "size": done.size}
     if not isinstance(done.cap, LitCap) and done.encoding is not None:
         verify = done.cap.verify_cap()
@@ -96,11 +97,36 @@ def put(
             "resumed_bytes": done.resumed_bytes,
             "placement": {str(shnum): names for shnum, names in done.placement.items()},
         }
-    frame.out.show(document | {"seconds": round(time.monotonic() - began, 3)}, str(done.cap))
+    document["seconds"] = round(time.monotonic() - began, 3)
+    code = _hand_over(frame, client.config.home, document)
     client.sweep({name for names in done.placement.values() for name in names})
-    if failure is not None:
-        frame.out.warn(f"the file is stored, but its cap is not among the pins: {failure.message}")
-        raise SystemExit(failure.exit_code)
+    if code:
+        raise SystemExit(code)
+
+
+def _hand_over(frame: Frame, home: Home, document: dict[str, Any]) -> int:
+    """Print the cap of what is stored, and pin it; the exit code. That one of both fails does not hold up the other."""
+    from lafscli.config import secrets
+
+    unheard: Unheard | None = None
+    unpinned: LafsError | None = None
+    newest = False
+    try:
+        frame.out.show(document, document["cap"])
+    except Unheard as error:
+        unheard = error
+    finally:  # also when nobody reads stdout, or a signal comes
+        try:
+            newest = secrets.pin(home, document["cap"])
+        except LafsError as error:
+            unpinned = error
+            frame.out.warn(f"the file is stored, but its cap is not among the pins: {error.message}")
+    if unheard is not None:
+        if unpinned is None:
+            where = "is the last line of" if newest else "stands in"
+            unheard.hint = f"the file is stored, and its cap {where} {home.path / 'pins'}"
+        raise unheard
+    return 0 if unpinned is None else unpinned.exit_code
 
 
 def _enough_servers(config: Config, encoding: Encoding, path: Path | None) -> None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from lafscli.cli.options import Settings
 from lafscli.cli.output import Output
-from lafscli.errors import UsageError
+from lafscli.errors import LafsError, UsageError
 
 if TYPE_CHECKING:
     from lafscli.client import Client
@@ -90,9 +91,13 @@ class Connections:
             client.close()
 
     def take_stdin(self, purpose: str) -> None:
-        """Claim stdin, which only one can read."""
+        """Claim stdin, which only one can read; LafsError where it is closed, which is not the same as empty."""
         if self._stdin_taken:
             raise UsageError(f"stdin can't be {purpose}: it is read already")
+        try:
+            os.read(0, 0)
+        except OSError as error:
+            raise LafsError(f"cannot read standard input: {error.strerror}") from error
         self._stdin_taken = True
 
     def __enter__(self) -> Connections:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +33,7 @@ def export(frame: Frame, file: str) -> None:
     made = exported(config, frame.out.warn)
     text = made.serialise()
     if file == "-":
-        sys.stdout.write(text)
+        frame.out.write(text)
         return
     write_atomically(Path(file), text.encode("utf-8"), 0o644)
     keys = sum(map(len, made.host_keys.values()))

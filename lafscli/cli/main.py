@@ -17,7 +17,8 @@ import click
 from lafscli import __version__
 from lafscli.cli import signals, table
 from lafscli.cli.frame import Frame
-from lafscli.cli.options import Settings, global_options, wants_json
+from lafscli.cli.options import Settings, global_options, wants_json, written_help
+from lafscli.cli.output import Unheard
 from lafscli.cli.text import escape, without_caps
 from lafscli.config import environment
 from lafscli.errors import LafsError, UsageError
@@ -35,6 +36,10 @@ class TableGroup(click.Group):
         attributes["context_settings"] = {"help_option_names": ["-h", "--help"]}
         super().__init__(**attributes, no_args_is_help=False, invoke_without_command=True, callback=_alone)
         self.params.extend(global_options())
+
+    def get_help_option(self, ctx: click.Context) -> click.Option | None:
+        """--help."""
+        return written_help(super().get_help_option(ctx))
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002
         """The names one may type after this word."""
@@ -169,7 +174,7 @@ def _report(frame: Frame, error: LafsError, arguments: Sequence[str]) -> int:
         frame.out.fail(error)
     except BrokenPipeError:
         return _nobody_reads()
-    except OSError:  # the document can't be written; stderr and the exit code tell all the same
+    except Unheard:  # the document can't be written; stderr and the exit code tell all the same
         _discard_stdout()
     return error.exit_code
 
@@ -219,13 +224,13 @@ def run(arguments: Sequence[str]) -> int:
 def _stand_in_for_closed_streams() -> None:
     """Put something under 0, 1 and 2 where they are closed, so that no file of ours gets there.
 
-    What is put there refuses to be written: an answer that nobody can get is not a success.
+    What is put there refuses: an answer that nobody can get is not a success, and a closed stdin is no empty file.
     """
-    for number in range(3):
+    for number, refusing in enumerate((os.O_WRONLY, os.O_RDONLY, os.O_RDONLY)):
         try:
             os.fstat(number)
         except OSError:
-            os.open(os.devnull, os.O_RDONLY)  # gets the lowest free number, which is this one
+            os.open(os.devnull, refusing)  # gets the lowest free number, which is this one
     sys.stdin = sys.stdin or os.fdopen(0, closefd=False)
     sys.stdout = sys.stdout or os.fdopen(1, "w", closefd=False)
     sys.stderr = sys.stderr or os.fdopen(2, "w", closefd=False)
@@ -240,7 +245,7 @@ def _flushed(code: int) -> int:
         sys.stdout.flush()
     except BrokenPipeError:
         return _nobody_reads()
-    except OSError:
+    except OSError:  # what is in the buffer was given up, and said to be
         _discard_stdout()
         return code or 1
     return code

@@ -144,6 +144,19 @@ def global_options() -> list[click.Parameter]:
     return made
 
 
+def written_help(option: click.Option | None) -> click.Option | None:
+    """Click's --help, its text written as every answer is."""
+
+    def show(ctx: click.Context, _: click.Parameter, wanted: bool) -> None:
+        if wanted and not ctx.resilient_parsing:
+            ctx.obj.out.write(ctx.get_help() + "\n")
+            ctx.exit()
+
+    if option is not None:
+        option.callback = show
+    return option
+
+
 class LafsCommand(click.Command):
     """A command that also takes the options of every command, and shows only its own in its help."""
 
@@ -151,6 +164,10 @@ class LafsCommand(click.Command):
         kwargs["context_settings"] = {"help_option_names": ["-h", "--help"]}
         super().__init__(*args, **kwargs)
         self.params.extend(global_options())
+
+    def get_help_option(self, ctx: click.Context) -> click.Option | None:
+        """--help."""
+        return written_help(super().get_help_option(ctx))
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run it, with the log open if one is wanted."""
@@ -160,7 +177,11 @@ class LafsCommand(click.Command):
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """The command's own options, then a word about those of every command."""
-        own = [param for param in self.get_params(ctx) if not isinstance(param, GlobalOption)]
+        own = [
+            param
+            for param in self.get_params(ctx)
+            if isinstance(param, click.Option) and not isinstance(param, GlobalOption)
+        ]
         records = [record for record in (param.get_help_record(ctx) for param in own) if record is not None]
         with formatter.section("Options"):
             formatter.write_dl(records)

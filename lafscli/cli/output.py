@@ -17,6 +17,10 @@ from lafscli.errors import LafsError, UsageError
 SCHEMA = 1
 
 
+class Unheard(LafsError):
+    """The answer could not be written to stdout."""
+
+
 class Output:
     """Where the words of one command go. In a batch, `place` begins its messages and `extra` joins its documents."""
 
@@ -33,12 +37,20 @@ class Output:
         if self.settings.json:
             self._document(document)
         elif text:
-            sys.stdout.write(text + "\n")
-        sys.stdout.flush()
+            self.write(text + "\n")
+
+    def write(self, text: str) -> None:
+        """Put text on stdout as it is, now; Unheard where that can't be done, BrokenPipeError where the reader left."""
+        try:
+            sys.stdout.write(text)
+            sys.stdout.flush()
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            raise Unheard(f"cannot write stdout: {error.strerror}") from error
 
     def _document(self, document: Mapping[str, Any]) -> None:
-        sys.stdout.write(json.dumps({"schema": SCHEMA, **document, **self.extra}) + "\n")
-        sys.stdout.flush()
+        self.write(json.dumps({"schema": SCHEMA, **document, **self.extra}) + "\n")
 
     # ---- everything else ----
 
@@ -49,7 +61,7 @@ class Output:
         self._say(f"{self._paint('31', 'lafs:')} {self.place}{message}")
         if hint:
             self._say(f"{self._paint('36', 'hint:')} {escape(hint)}")
-        if self.settings.json:
+        if self.settings.json and not isinstance(error, Unheard):
             body = {"code": error.exit_code, "kind": error.kind, "message": error.message}
             self._document({"error": body | ({"hint": hint} if hint else {})})
 
@@ -82,7 +94,7 @@ class Output:
     def open_log(self) -> None:
         """Open the log file if one is wanted; UsageError where it can't be opened."""
         path = self.settings.log_file
-        if path is None or self._log is not None:
+        if not path or self._log is not None:
             return
         try:
             handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -91,7 +103,7 @@ class Output:
         self._log = os.fdopen(handle, "w", encoding="utf-8", errors="backslashreplace")
 
     def event(self, event: str, **facts: object) -> None:
-        """Append a line to the log; no cap ever gets there. A log that can't be written stops nothing."""
+        """Append a line to the log; no cap ever gets there. A log that can't be written is one warning, and no more."""
         if self._log is None:
             return
         now = time.time()
@@ -100,8 +112,10 @@ class Output:
         try:
             self._log.write(without_caps(line) + "\n")
             self._log.flush()
-        except OSError:
-            pass
+        except OSError as error:
+            path, self._log = self.settings.log_file, None
+            self.settings.log_file = ""  # none, whatever the configuration says
+            self.warn(f"cannot write the log file {path}: {error.strerror}")
 
 
 def terminal(stream: TextIO | None) -> bool:

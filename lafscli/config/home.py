@@ -8,12 +8,13 @@ import os
 import secrets as randomness
 import stat
 import tempfile
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from lafscli.config import environment
-from lafscli.errors import LafsError, UsageError
+from lafscli.errors import Busy, LafsError, UsageError
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,10 +73,19 @@ class Home:
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
-        """Hold the home's lock: for reading, changing and writing back one of its files. Waits for others."""
-        handle = os.open(self.path / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        """Hold the home's lock: for reading, changing and writing back one of its files. Waits for others, who hold
+        it for moments; Busy after LOCK_PATIENCE seconds, LafsError where it can't be made."""
+        path = self.path / ".lock"
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX)
+            handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        except OSError as error:
+            raise LafsError(f"cannot write {path}: {error.strerror}") from error
+        try:
+            until = time.monotonic() + LOCK_PATIENCE
+            while not _taken(handle, path):
+                if time.monotonic() > until:
+                    raise Busy(f"another lafs process holds {path} for more than {LOCK_PATIENCE} seconds")
+                time.sleep(0.02)
             yield
         finally:
             os.close(handle)
@@ -98,6 +108,18 @@ class Home:
 
 
 SECRETS = ("aliases", "convergence", "secret", "pins")
+LOCK_PATIENCE = 10
+
+
+def _taken(handle: int, path: Path) -> bool:
+    """Whether the lock is ours now."""
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError as error:  # a file system without locks
+        raise LafsError(f"cannot lock {path}: {error.strerror}") from error
+    return True
 
 
 def write_atomically(path: Path, content: bytes, mode: int = 0o600) -> None:

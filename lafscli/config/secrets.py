@@ -57,23 +57,36 @@ def lease_secret(home: Home) -> bytes:
     return read_secret(home.path / "secret")
 
 
-def pin(home: Home, cap: str) -> None:
-    """Remember the read cap of an object that no alias leads to; one that is there is not written again."""
+def pin(home: Home, cap: str) -> bool:
+    """Remember the read cap of an object that no alias leads to; one that is there is not written again. Whether it
+    is the last line of the file."""
     line = cap.encode("ascii") + b"\n"
     path = home.path / "pins"
     with home.locked():
         try:
-            handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
-            with os.fdopen(handle, "r+b", buffering=0) as file:
+            with os.fdopen(os.open(path, _APPENDING, 0o600), "r+b", buffering=0) as file:
                 known = file.readall()
                 if known.startswith(line) or b"\n" + line in known:
-                    return
+                    return known.endswith(line)
                 if known and not known.endswith(b"\n"):  # a write that a crash cut short
                     line = b"\n" + line
                 file.write(line)
                 os.fsync(file.fileno())
         except OSError as error:
             raise LafsError(f"cannot write {path}: {error.strerror}") from error
+    return True
+
+
+def can_pin(home: Home) -> None:
+    """LafsError where `pin` will surely fail."""
+    for path in (home.path / ".lock", home.path / "pins"):
+        try:
+            os.close(os.open(path, _APPENDING, 0o600))
+        except OSError as error:
+            raise LafsError(f"cannot write {path}: {error.strerror}") from error
+
+
+_APPENDING = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
 
 
 def pinned(home: Home) -> list[str]:
