@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
-from lafscli.errors import ServerUnreachable
+from lafscli.errors import CorruptShare, ServerUnreachable
 from lafscli.formats.caps import ChkCap
-from lafscli.formats.chk import HEADER_MAX, Layout
+from lafscli.formats.chk import HEADER_MAX, Layout, Sizes
 from lafscli.formats.container import HEADER_SIZE, ImmutableContainer, share_path
 from lafscli.health.check import Checking, check, check_many
 from lafscli.health.move import Drained, drain
@@ -24,6 +24,8 @@ from lafscli.immutable.download import download
 from lafscli.immutable.many import upload_many
 from lafscli.immutable.upload import LEASE_SECONDS, upload
 from lafscli.placement import Encoding
+from lafscli.primitives.encoding import netstring
+from lafscli.proof.claims import claimed_cap
 from tests.grids import Dial, LocalGrid, content, writing
 
 SEGMENTS = Encoding(3, 7, 10, 131072)
@@ -284,6 +286,31 @@ def test_what_a_share_can_not_tell_of_itself_the_cap_does(local: LocalGrid) -> N
     assert [left.reason for left in done.failed] == ["UEB: its hash is not the cap's"]
 
 
+@pytest.mark.parametrize(
+    ("field", "value", "reason"),
+    [
+        ("size", b"1000000000000000000", "are not read on the word of a share"),
+        ("size", b"0", "can't be"),
+        ("segment_size", b"0", "can't be"),
+        ("total_shares", b"2", "can't be"),
+        ("total_shares", b"257", "can't be"),
+        ("needed_shares", b"x", "does not say"),
+        ("size", None, "does not say"),
+    ],
+)
+def test_what_a_share_claims_is_bounded(field: str, value: bytes | None, reason: str) -> None:
+    fields = {"needed_shares": b"3", "total_shares": b"10", "size": b"5000", "segment_size": b"3"}
+    fields |= {field: value} if value is not None else {}
+    if value is None:
+        del fields[field]
+    ueb = b"".join(b"%b:%b" % (key.encode(), netstring(text)) for key, text in sorted(fields.items()))
+    layout = Layout.build(Sizes(3, 10, 5000, 3), 1)
+    with pytest.raises(CorruptShare, match=reason):
+        claimed_cap(bytes(16), layout, len(ueb).to_bytes(4, "big") + ueb)
+    with pytest.raises(CorruptShare, match="the share ends before"):
+        claimed_cap(bytes(16), layout, (len(ueb) + 1).to_bytes(4, "big") + ueb)
+
+
 def test_a_known_cap_finds_a_share_of_another_file(local: LocalGrid) -> None:
     """It proves against itself, and not against the cap."""
     cap, other = put(local, content(20_000)), put(local, content(20_000, 1))
@@ -448,3 +475,21 @@ def test_rebalance_goes_on_from_a_repair(local: LocalGrid) -> None:
         report = replace(check(grid, cap, Checking(7, os.urandom)), repair=Repair(True, True, 2))
         [(number, after)] = rebalance_many(grid, [(5, report)], writing().lease)
     assert (number, after.repair) == (5, Repair(True, True, 8))
+
+
+def test_rebalance_while_a_server_falls_silent(local: LocalGrid) -> None:
+    """One of the two that hold it all: what it has is unknown then, and the other's shares are spread."""
+    cap = crowded(local, content(20_000), 2)
+    calls = iter(range(100))
+
+    def die(operation: str) -> None:
+        if operation == "read" and next(calls) > 1:
+            local.dials[0].dead = True
+
+    local.dials[0].before = die
+    [report] = spread(local, [cap])
+    assert [each.server for each in report.unreachable] == ["s0"]
+    assert {number for number, names in report.shares.items()} >= set(shares_of(local, cap)["s1"])
+    assert not any("s0" in names for names in report.shares.values())
+    assert report.repair is not None
+    assert report.repair.written >= 4

@@ -11,9 +11,9 @@ from functools import partial
 
 from lafscli.errors import CorruptShare, FileError, FileExists, LafsError
 from lafscli.formats.caps import ChkVerifyCap
-from lafscli.health.copying import Copier, Failure, Proved, Wanted
+from lafscli.health.copying import SMALL, Copier, Failure, Proved, Wanted
 from lafscli.health.renew import MakeLease
-from lafscli.health.report import CheckReport, Damage, Repair, Silence
+from lafscli.health.report import CheckReport, Damage, Repair, Silence, Sort
 from lafscli.health.steps import Steps, side_by_side, wait
 from lafscli.placement import Candidate, plan
 from lafscli.storage.grid import Grid
@@ -116,24 +116,28 @@ class _Spread:
 
     def _copy(self, sends: Sequence[tuple[int, str]]) -> Steps[None]:
         stores = {store.server.name: store for store in self._order}
-        wanted: list[tuple[Wanted, str]] = []
+        wanted: list[tuple[Wanted, ShareStore]] = []
         for shnum, target in sends:
-            name = next((name for name in self._shares[shnum] if name in stores and name not in self._silent), None)
-            if name is None:
-                self._shares.pop(shnum)
+            name = next((name for name in self._shares.get(shnum, ()) if name in stores), None)
+            if name is None:  # its servers fell silent meanwhile
                 continue
             rooms = yield from wait(self._grid.submit(stores[name], partial(_room, self._cap.si, shnum)))
             if isinstance(rooms, LafsError):
                 self._failed(name, shnum, rooms)
             else:
-                wanted.append((Wanted(self._cap.si, shnum, stores[name], rooms, self._cap), target))
+                wanted.append((Wanted(self._cap.si, shnum, stores[name], rooms, self._cap), stores[target]))
+        small = [pair for pair in wanted if pair[0].room <= SMALL]
+        for group in [small, *([pair] for pair in wanted if pair[0].room > SMALL)]:
+            yield from self._copy_some(group)
+
+    def _copy_some(self, wanted: Sequence[tuple[Wanted, ShareStore]]) -> Steps[None]:
         proved = yield from self._copier.look([item for item, _ in wanted])
         copies: list[tuple[Proved, ShareStore]] = []
         for (item, target), found in zip(wanted, proved, strict=True):
             if isinstance(found, LafsError):
                 self._failed(item.store.server.name, item.shnum, found)
             else:
-                copies.append((found, stores[target]))
+                copies.append((found, target))
         outcomes = yield from self._copier.store(copies)
         for (share, store), outcome in zip(copies, outcomes, strict=True):
             self._note(share.wanted, store.server.name, outcome)
@@ -141,7 +145,7 @@ class _Spread:
     def _note(self, share: Wanted, target: str, outcome: Failure | None) -> None:
         if outcome is None:
             self._written += 1
-            self._shares[share.shnum].append(target)
+            self._shares.setdefault(share.shnum, []).append(target)
         elif outcome.source:
             self._failed(share.store.server.name, share.shnum, outcome.error)
         elif isinstance(outcome.error, FileExists):  # it came there meanwhile: the next check will see what it is
@@ -154,15 +158,16 @@ class _Spread:
     def _failed(self, name: str, shnum: int, error: LafsError) -> None:
         """A share that was taken for good is not, or its server fell silent."""
         if isinstance(error, CorruptShare | FileError):
-            self._shares[shnum].remove(name)
-            sort = "corrupt" if isinstance(error, CorruptShare) else "unreadable"
-            self._corrupt.append(Damage(name, shnum, error.message, sort))  # type: ignore[arg-type]
+            sort: Sort = "corrupt" if isinstance(error, CorruptShare) else "unreadable"
+            self._corrupt.append(Damage(name, shnum, error.message, sort))
+            gone = {(name, shnum)}
         else:
             self._silent[name] = error.message
-            for names in self._shares.values():
-                if name in names:
-                    names.remove(name)
-        self._shares = {number: names for number, names in self._shares.items() if names}
+            gone = {(name, number) for number in self._shares}
+        left = {
+            number: [name for name in names if (name, number) not in gone] for number, names in self._shares.items()
+        }
+        self._shares = {number: names for number, names in left.items() if names}
 
     def _afterwards(self) -> CheckReport:
         report = replace(

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 from lafscli.errors import CorruptShare
 from lafscli.formats.caps import ChkVerifyCap
-from lafscli.formats.chk import UEB_LIMIT, Layout
+from lafscli.formats.chk import UEB_LIMIT, Layout, Sizes
 from lafscli.formats.described import number, ueb_fields
 from lafscli.primitives.encoding import Buffer
 from lafscli.primitives.hashes import uri_extension_hash
+
+_TREE_LIMIT = 256 << 20
 
 
 def ueb_range(layout: Layout, share_size: int) -> tuple[int, int]:
@@ -31,9 +33,14 @@ def claimed_cap(si: bytes, layout: Layout, area: Buffer) -> ChkVerifyCap:
         raise CorruptShare("UEB: the share ends before")
     ueb = bytes(area[size : size + length])
     fields = ueb_fields(ueb)
-    k, n, file_size = (number(fields, key) for key in ("needed_shares", "total_shares", "size"))
-    if k is None or n is None or file_size is None:
+    named = ("needed_shares", "total_shares", "size", "segment_size")
+    k, n, file_size, segment_size = (number(fields, key) for key in named)
+    if k is None or n is None or file_size is None or segment_size is None:
         raise CorruptShare("UEB: it does not say of which file this is a share")
-    if not 1 <= k <= n <= 256 or file_size < 1:
+    if not 1 <= k <= n <= 256 or file_size < 1 or segment_size < 1:
         raise CorruptShare(f"UEB: {k} of {n} shares for {file_size} bytes can't be")
+    # whoever stored it chose these numbers: they must not make us fetch without end
+    tree = Sizes(k, n, file_size, segment_size).tree_size
+    if tree > _TREE_LIMIT:
+        raise CorruptShare(f"UEB: hash trees of {tree} bytes are not read on the word of a share")
     return ChkVerifyCap(si, uri_extension_hash(ueb), k, n, file_size)
