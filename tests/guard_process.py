@@ -47,7 +47,7 @@ from tests.scripted_sftp import PipeStream
 FOLDERS = ("shares", "staging", "locks", "trash", "quarantine")
 ALL = frozenset({"rename-keeps", "folder-rename-keeps", "posix-rename", "hardlink", "fsync"})
 DAY = "2030-12-31"
-MAGIC = container._MUTABLE_MAGICS[1]
+MAGIC = container.MUTABLE_MAGICS[1]
 SHNUM = 0
 
 

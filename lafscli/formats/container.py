@@ -28,7 +28,7 @@ HEAD_SIZE = 32  # tells mutable from immutable
 VERSION = 2
 _MAX_U32 = (1 << 32) - 1
 _MUTABLE_V2 = b"Tahoe mutable container v2\n"
-_MUTABLE_MAGICS = (
+MUTABLE_MAGICS = (  # of version 1, of version 2
     b"Tahoe mutable container v1\n\x75\x09\x44\x03\x8e",
     _MUTABLE_V2 + mutable_container_mark(_MUTABLE_V2),
 )
@@ -57,7 +57,7 @@ def header(share_length: int, leases: int) -> bytes:
 
 def is_mutable(head: Buffer) -> bool:
     """Whether the first 32 bytes are those of a mutable container, of whatever version."""
-    return bytes(head[:HEAD_SIZE]) in _MUTABLE_MAGICS
+    return bytes(head[:HEAD_SIZE]) in MUTABLE_MAGICS
 
 
 def check_head(head: Buffer) -> int:
