@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -245,3 +245,35 @@ def test_files_are_closed_after_use(stored: tuple[LocalGrid, ChkCap, bytes]) -> 
         get(local, cap)
     after = len(os.listdir("/proc/self/fd")) if os.path.isdir("/proc/self/fd") else 0
     assert after <= before + 1
+
+
+def test_only_the_servers_that_are_needed_are_connected(stored: tuple[LocalGrid, ChkCap, bytes]) -> None:
+    """Shares 0, 1 and 2 lie on the first three servers in permuted order. Where one fails, the next is asked."""
+    local, cap, data = stored
+    connected: set[str] = set()
+
+    def note(name: str) -> Callable[[str], None]:
+        return lambda _: connected.add(name)
+
+    for index, dial in enumerate(local.dials):
+        dial.before = note(f"s{index}")
+    assert get(local, cap)[0] == data
+    first = {f"s{holder(local, shnum)}" for shnum in range(3)}
+    assert connected == first
+    connected.clear()
+    local.dials[holder(local, 1)].dead = True
+    assert get(local, cap)[0] == data
+    assert connected == first | {f"s{holder(local, 3)}"}
+
+
+def test_a_liar_is_found_where_only_the_segment_as_a_whole_was_proved(
+    stored: tuple[LocalGrid, ChkCap, bytes],
+) -> None:
+    """Two of three shares lie in the same segment: both are named, and the bytes are right."""
+    local, cap, data = stored
+    for shnum in (0, 2):
+        local.dials[holder(local, shnum)].flip = flip_at(100_000, 100_003)  # type: ignore[assignment]
+    out, done = get(local, cap)
+    assert out == data
+    assert {bad.shnum for bad in done.corrupt} == {0, 2}
+    assert all(bad.reason.startswith("block 2") for bad in done.corrupt)

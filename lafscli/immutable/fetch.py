@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from functools import partial
@@ -27,6 +28,9 @@ _HEDGE_SECONDS = 2.0
 
 _PRIMARY_WORTH = 4 << 20
 """From this size on the download waits a moment for primary shares: they spare the decoding."""
+
+_IMPATIENT_SECONDS = 0.5
+"""When the first servers have not given k shares by then, all the others are asked too."""
 
 _TICK = 0.25
 
@@ -59,7 +63,8 @@ class SegmentFetch:
         self.sizes: Sizes | None = None if self._reader is None else self._reader.sizes
         self.corrupt: list[BadShare] = []
         self.silent: dict[str, str] = {}
-        self._asked = bool(known)
+        self._unasked = deque(() if known else grid.permuted(cap.si))
+        self._asked_at = 0.0
         self._waiting: set[str] = set()
         self._sources = [
             Source(store, shnum, "found" if reader is None else "ready", reader=reader)
@@ -114,9 +119,6 @@ class SegmentFetch:
 
     def _begin(self) -> Sizes:
         """Ask who has shares and open the first: its UEB tells the segment size."""
-        if not self._asked:
-            self._asked = True
-            self._ask()
         while self.sizes is None:
             self._open_sources()
             self._wait()
@@ -152,11 +154,23 @@ class SegmentFetch:
 
     # ---- who has shares
 
-    def _ask(self) -> None:
-        order = self.grid.permuted(self.cap.si)
-        self._waiting = {store.server.name for store in order}
-        for store in order:
+    def _ask(self, count: int) -> None:
+        """Ask the next servers in permuted order. An upload puts share i on the i-th of them, so the first k are asked
+        first: every connection that is not needed costs both ends a key exchange."""
+        self._asked_at = time.monotonic()
+        for _ in range(min(count, len(self._unasked))):
+            store = self._unasked.popleft()
+            self._waiting.add(store.server.name)
             self._events.report(self.grid.submit(store, self._shares_of), partial(self._answered, store))
+
+    def _ask_more(self, relied: int) -> None:
+        """Make up for servers that fail or have no share at once, and ask all when the first are not quick."""
+        hopeful = {s.shnum for s in self._sources if s.state != "gone" and not s.slow}
+        lacking = self.cap.k - len(hopeful) - len(self._waiting)
+        if lacking > 0:
+            self._ask(lacking)
+        elif relied < self.cap.k and time.monotonic() - self._asked_at > _IMPATIENT_SECONDS:
+            self._ask(len(self._unasked))
 
     def _shares_of(self, store: ShareStore) -> frozenset[int]:
         [shares] = store.shares([self.cap.si])
@@ -192,6 +206,8 @@ class SegmentFetch:
             relied.add(best.shnum)
             busy.append(best.store.server.name)
             self._open(best)
+        if self._unasked:
+            self._ask_more(len(relied))
         possible = {s.shnum for s in self._sources if s.state != "gone"}
         if len(possible) < self.cap.k and not self._waiting:
             raise self._too_few(len(possible))
@@ -280,7 +296,9 @@ class SegmentFetch:
         left = {s.shnum for s in self._sources if s.state in ("found", "opening")}
         left |= segment.blocks.keys() | {s.shnum for s in segment.asked}
         if len(left) < self.cap.k and not self._waiting:
-            raise self._too_few(len(left))
+            if not self._unasked:
+                raise self._too_few(len(left))
+            self._ask(self.cap.k - len(left))
 
     def _request_block(self, segment: Segment, source: Source) -> None:
         assert source.reader is not None
@@ -327,22 +345,20 @@ class SegmentFetch:
         self._events.report(decoding, lambda done: self._finished(segment, done))
 
     def _decoded(self, segment: Segment, chosen: dict[int, tuple[Source, Buffer]], into: memoryview | None) -> Decoded:
-        """In a codec thread: prove the blocks, decode, prove the segment, decrypt."""
+        """In a codec thread: decode, prove, decrypt. The hash of the segment proves all of its blocks at once; they are
+        proved one by one only to find out which of them lies."""
         assert self.sizes is not None
         assert self._reader is not None
-        wrong: list[tuple[Source, str]] = []
-        for source, block in chosen.values():
-            assert source.reader is not None
-            try:
-                source.reader.check_block(segment.number, block)
-            except CorruptShare as error:
-                wrong.append((source, error.message))
-        if wrong:
-            return Decoded(b"", wrong)
         length = self.sizes.segment_length(segment.number)
         blocks = {shnum: block for shnum, (_, block) in chosen.items()}
         data = erasure.decode(self.cap.k, self.cap.n, blocks, length, into=into)
-        check_segment(self._reader.segment_hash(segment.number), data)
+        try:
+            check_segment(self._reader.segment_hash(segment.number), data)
+        except CorruptShare:
+            wrong = _wrong_blocks(segment.number, chosen)
+            if not wrong:
+                raise
+            return Decoded(b"", wrong)
         if self.key is not None:
             data = AesCtr(self.key, segment.number * self.sizes.segment_size).update(data)
         return Decoded(data, [])
@@ -377,6 +393,17 @@ class SegmentFetch:
         """A buffer that a late answer may still be written into is not used again, nor one that was handed out."""
         if self.key is not None and not segment.asked:
             self._spare_buffers.append(segment.buffer)
+
+
+def _wrong_blocks(number: int, chosen: dict[int, tuple[Source, Buffer]]) -> list[tuple[Source, str]]:
+    wrong: list[tuple[Source, str]] = []
+    for source, block in chosen.values():
+        assert source.reader is not None
+        try:
+            source.reader.check_block(number, block)
+        except CorruptShare as error:
+            wrong.append((source, error.message))
+    return wrong
 
 
 def _release(si: bytes, shnum: int) -> Callable[[ShareStore], None]:

@@ -79,8 +79,8 @@ def _pieces(k: int, segment: memoryview) -> list[Buffer]:
 def decode(k: int, n: int, blocks: Mapping[int, Buffer], length: int, into: memoryview | None = None) -> Buffer:
     """The segment of `length` bytes from k or more of its blocks by number; into the first bytes of `into` if given.
 
-    The blocks must be of one size, ceil(length / k): the caller has proven them. Primary blocks may be slices of
-    `into` if they lie in their own places there.
+    The blocks must be of one size, ceil(length / k). Primary blocks may be slices of `into` if they lie in their own
+    places there: they stay where they are.
     """
     primary = [number for number in range(k) if number in blocks]
     others = [number for number in blocks if number >= k]
@@ -101,6 +101,7 @@ def decode(k: int, n: int, blocks: Mapping[int, Buffer], length: int, into: memo
         count = min(size, length - position)
         if count <= 0:
             break
-        into[position : position + count] = memoryview(piece)[:count]
+        if not isinstance(piece, memoryview) or piece.obj is not into.obj:
+            into[position : position + count] = memoryview(piece)[:count]
         position += count
     return into[:length]
