@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from lafscli.cli.landing import landing, resumed
 from lafscli.formats import caps
 from tests.lafs_process import Lafs
 
@@ -210,6 +211,36 @@ def test_get_obeys_the_umask_and_follows_a_link_that_was_named(lafs: Lafs) -> No
     finally:
         os.umask(old)
     assert stat.S_IMODE((lafs.folder / "fresh").stat().st_mode) == 0o640
+
+
+@pytest.mark.parametrize("resume", [[], ["--resume"]])
+@pytest.mark.parametrize("mode", [0o600, 0o640, 0o755])
+def test_get_keeps_the_mode_of_the_file_that_it_replaces(lafs: Lafs, mode: int, resume: list[str]) -> None:
+    path = lafs.folder / f"private{mode:o}"
+    path.write_bytes(b"old")
+    path.chmod(mode)
+    lafs("get", LIT, path.name, *resume, code=0)
+    assert path.read_bytes() == b"The end."
+    assert stat.S_IMODE(path.stat().st_mode) == mode
+
+
+def test_nobody_else_reads_a_file_that_is_not_complete(tmp_path: Path) -> None:
+    old = os.umask(0o022)
+    try:
+        with landing(tmp_path / "whole") as write:
+            write(b"x")
+            assert [stat.S_IMODE(path.stat().st_mode) for path in tmp_path.iterdir()] == [0o600]
+        partial = tmp_path / "below" / ".lafs-token"
+        partial.parent.mkdir()
+        partial.write_bytes(b"")
+        partial.chmod(0o644)  # as an earlier version made them
+        with resumed(tmp_path / "below" / "part", "token") as held:
+            held.write(b"x")
+            assert stat.S_IMODE(partial.stat().st_mode) == 0o600
+    finally:
+        os.umask(old)
+    for path in (tmp_path / "whole", tmp_path / "below" / "part"):
+        assert stat.S_IMODE(path.stat().st_mode) == 0o644
 
 
 def test_get_writes_into_what_is_no_file(lafs: Lafs) -> None:

@@ -382,6 +382,48 @@ def test_missing_and_broken_secret(home: Home) -> None:
     assert "not base32!" not in caught.value.message
 
 
+@pytest.mark.parametrize("name", ["convergence", "secret"])
+@pytest.mark.parametrize("text", ["", "\n", "  \n", "#\n"])
+def test_truncated_secret_is_refused(home: Home, name: str, text: str) -> None:
+    """It is not taken for a secret of no bytes: caps and lease secrets would silently be others."""
+    secrets.make_missing(home, os.urandom, {})
+    (home.path / name).write_text(text)
+    with pytest.raises(UsageError, match=str(home.path / name)) as caught:
+        secrets.convergence(home) if name == "convergence" else secrets.lease_secret(home)
+    assert caught.value.hint is not None
+    assert "copy" in caught.value.hint
+    assert secrets.make_missing(home, os.urandom, {}) == []
+
+
+@pytest.mark.parametrize("length", [1, 31, 33])
+def test_lease_secret_of_another_length_is_refused(home: Home, length: int) -> None:
+    (home.path / "secret").write_text(b32encode(bytes(length)) + "\n")
+    with pytest.raises(UsageError, match=f"{length} bytes, not 32"):
+        secrets.lease_secret(home)
+
+
+@pytest.mark.parametrize("text", ["", "\n"])
+def test_empty_convergence_secret_of_tahoe_is_written_so_that_it_is_meant(
+    tmp_path: Path, home: Home, text: str
+) -> None:
+    (tmp_path / "private").mkdir()
+    (tmp_path / "tahoe.cfg").write_text("[client]\n")
+    (tmp_path / "private" / "convergence").write_text(text)
+    given = secrets.TahoeNode(tmp_path).secrets()
+    assert given["convergence"] == b""
+    secrets.make_missing(home, os.urandom, given)
+    assert (home.path / "convergence").read_text() == "# empty\n"
+    assert secrets.convergence(home) == b""
+
+
+def test_empty_lease_secret_of_tahoe_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "private").mkdir()
+    (tmp_path / "tahoe.cfg").write_text("[client]\n")
+    (tmp_path / "private" / "secret").write_text("\n")
+    with pytest.raises(UsageError, match="0 bytes, not 32"):
+        secrets.TahoeNode(tmp_path).secrets()
+
+
 def test_pins(home: Home) -> None:
     secrets.make_missing(home, os.urandom, {})
     for cap in ("URI:LIT:aa", "URI:LIT:ab", "URI:LIT:aa", "URI:LIT:a"):

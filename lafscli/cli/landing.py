@@ -84,12 +84,13 @@ def landing(path: Path | None) -> Iterator[Write]:
 def _staged(path: Path) -> Iterator[Write]:
     temporary = path.with_name(f".lafs-{secrets.token_hex(8)}")
     try:
-        handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+        handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     except OSError as error:
         raise LafsError(f"cannot write {path}: {error.strerror}") from error
     try:
         try:
             yield lambda data: _write(handle, data, str(path))
+            os.fchmod(handle, _mode(path))
             os.fsync(handle)
         finally:
             os.close(handle)
@@ -99,6 +100,17 @@ def _staged(path: Path) -> Iterator[Write]:
     finally:
         temporary.unlink(missing_ok=True)
     sync_folder(path.parent)
+
+
+def _mode(path: Path) -> int:
+    """Who may do what with a file that is complete: as with the one that it replaces; a new one obeys the umask.
+    Until then nobody else reads it."""
+    try:
+        return stat.S_IMODE(path.stat().st_mode) & 0o777
+    except OSError:
+        umask = os.umask(0o077)  # it can't be read alone; what another thread makes meanwhile is only more private
+        os.umask(umask)
+        return 0o666 & ~umask
 
 
 class Partial:
@@ -132,7 +144,7 @@ def resumed(path: Path, token: str) -> Iterator[Partial]:
     path = Path(os.path.realpath(path))
     partial = path.with_name(f".lafs-{token}")
     try:
-        handle = os.open(partial, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666)
+        handle = os.open(partial, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     except OSError as error:
         raise LafsError(f"cannot write {path}: {error.strerror}") from error
     try:
@@ -140,7 +152,9 @@ def resumed(path: Path, token: str) -> Iterator[Partial]:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise Busy(f"another process is fetching {path}") from None
+        os.fchmod(handle, 0o600)
         yield Partial(path, handle)
+        os.fchmod(handle, _mode(path))
         os.fsync(handle)
         partial.rename(path)
     except OSError as error:

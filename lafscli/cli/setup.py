@@ -43,6 +43,10 @@ def init(frame: Frame, local: bool, encoding: Encoding | None, from_tahoe: str |
     else:
         node = None if from_tahoe is None else secrets.TahoeNode(Path(from_tahoe))
         given = {} if node is None else node.secrets()
+        if given.get("convergence") == b"":
+            frame.out.warn(
+                "the convergence secret of that node is empty: who has the same file can tell that you have it"
+            )
         chosen = encoding or (Encoding() if node is None else Encoding(*node.encoding()))
         home.make()
         for warning in home.examine():

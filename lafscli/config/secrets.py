@@ -14,23 +14,42 @@ LENGTH = 32
 """Bytes of a secret that we make; a convergence secret that came from elsewhere has any length."""
 
 
-def read_secret(path: Path) -> bytes:
-    """A secret kept as one line of base32."""
+_EMPTY = "# empty"
+"""The line of a secret that has no bytes, and is meant to: a file that lost its content is not taken for that."""
+
+
+def read_secret(path: Path, *, length: int | None = None, blank: bool = False) -> bytes:
+    """A secret kept as one line of base32, of `length` bytes where that is given. `blank`: an empty line is an empty
+    secret, as Tahoe-LAFS has it; else it is a UsageError, as all that is no secret."""
+    text = _read_line(path)
+    if text == _EMPTY:
+        text = ""
+    elif not text and not blank:
+        raise UsageError(f"{path} is empty", hint=_RESTORE)
     try:
-        text = path.read_text(encoding="ascii").strip()
+        secret = b32decode(text)
+    except ValueError:
+        raise UsageError(f"{path} is not one line of base32", hint=_RESTORE) from None
+    if length is not None and len(secret) != length:
+        raise UsageError(f"{path} has {len(secret)} bytes, not {length}", hint=_RESTORE)
+    return secret
+
+
+_RESTORE = "take it from a copy of the home, or of the Tahoe node it came from; a new one would not be the same"
+
+
+def _read_line(path: Path) -> str:
+    try:
+        return path.read_text(encoding="ascii").strip()
     except FileNotFoundError:
         raise UsageError(f"there is no {path}", hint="lafs init makes what is missing") from None
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"cannot read {path}: {getattr(error, 'strerror', None) or 'not ASCII'}") from error
-    try:
-        return b32decode(text)
-    except ValueError:
-        raise UsageError(f"{path} is not one line of base32") from None
 
 
 def write_secret(path: Path, secret: bytes) -> None:
     """Write a secret."""
-    write_atomically(path, (b32encode(secret) + "\n").encode("ascii"))
+    write_atomically(path, ((b32encode(secret) or _EMPTY) + "\n").encode("ascii"))
 
 
 def make_missing(home: Home, random_bytes: Callable[[int], bytes], given: Mapping[str, bytes]) -> list[str]:
@@ -54,7 +73,7 @@ def convergence(home: Home) -> bytes:
 
 def lease_secret(home: Home) -> bytes:
     """The secret that lease secrets are derived from."""
-    return read_secret(home.path / "secret")
+    return read_secret(home.path / "secret", length=LENGTH)
 
 
 def pin(home: Home, cap: str) -> bool:
@@ -112,11 +131,11 @@ class TahoeNode:
     def secrets(self) -> dict[str, bytes]:
         """What `make_missing` takes; a secret that the node never made is left out."""
         found: dict[str, bytes] = {}
-        for name in ("convergence", "secret"):
-            if (self.folder / "private" / name).exists():
-                found[name] = read_secret(self.folder / "private" / name)
-        if "secret" in found and len(found["secret"]) != LENGTH:
-            raise UsageError(f"{self.folder / 'private/secret'} is not {LENGTH} bytes")
+        private = self.folder / "private"
+        if (private / "convergence").exists():
+            found["convergence"] = read_secret(private / "convergence", blank=True)
+        if (private / "secret").exists():
+            found["secret"] = read_secret(private / "secret", length=LENGTH, blank=True)
         try:
             found["aliases"] = (self.folder / "private" / "aliases").read_bytes()
         except FileNotFoundError:
