@@ -514,6 +514,12 @@ def test_what_does_not_go_smoothly_with_small_objects_is_done_one_by_one(local: 
         assert now[9] == before[cap.si][9]
 
 
+def test_when_the_time_is_over_no_repair_is_begun(local: LocalGrid, cap: ChkVerifyCap) -> None:
+    paths(local, cap)[2].unlink()
+    report = mend(local, cap, replace(LIST, max_time=0))
+    assert (report.good_shares, report.repair) == (9, Repair(False, False, 0, "the time was over"))
+
+
 # ---- others at work
 
 
