@@ -38,6 +38,10 @@ class MalformedCap(UsageError):
     """A capability string that breaks the grammar (spec 00 §3)."""
 
 
+class MalformedDirectory(LafsError):
+    """A directory table, or one entry of it, that breaks the format (spec 04)."""
+
+
 class NotFound(LafsError):
     """A path, alias, server or local file that does not exist."""
 
