@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -250,3 +251,22 @@ def test_killed_at_twenty_moments(lafs: Lafs, ssh_servers: SshServers) -> None:
             assert all(copy in (before[shnum][0], before[shnum][0][:-100]) for copy in copies)
         lafs("repair", "@cap", code=0)
         assert {shnum: copies[:1] for shnum, copies in visible(ssh_servers).items()} == before
+
+
+def test_on_servers_without_extensions(tmp_path: Path, start_servers: Callable[..., SshServers]) -> None:
+    """No posix-rename, no hard links, no fsync: a corrupt share is moved aside before the new one is renamed."""
+    servers = start_servers(3, denied="posix-rename,hardlink,fsync,limits")
+    lafs = Lafs(tmp_path / "client")
+    lafs("init", "--encoding", "1/3/3", code=0)
+    for i in range(3):
+        lafs("server", "add", servers.name(i), servers.url(i), "--option", f"ssh-config={servers.config}", code=0)
+    store(lafs, 100_000)
+    [good], [bad], [gone] = [list((servers.root(i) / "shares").glob("*/*/*")) for i in range(3)]
+    before = [path.read_bytes()[:-72] for path in (good, bad, gone)]
+    bad.write_bytes(bad.read_bytes()[:50_000])
+    gone.unlink()
+    assert lafs.json("repair", "@cap")["repair"] == {"attempted": True, "successful": True, "shares_written": 2}
+    assert [path.read_bytes()[:-72] for path in (good, bad, gone)] == before
+    [kept] = (servers.root(1) / "quarantine").iterdir()
+    assert kept.stat().st_size == 50_000
+    assert [list((servers.root(i) / "locks").iterdir()) for i in range(3)] == [[], [], []]
