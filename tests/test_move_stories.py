@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import shutil
+import signal
 import subprocess
 import time
 from collections.abc import Callable
@@ -96,8 +97,8 @@ def test_a_burned_host_is_replaced(lafs: Lafs, servers: SshServers) -> None:
     get_all(lafs, stored)
 
 
-def killed_at(lafs: Lafs, moment: Callable[[], bool]) -> bool:
-    """Start a drain and kill it at that moment; False when it had ended before."""
+def killed_at(lafs: Lafs, moment: Callable[[], bool], number: signal.Signals = signal.SIGKILL) -> bool:
+    """Start a drain and send it a signal at that moment; False when it had ended before."""
     run = lafs.start(
         "server", "drain", "s3", "--limit-rate", "2M", stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
@@ -106,8 +107,9 @@ def killed_at(lafs: Lafs, moment: Callable[[], bool]) -> bool:
         assert time.monotonic() < until, "it does not get there"
         time.sleep(0.002)
     ended = run.poll() is not None
-    run.kill()
-    run.wait()
+    run.send_signal(number)
+    code = run.wait(timeout=30)
+    assert ended or code == (-number if number == signal.SIGKILL else 128 + number)
     return not ended
 
 
@@ -141,12 +143,13 @@ def after_kill(servers: SshServers, originals: dict[str, bytes]) -> int:
 
 
 def test_kill_9_of_drain(lafs: Lafs, servers: SshServers) -> None:
-    """Before anything, while a large share is on its way, and with some copied: no partial share is visible, and the
-    next run goes on."""
+    """At the first byte, and while a large share is on its way: no partial share is visible, and the next run goes on.
+    A signal that asks it to end removes what is staged."""
     stored = put(lafs, 3_000_000, 3_000_001, *[40_000 + i for i in range(10)])
     originals = {name: path.read_bytes()[:-72] for name, path in shares(servers, 3).items()}
-    old = staged(servers)
-    assert killed_at(lafs, lambda: staged(servers) > old)
+    assert killed_at(lafs, lambda: staged(servers) > 200_000, signal.SIGTERM)
+    assert staged(servers) == 0, "asked to end, it leaves nothing behind"
+    assert killed_at(lafs, lambda: staged(servers) > 0)
     first = after_kill(servers, originals)
     old = staged(servers)
     assert killed_at(lafs, lambda: staged(servers) > old + 400_000)

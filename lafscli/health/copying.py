@@ -8,17 +8,18 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
-from lafscli.errors import CorruptShare, LafsError, OutOfSpace
-from lafscli.formats.caps import ChkVerifyCap
+from lafscli.errors import LafsError, OutOfSpace
 from lafscli.formats.chk import HEADER_MAX, Layout
 from lafscli.health import proofs
 from lafscli.health.renew import MakeLease
 from lafscli.health.steps import Steps, wait
+from lafscli.health.whole import Large, Piece, Proved, Wanted, Whole, assemble, pieces, prove_all, prove_piece
 from lafscli.immutable.pipeline import Codec
 from lafscli.proof.claims import claimed_cap, ueb_range
 from lafscli.storage.grid import Grid
@@ -36,57 +37,11 @@ from lafscli.storage.store import (
 SMALL = 256 << 10
 """Shares up to this size are read whole."""
 
-_PIECE = 512 << 10
 _PIECES_AHEAD = 6
 _APPENDS_AHEAD = 4
 _CHECKPOINT_BYTES = 8 << 20
 _ROOM = 1 << 20
 _CLOSING_SECONDS = 1.5
-
-
-@dataclass(frozen=True, slots=True)
-class Wanted:
-    """A share to be looked at. `cap`: what it must prove against, None for one that is not known. `room`: what its
-    container leaves for the share (`ShareStore.share_size`)."""
-
-    si: StorageIndex
-    shnum: int
-    store: ShareStore
-    room: int
-    cap: ChkVerifyCap | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Whole:
-    """A small share, all of it proved."""
-
-    wanted: Wanted
-    cap: ChkVerifyCap
-    data: memoryview = field(repr=False)
-
-    @property
-    def size(self) -> int:
-        return self.data.nbytes
-
-
-@dataclass(frozen=True, slots=True)
-class Large:
-    """A large share of which all but the blocks is proved. `head` and `tail` are what stands before the blocks, and
-    after the area that only very old writers used."""
-
-    wanted: Wanted
-    cap: ChkVerifyCap
-    opened: proofs.Opened
-    layout: Layout
-    head: bytes = field(repr=False)
-    tail: bytes = field(repr=False)
-
-    @property
-    def size(self) -> int:
-        return self.opened.reader.share_size
-
-
-Proved = Whole | Large
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,26 +52,16 @@ class Failure:
     source: bool
 
 
-@dataclass(frozen=True, slots=True)
-class _Piece:
-    """A range of a large share: the blocks `first` to `last` (not included), or none of them."""
-
-    offset: int
-    length: int
-    first: int
-    last: int
-
-
 class Copier:
     """Copies shares within a grid, with the leases that `lease` makes. A context manager: what is not committed at its
-    end is removed."""
+    end is removed, and what is being written then is waited for, for a moment."""
 
     def __init__(self, grid: Grid, lease: MakeLease, progress: Progress) -> None:
         self._grid = grid
         self._lease = lease
         self._progress = progress
         self._codec = Codec()
-        self._removals: list[Future[None]] = []
+        self._ending: list[Future[Any]] = []
 
     def __enter__(self) -> Copier:
         return self
@@ -124,9 +69,9 @@ class Copier:
     def __exit__(self, *_: object) -> None:
         self._codec.__exit__()
         until = time.monotonic() + _CLOSING_SECONDS
-        for removal in self._removals:
+        for work in self._ending:
             try:
-                removal.result(timeout=max(0.0, until - time.monotonic()))
+                work.result(timeout=max(0.0, until - time.monotonic()))
             except (LafsError, TimeoutError):
                 continue
 
@@ -149,7 +94,7 @@ class Copier:
                 found.update(dict.fromkeys(indexes, answers))
                 continue
             read = [(wanted[i], answer) for i, answer in zip(indexes, answers, strict=True)]
-            proved = yield from wait(self._codec.submit(partial(_prove_all, read)))
+            proved = yield from wait(self._codec.submit(partial(prove_all, read)))
             assert not isinstance(proved, LafsError)
             found.update(zip(indexes, proved, strict=True))
         for index, item in enumerate(wanted):
@@ -176,8 +121,8 @@ class Copier:
                     break
                 held.append((found, (yield from self._fetch(item, found))))
             layout = Layout.parse(held[0][1][0][:HEADER_MAX])
-            tail = _assemble(held, layout.crypttext_hash_tree, found.reader.share_size)
-            return Large(item, cap, found, layout, _assemble(held, 0, layout.data), tail)
+            tail = assemble(held, layout.crypttext_hash_tree, found.reader.share_size)
+            return Large(item, cap, found, layout, assemble(held, 0, layout.data), tail)
         except LafsError as error:
             return error
 
@@ -208,9 +153,12 @@ class Copier:
         writes = []
         for items in by_store.values():
             store = copies[items[0][0]][1]
-            writes.append((store, items, self._grid.submit(store, partial(_create_all, [new for _, new in items]))))
+            write = self._grid.submit(store, partial(_create_all, [new for _, new in items]))
+            self._ending.append(write)  # a moment later nothing of it is staged
+            writes.append((store, items, write))
         for store, items, future in writes:
             answers = yield from wait(future)
+            self._ending.remove(future)
             for position, (index, new) in enumerate(items):
                 answer = answers if isinstance(answers, LafsError) else answers[position]
                 if answer is not None:
@@ -243,18 +191,18 @@ class Copier:
             return failure
         finally:
             if not finished:
-                self._removals.append(self._grid.submit(target, partial(_remove, creation)))
+                self._ending.append(self._grid.submit(target, partial(_remove, creation)))
             self._grid.submit(share.wanted.store, lambda store: store.release(si, shnum))
 
     def _send(self, share: Large, target: ShareStore, writer: ShareWriter) -> Steps[Failure | None]:
         """Everything in order: several pieces are being read while one is proved and others are being written."""
         source, si, shnum = share.wanted.store, share.wanted.si, share.wanted.shnum
-        reads: deque[tuple[_Piece, Future[list[Buffer | LafsError]]]] = deque()
+        reads: deque[tuple[Piece, Future[list[Buffer | LafsError]]]] = deque()
         appends: deque[Future[None]] = deque([self._append(target, writer, share.head, checkpoint=False)])
-        pieces = _pieces(share)
+        left = pieces(share)
         unsaved = 0
         while True:
-            while len(reads) < _PIECES_AHEAD and (piece := next(pieces, None)) is not None:
+            while len(reads) < _PIECES_AHEAD and (piece := next(left, None)) is not None:
                 ranges = [ShareRange(si, shnum, piece.offset, piece.length, keep=True)]
                 reads.append((piece, self._grid.read(source, ranges)))
             if not reads:
@@ -264,7 +212,7 @@ class Copier:
             data = answers if isinstance(answers, LafsError) else answers[0]
             if isinstance(data, LafsError):
                 return Failure(data, source=True)
-            proved = yield from wait(self._codec.submit(partial(_prove_piece, share, piece, data)))
+            proved = yield from wait(self._codec.submit(partial(prove_piece, share, piece, data)))
             if isinstance(proved, LafsError):
                 return Failure(proved, source=True)
             unsaved += piece.length
@@ -284,87 +232,6 @@ class Copier:
 
     def _append(self, target: ShareStore, writer: ShareWriter, data: Buffer, *, checkpoint: bool) -> Future[None]:
         return self._grid.submit(target, partial(_append, writer, data, checkpoint))
-
-
-# ---- in codec threads
-
-
-def _prove_all(read: Sequence[tuple[Wanted, Buffer | LafsError]]) -> list[Proved | LafsError]:
-    return [data if isinstance(data, LafsError) else _prove_whole(item, memoryview(data)) for item, data in read]
-
-
-def _prove_whole(item: Wanted, data: memoryview) -> Whole | LafsError:
-    try:
-        cap = item.cap
-        if cap is None:
-            layout = Layout.parse(data[:HEADER_MAX])
-            start, length = ueb_range(layout, len(data))
-            cap = claimed_cap(item.si, layout, data[start : start + length])
-        held: list[tuple[proofs.Ranges, Sequence[Buffer]]] = []
-        while not isinstance(found := proofs.open_share(cap, item.shnum, held, item.room), proofs.Opened):
-            held.append((found, [data[offset : offset + length] for offset, length in found]))
-        if found.length:
-            proofs.check_unused(data[found.start : found.start + found.length], found.length)
-        if found.wrong is None:
-            first = found.reader.block_range(0)[0]
-            sizes = found.reader.sizes
-            blocks = proofs.split_blocks(sizes, 0, sizes.num_segments, data[first : first + sizes.share_data])
-            wrong = proofs.wrong_blocks(found.reader, 0, blocks)
-        else:
-            wrong = found.wrong
-        if wrong:
-            return CorruptShare(wrong[0])
-        return Whole(item, cap, data[: found.reader.share_size])
-    except CorruptShare as error:
-        return error
-
-
-def _prove_piece(share: Large, piece: _Piece, data: Buffer) -> None:
-    """CorruptShare unless these bytes are what belongs there."""
-    reader = share.opened.reader
-    if len(data) != piece.length:
-        raise CorruptShare(f"the share ends before byte {piece.offset + piece.length}")
-    if piece.first < piece.last:
-        wrong = proofs.wrong_blocks(
-            reader, piece.first, proofs.split_blocks(reader.sizes, piece.first, piece.last, data)
-        )
-        if wrong:
-            raise CorruptShare(wrong[0])
-    elif b"plaintext_root_hash:" not in reader.ueb:
-        proofs.check_unused(data, piece.length)
-
-
-# ---- pieces
-
-
-def _pieces(share: Large) -> Iterator[_Piece]:
-    """What lies between head and tail: the blocks, and the area behind them that is empty in all but very old shares
-    (what the opening has found empty is read again, for it is copied)."""
-    reader, layout = share.opened.reader, share.layout
-    count, most = reader.sizes.num_segments, max(1, _PIECE // reader.sizes.block_size)
-    for first in range(0, count, most):
-        last = min(first + most, count)
-        offset, _ = reader.block_range(first)
-        end, length = reader.block_range(last - 1)
-        yield _Piece(offset, end + length - offset, first, last)
-    for offset in range(layout.plaintext_hash_tree, layout.crypttext_hash_tree, _PIECE):
-        yield _Piece(offset, min(_PIECE, layout.crypttext_hash_tree - offset), 0, 0)
-
-
-def _assemble(held: Sequence[tuple[proofs.Ranges, Sequence[Buffer]]], start: int, end: int) -> bytes:
-    """The bytes of a share from `start` to `end`, out of the ranges that were fetched to open it."""
-    parts = [
-        (offset, memoryview(data))
-        for ranges, answers in held
-        for (offset, _), data in zip(ranges, answers, strict=True)
-    ]
-    made = bytearray()
-    for offset, data in sorted(parts, key=lambda part: part[0]):
-        at = start + len(made)
-        if offset <= at < offset + len(data):
-            made += data[at - offset : end - offset]
-    assert len(made) == end - start, "what was proved was fetched"
-    return bytes(made)
 
 
 # ---- in the servers' workers

@@ -13,10 +13,11 @@ from functools import partial
 
 from lafscli.errors import FileExists, LafsError, ServerUnreachable
 from lafscli.formats.caps import ChkVerifyCap
-from lafscli.health.copying import SMALL, Copier, Failure, Proved, Wanted
+from lafscli.health.copying import SMALL, Copier, Failure
 from lafscli.health.renew import MakeLease, extend
 from lafscli.health.steps import Steps, side_by_side, wait
 from lafscli.health.survey import Silences
+from lafscli.health.whole import Proved, Wanted
 from lafscli.placement import Candidate, plan
 from lafscli.primitives.encoding import b32encode
 from lafscli.storage.grid import Grid

@@ -11,10 +11,11 @@ from functools import partial
 
 from lafscli.errors import CorruptShare, FileError, FileExists, LafsError
 from lafscli.formats.caps import ChkVerifyCap
-from lafscli.health.copying import SMALL, Copier, Failure, Proved, Wanted
+from lafscli.health.copying import SMALL, Copier, Failure
 from lafscli.health.renew import MakeLease
 from lafscli.health.report import CheckReport, Damage, Repair, Silence, Sort
 from lafscli.health.steps import Steps, side_by_side, wait
+from lafscli.health.whole import Proved, Wanted
 from lafscli.placement import Candidate, plan
 from lafscli.storage.grid import Grid
 from lafscli.storage.store import Progress, ShareStore, StorageIndex
