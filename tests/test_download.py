@@ -37,6 +37,13 @@ def stored(tmp_path: Path) -> Iterator[tuple[LocalGrid, ChkCap, bytes]]:
     local.close()
 
 
+@pytest.fixture
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a busy machine too the first servers are given the time to answer: then it is known which shares are used."""
+    monkeypatch.setattr(fetch_module, "_IMPATIENT_SECONDS", 60.0)
+    monkeypatch.setattr(fetch_module, "_HEDGE_SECONDS", 60.0)
+
+
 def get(local: LocalGrid, cap: ChkCap, offset: int = 0, length: int | None = None) -> tuple[bytes, Downloaded]:
     out = bytearray()
     with local.grid() as grid:
@@ -87,6 +94,7 @@ def test_ranges_equal_slices(stored: tuple[LocalGrid, ChkCap, bytes], offset: in
     assert get(local, cap, offset, length)[0] == data[offset:stop]
 
 
+@pytest.mark.usefixtures("patient")
 def test_a_range_fetches_only_its_segments(stored: tuple[LocalGrid, ChkCap, bytes]) -> None:
     local, cap, data = stored
     read = 0
@@ -116,6 +124,7 @@ def flip_at(start: int, stop: int) -> object:
 
 @pytest.mark.parametrize("place", [(0, 4), (12, 16), (48, 60), (100_000, 100_001), (233_400, 240_000)])
 @pytest.mark.parametrize("spoilt", [1, 7])
+@pytest.mark.usefixtures("patient")
 def test_shares_that_lie_are_dropped_and_named(
     stored: tuple[LocalGrid, ChkCap, bytes], place: tuple[int, int], spoilt: int
 ) -> None:
@@ -146,6 +155,7 @@ def test_each_share_has_one_bad_block_elsewhere(stored: tuple[LocalGrid, ChkCap,
     assert get(local, cap)[0] == data
 
 
+@pytest.mark.usefixtures("patient")
 def test_short_answers(stored: tuple[LocalGrid, ChkCap, bytes]) -> None:
     local, cap, data = stored
     local.dials[holder(local, 0)].flip = lambda item, answer: answer[: item.length // 2]
@@ -247,6 +257,7 @@ def test_files_are_closed_after_use(stored: tuple[LocalGrid, ChkCap, bytes]) -> 
     assert after <= before + 1
 
 
+@pytest.mark.usefixtures("patient")
 def test_only_the_servers_that_are_needed_are_connected(stored: tuple[LocalGrid, ChkCap, bytes]) -> None:
     """Shares 0, 1 and 2 lie on the first three servers in permuted order. Where one fails, the next is asked."""
     local, cap, data = stored
@@ -266,6 +277,7 @@ def test_only_the_servers_that_are_needed_are_connected(stored: tuple[LocalGrid,
     assert connected == first | {f"s{holder(local, 3)}"}
 
 
+@pytest.mark.usefixtures("patient")
 def test_a_liar_is_found_where_only_the_segment_as_a_whole_was_proved(
     stored: tuple[LocalGrid, ChkCap, bytes],
 ) -> None:

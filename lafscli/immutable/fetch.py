@@ -359,9 +359,12 @@ class SegmentFetch:
             if not wrong:
                 raise
             return Decoded(b"", wrong)
-        if self.key is not None:
-            data = AesCtr(self.key, segment.number * self.sizes.segment_size).update(data)
-        return Decoded(data, [])
+        if self.key is None:
+            return Decoded(data, [])
+        cipher = AesCtr(self.key, segment.number * self.sizes.segment_size)
+        if into is None:
+            return Decoded(cipher.update(data), [])
+        return Decoded(into[: cipher.update_into(data, into)], [])
 
     def _finished(self, segment: Segment, done: Future[Decoded]) -> None:
         segment.decoding = False
@@ -390,7 +393,8 @@ class SegmentFetch:
         return memoryview(bytearray(self.sizes.segment_size))
 
     def _recycle(self, segment: Segment) -> None:
-        """A buffer that a late answer may still be written into is not used again, nor one that was handed out."""
+        """A buffer that a late answer may still be written into is not used again, nor one that somebody may keep:
+        plaintext has been written out when the next segment is asked for, ciphertext perhaps not."""
         if self.key is not None and not segment.asked:
             self._spare_buffers.append(segment.buffer)
 
