@@ -120,9 +120,7 @@ class Copier:
                 if isinstance(found, proofs.Opened):
                     break
                 held.append((found, (yield from self._fetch(item, found))))
-            layout = Layout.parse(held[0][1][0][:HEADER_MAX])
-            tail = assemble(held, layout.crypttext_hash_tree, found.reader.share_size)
-            return Large(item, cap, found, layout, assemble(held, 0, layout.data), tail)
+            return (yield from wait(self._codec.submit(partial(assemble, item, cap, held))))
         except LafsError as error:
             return error
 
@@ -176,7 +174,7 @@ class Copier:
 
     def _stream(self, share: Large, target: ShareStore) -> Steps[Failure | None]:
         si, shnum = share.wanted.si, share.wanted.shnum
-        create = partial(_create, si, shnum, self._lease(si, target), share.opened.reader.share_size)
+        create = partial(_create, si, shnum, self._lease(si, target), share.size)
         creation = self._grid.submit(target, create)
         finished = False
         try:

@@ -10,9 +10,10 @@ from dataclasses import dataclass, field
 
 from lafscli.errors import CorruptShare, LafsError
 from lafscli.formats.caps import ChkVerifyCap
-from lafscli.formats.chk import HEADER_MAX, Layout
+from lafscli.formats.chk import HEADER_MAX, UEB_LIMIT, Layout
 from lafscli.health import proofs
 from lafscli.proof.claims import claimed_cap, ueb_range
+from lafscli.proof.shares import ShareReader
 from lafscli.storage.store import Buffer, ShareStore, StorageIndex
 
 PIECE_SIZE = 512 << 10
@@ -51,14 +52,14 @@ class Large:
 
     wanted: Wanted
     cap: ChkVerifyCap
-    opened: proofs.Opened
+    reader: ShareReader
     layout: Layout
     head: bytes = field(repr=False)
     tail: bytes = field(repr=False)
 
     @property
     def size(self) -> int:
-        return self.opened.reader.share_size
+        return self.reader.share_size
 
 
 Proved = Whole | Large
@@ -107,7 +108,7 @@ def _prove_whole(item: Wanted, data: memoryview) -> Whole | LafsError:
 
 def prove_piece(share: Large, piece: Piece, data: Buffer) -> None:
     """CorruptShare unless these bytes are what belongs there."""
-    reader = share.opened.reader
+    reader = share.reader
     if len(data) != piece.length:
         raise CorruptShare(f"the share ends before byte {piece.offset + piece.length}")
     if piece.first < piece.last:
@@ -126,7 +127,7 @@ def prove_piece(share: Large, piece: Piece, data: Buffer) -> None:
 def pieces(share: Large) -> Iterator[Piece]:
     """What lies between head and tail: the blocks, and the area behind them that is empty in all but very old shares
     (what the opening has found empty is read again, for it is copied)."""
-    reader, layout = share.opened.reader, share.layout
+    reader, layout = share.reader, share.layout
     count, most = reader.sizes.num_segments, max(1, PIECE_SIZE // reader.sizes.block_size)
     for first in range(0, count, most):
         last = min(first + most, count)
@@ -137,17 +138,42 @@ def pieces(share: Large) -> Iterator[Piece]:
         yield Piece(offset, min(PIECE_SIZE, layout.crypttext_hash_tree - offset), 0, 0)
 
 
-def assemble(held: Sequence[tuple[proofs.Ranges, Sequence[Buffer]]], start: int, end: int) -> bytes:
-    """The bytes of a share from `start` to `end`, out of the ranges that were fetched to open it."""
+def assemble(item: Wanted, cap: ChkVerifyCap, held: Sequence[tuple[proofs.Ranges, Sequence[Buffer]]]) -> Large:
+    """The share whose opening fetched these ranges. What goes into the copy is proved once more: a server may answer
+    two questions about the same bytes differently. CorruptShare."""
+    layout = Layout.parse(held[0][1][0][:HEADER_MAX])
+    head, tail = _joined(held, 0, layout.data), _joined(held, layout.crypttext_hash_tree, layout.uri_extension)
+    room = layout.length_size + UEB_LIMIT
+    tail += _joined(held, layout.uri_extension, layout.uri_extension + room)
+
+    def fetch(ranges: proofs.Ranges) -> list[Buffer]:
+        return [_part(head, tail, layout.crypttext_hash_tree, *each) for each in ranges]
+
+    reader = ShareReader(cap, item.shnum)
+    reader.open(fetch, strict=True)
+    return Large(item, cap, reader, layout, head, tail[: reader.share_size - layout.crypttext_hash_tree])
+
+
+def _joined(held: Sequence[tuple[proofs.Ranges, Sequence[Buffer]]], start: int, end: int) -> bytes:
+    """The bytes of a share from `start` to `end`, as far as they were fetched."""
     parts = [
-        (offset, memoryview(data))
+        (offset, memoryview(data)[:length])
         for ranges, answers in held
-        for (offset, _), data in zip(ranges, answers, strict=True)
+        for (offset, length), data in zip(ranges, answers, strict=True)
     ]
     made = bytearray()
     for offset, data in sorted(parts, key=lambda part: part[0]):
         at = start + len(made)
         if offset <= at < offset + len(data):
             made += data[at - offset : end - offset]
-    assert len(made) == end - start, "what was proved was fetched"
     return bytes(made)
+
+
+def _part(head: bytes, tail: bytes, tail_at: int, offset: int, length: int) -> bytearray:
+    """A range of a share with nothing between head and tail."""
+    part = bytearray(max(0, min(offset + length, tail_at + len(tail)) - offset))
+    part[: len(head) - offset if offset < len(head) else 0] = head[offset : offset + length]
+    if offset + len(part) > tail_at:
+        first = max(offset, tail_at)
+        part[first - offset :] = tail[first - tail_at : offset + len(part) - tail_at]
+    return part
