@@ -90,6 +90,25 @@ def test_it_is_named_with_version_system_architecture_and_python(archive: Path) 
     assert python in archive.name
 
 
+def test_version_that_can_not_be_written_is_no_success(archive: Path) -> None:
+    for where in (">/dev/full", ">&-"):
+        done = subprocess.run(
+            ["sh", "-c", f'exec "$@" --version {where}', "sh", sys.executable, "-I", str(archive)],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 1
+        assert done.stderr.startswith("lafs: cannot write stdout: ")
+        assert done.stderr.count("\n") == 1
+    reader, writer = os.pipe()
+    os.close(reader)
+    program = [sys.executable, "-I", str(archive), "--version"]
+    gone = subprocess.run(program, stdout=writer, stderr=subprocess.PIPE, check=False)
+    os.close(writer)
+    assert (gone.returncode, gone.stderr) == (141, b"")
+
+
 def test_no_path_of_the_builder_is_inside(archive: Path) -> None:
     with zipfile.ZipFile(archive) as opened:
         assert not [name for name in opened.namelist() if name.endswith((".pyc", "RECORD", "direct_url.json", ".pth"))]

@@ -1,8 +1,8 @@
 """First code of the zipapp: the text of its `__main__.py`, followed there by one call of `start`.
 
 It takes the place of shiv's own bootstrap but keeps its layout and its folders (`SHIV_ROOT`, else `~/.shiv`): a warm
-start opens no archive and imports nothing but `lafscli`. Pythons too old for lafs can read this file, so that
-they get a sentence and no traceback.
+start opens no archive and imports nothing but `lafscli`. Every Python from 3.6 on can read this file, so that one
+that is too old for lafs gives a sentence and no traceback.
 """
 
 import os
@@ -17,8 +17,7 @@ def start(version: str, python: str, system: str, machine: str, build: str, file
     part of the unpacked folder's name and `files` is how many files are in it.
     """
     if sys.argv[1:] == ["--version"]:
-        sys.stdout.write(f"lafs {version}\n")
-        return
+        show(f"lafs {version}\n")
     here = (python_tag(), sys.platform, os.uname().machine)
     if here != (python, system, machine):
         fail(f"this file is for {python} on {system} {machine}, and this Python is {here[0]} on {here[1]} {here[2]}")
@@ -30,6 +29,19 @@ def start(version: str, python: str, system: str, machine: str, build: str, file
     from lafscli.__main__ import main
 
     main()
+
+
+def show(text: str) -> None:
+    """Put text on stdout and end; exit 1 where it can't be written, 141 where nobody reads."""
+    try:
+        os.fstat(1)  # sys.stdout is None where it is closed
+        sys.stdout.write(text)
+        sys.stdout.flush()
+    except OSError as error:
+        if not isinstance(error, BrokenPipeError) and sys.stderr is not None:
+            sys.stderr.write(f"lafs: cannot write stdout: {error.strerror}\n")
+        os._exit(141 if isinstance(error, BrokenPipeError) else 1)
+    sys.exit(0)
 
 
 def python_tag() -> str:
