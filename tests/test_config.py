@@ -166,7 +166,7 @@ def test_record_survives_the_file(home: Home) -> None:
     config = Config.load(home).edit(lambda table: table.setdefault("servers", {}).update(blue=record.table()))
     assert config.servers == {"blue": record}
     assert Config.load(home).servers == {"blue": record}
-    assert record.option("timeout") == "9s"
+    assert record.options["timeout"] == "9s"
     assert config.writable == []
 
 
@@ -293,22 +293,15 @@ def test_failed_write_leaves_what_was_there(tmp_path: Path) -> None:
 
 def test_default_home_follows_xdg(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("HOME", "/h")
-    for name in ("XDG_CONFIG_HOME", "XDG_STATE_HOME", "XDG_CACHE_HOME", "XDG_DATA_HOME"):
+    for name in ("XDG_CONFIG_HOME", "XDG_STATE_HOME", "XDG_DATA_HOME"):
         monkeypatch.delenv(name, raising=False)
     found = Home.find(None)
-    assert found == Home(
-        Path("/h/.config/lafs"), Path("/h/.local/state/lafs"), Path("/h/.cache/lafs"), Path("/h/.local/share/lafs")
-    )
+    assert found == Home(Path("/h/.config/lafs"), Path("/h/.local/state/lafs"), Path("/h/.local/share/lafs"))
     monkeypatch.setenv("XDG_CONFIG_HOME", "/c")
     monkeypatch.setenv("XDG_STATE_HOME", "not/absolute")
     assert (Home.find(None).path, Home.find(None).state) == (Path("/c/lafs"), Path("/h/.local/state/lafs"))
     named = Home.find(str(tmp_path))
-    assert (named.path, named.state, named.cache, named.data) == (
-        tmp_path,
-        tmp_path / "state",
-        tmp_path / "cache",
-        tmp_path,
-    )
+    assert (named.path, named.state, named.data) == (tmp_path, tmp_path / "state", tmp_path)
 
 
 def test_home_and_secrets_are_private(tmp_path: Path) -> None:
@@ -471,14 +464,14 @@ def test_tahoe_node(tmp_path: Path, home: Home) -> None:
 
 @pytest.mark.parametrize(("text", "seconds"), [("", 20), ("lock-seconds = 1", 1), ('lock-seconds = "2m"', 120)])
 def test_lock_seconds(tmp_path: Path, text: str, seconds: int) -> None:
-    home = Home(tmp_path, tmp_path / "state", tmp_path / "cache", tmp_path)
+    home = Home(tmp_path, tmp_path / "state", tmp_path)
     home.config_file.write_text(text)
     assert Config.load(home).lock_seconds == seconds
 
 
 @pytest.mark.parametrize("value", ["0", "-5", "true", "1.5", '"soon"'])
 def test_lock_seconds_that_can_t_be(tmp_path: Path, value: str) -> None:
-    home = Home(tmp_path, tmp_path / "state", tmp_path / "cache", tmp_path)
+    home = Home(tmp_path, tmp_path / "state", tmp_path)
     home.config_file.write_text(f"lock-seconds = {value}")
     with pytest.raises(UsageError):
         Config.load(home)

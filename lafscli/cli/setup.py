@@ -38,8 +38,10 @@ def init(frame: Frame, local: bool, encoding: Encoding | None, from_tahoe: str |
         unused = [("--local", local), ("--encoding", encoding), ("--from-tahoe", from_tahoe)]
         for option in (name for name, value in unused if value):
             frame.out.warn(f"{option} changes nothing: there is a home already")
-        with home.locked():
-            made = secrets.make_missing(home, os.urandom, {})
+        made = []
+        if secrets.missing(home):
+            with home.locked():
+                made = secrets.make_missing(home, os.urandom, {})
     else:
         node = None if from_tahoe is None else secrets.TahoeNode(Path(from_tahoe))
         given = {} if node is None else node.secrets()
@@ -48,8 +50,7 @@ def init(frame: Frame, local: bool, encoding: Encoding | None, from_tahoe: str |
                 "the convergence secret of that node is empty: who has the same file can tell that you have it"
             )
         chosen = encoding or (Encoding() if node is None else Encoding(*node.encoding()))
-        home.make()
-        for warning in home.examine():
+        for warning in [*home.make(), *home.examine()]:
             frame.out.warn(warning)
         servers = _local_servers(home) if local else {}
         with home.locked():
@@ -70,7 +71,7 @@ def _answer(frame: Frame, config: Config, *, created: bool, made: list[str]) -> 
         words.append(f"made what was missing: {', '.join(made)}")
     frame.out.show(document, "\n".join(words))
     if not count:
-        frame.out.tell("next: lafs server add NAME URL, or lafs init --local to try it on this machine")
+        frame.out.tell("next: lafs server add NAME URL, or lafs grid import FILE")
 
 
 def _local_servers(home: Home) -> dict[str, Any]:

@@ -23,7 +23,6 @@ class Home:
 
     path: Path
     state: Path
-    cache: Path
     data: Path
 
     @classmethod
@@ -31,11 +30,10 @@ class Home:
         """The home that `named` (--home, LAFS_HOME) says, else the default one. It need not exist."""
         if named is not None:
             path = Path(os.path.abspath(Path(named).expanduser()))
-            return cls(path, path / "state", path / "cache", path)
+            return cls(path, path / "state", path)
         return cls(
             environment.base("XDG_CONFIG_HOME", ".config") / "lafs",
             environment.base("XDG_STATE_HOME", ".local/state") / "lafs",
-            environment.base("XDG_CACHE_HOME", ".cache") / "lafs",
             environment.base("XDG_DATA_HOME", ".local/share") / "lafs",
         )
 
@@ -49,11 +47,19 @@ class Home:
         """Host keys that lafs accepted or imported."""
         return self.path / "known_hosts"
 
-    def make(self) -> None:
-        """Make the folder, 0700."""
-        self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
-        if not any(self.path.iterdir()):
-            self.path.chmod(0o700)  # an empty folder that was made for us with a wider mode
+    def make(self) -> list[str]:
+        """Make the folder, 0700; warnings about one that was there with something in it. UsageError where a file is."""
+        try:
+            self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+            if not any(self.path.iterdir()):
+                self.path.chmod(0o700)  # an empty folder that was made for us with a wider mode
+            if stat.S_IMODE(self.path.stat().st_mode) & (stat.S_IRGRP | stat.S_IROTH):
+                return [f"others may look into {self.path}: chmod 700 {self.path}"]
+        except (FileExistsError, NotADirectoryError):
+            raise UsageError(f"{self.path} is not a folder", hint="name another: lafs --home DIR") from None
+        except OSError as error:
+            raise LafsError(f"cannot make {self.path}: {error.strerror}") from error
+        return []
 
     def examine(self) -> list[str]:
         """Warnings about who may read it; UsageError where others may write, as ssh treats its own files."""

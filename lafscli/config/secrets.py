@@ -52,17 +52,19 @@ def write_secret(path: Path, secret: bytes) -> None:
     write_atomically(path, ((b32encode(secret) or _EMPTY) + "\n").encode("ascii"))
 
 
+def missing(home: Home) -> list[str]:
+    """Names of the secrets that are not there."""
+    return [name for name in ("convergence", "secret", "aliases", "pins") if not (home.path / name).exists()]
+
+
 def make_missing(home: Home, random_bytes: Callable[[int], bytes], given: Mapping[str, bytes]) -> list[str]:
     """Write the secrets that are not there yet, from `given` or new; their names. What is there is never touched."""
-    made: list[str] = []
-    for name in ("convergence", "secret"):
-        if not (home.path / name).exists():
+    made = missing(home)
+    for name in made:
+        if name in ("convergence", "secret"):
             write_secret(home.path / name, given[name] if name in given else random_bytes(LENGTH))
-            made.append(name)
-    for name in ("aliases", "pins"):
-        if not (home.path / name).exists():
+        else:
             write_atomically(home.path / name, given.get(name, b""))
-            made.append(name)
     return made
 
 

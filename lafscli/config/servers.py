@@ -193,11 +193,6 @@ class ServerRecord:
         """The URL, read."""
         return Address.parse(self.url)
 
-    def option(self, key: str) -> str | None:
-        """The value of an option that is not repeatable."""
-        value = self.options.get(key)
-        return value if isinstance(value, str) else None
-
     @classmethod
     def parse(cls, name: str, table: Mapping[str, Any]) -> Self:
         """Read `[servers.NAME]`; UsageError names the key that is wrong."""

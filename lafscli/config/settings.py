@@ -37,7 +37,8 @@ class Config:
         except FileNotFoundError:
             raise UsageError(f"there is no home at {home.path}", hint="lafs init makes one") from None
         except (OSError, UnicodeDecodeError) as error:
-            raise UsageError(f"cannot read {home.config_file}: {error}") from error
+            reason = getattr(error, "strerror", None) or "it is not UTF-8"
+            raise UsageError(f"cannot read {home.config_file}: {reason}") from error
         try:
             table = tomllib.loads(text)
         except tomllib.TOMLDecodeError as error:
@@ -85,7 +86,10 @@ def write_table(home: Home, table: Mapping[str, Any]) -> None:
     """Write the configuration file."""
     import tomli_w
 
-    write_atomically(home.config_file, tomli_w.dumps(dict(table)).encode("utf-8"))
+    write_atomically(home.config_file, (_FIRST_LINE + tomli_w.dumps(dict(table))).encode("utf-8"))
+
+
+_FIRST_LINE = "# written by lafs; comments are not kept\n"
 
 
 def encoding_table(encoding: Encoding) -> dict[str, int]:
