@@ -14,7 +14,7 @@ from lafscli.config import environment, secrets
 from lafscli.config.quantities import parse_duration, parse_size
 from lafscli.config.servers import Address, OptionValue, ServerRecord
 from lafscli.config.settings import Config, parse_persist
-from lafscli.errors import FileMissing, NotFound, ServerError, UsageError
+from lafscli.errors import FileError, FileMissing, LafsError, NotFound, ServerError, UsageError
 from lafscli.immutable.upload import Writing
 from lafscli.placement import Encoding
 from lafscli.recovery import GridFile
@@ -30,8 +30,8 @@ from lafscli.storage.sshcommand import SshTarget
 from lafscli.storage.store import Files, Server
 from lafscli.storage.streams import open_stream
 
-DEFAULT_TIMEOUT = 60
-DEFAULT_CONNECT_TIMEOUT = 15
+DEFAULT_TIMEOUT = "60s"
+DEFAULT_CONNECT_TIMEOUT = "15s"
 _DAY = 24 * 3600
 _SWEEP_SECONDS = 3
 
@@ -85,16 +85,23 @@ class Client:
     def sweep(self, names: Collection[str]) -> None:
         """Once a day: have these servers remove what was staged more than a day ago, by their own clocks (DESIGN §1.9).
         Nobody waits for a slow one."""
-        mark = self.config.home.state / "swept"
-        if mark.exists() and time.time() - mark.stat().st_mtime < _DAY:
-            return
-        servers = [store for store in self.grid.stores if store.server.name in names and store.server.writable]
-        answers = self.grid.ask(lambda store: store.sweep_staging(_DAY), servers)
-        while answers.poll(_SWEEP_SECONDS) is not None:
-            continue
-        with suppress(OSError):
-            mark.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            mark.touch()
+        marks = self.config.home.state / "swept"
+
+        def due(name: str) -> bool:
+            try:
+                return time.time() - (marks / name).stat().st_mtime >= _DAY
+            except OSError:
+                return True
+
+        stores = [store for store in self.grid.stores if store.server.name in names and store.server.writable]
+        answers = self.grid.ask(
+            lambda store: store.sweep_staging(_DAY), [store for store in stores if due(store.server.name)]
+        )
+        while (answer := answers.poll(_SWEEP_SECONDS)) is not None:
+            if not isinstance(answer.value, LafsError):
+                with suppress(OSError):
+                    marks.mkdir(mode=0o700, parents=True, exist_ok=True)
+                    (marks / answer.store.server.name).touch()
 
     def close(self) -> None:
         """Close every connection; what waits for a server is woken by that."""
@@ -151,18 +158,18 @@ def ssh_target(
     """How ssh gets to `host`: the server's options, with the defaults of the configuration. A time-out that is asked
     for on the command line counts for connecting too where it is shorter."""
 
+    def text(key: str) -> str | None:
+        value = options.get(key)
+        return value if isinstance(value, str) else None
+
     def path(key: str) -> Path | None:
-        value = options.get(key)
-        return Path(value) if isinstance(value, str) else None
+        value = text(key)
+        return None if value is None else Path(value)
 
-    def seconds(key: str, default: int) -> int:
-        value = options.get(key)
-        return parse_duration(value) if isinstance(value, str) else default
-
-    transport, command, persist = options.get("transport"), options.get("ssh-command"), options.get("persist")
+    persist = options.get("persist")
     extra = options.get("ssh-option", [])
-    patience = timeout or seconds("timeout", DEFAULT_TIMEOUT)
-    connecting = seconds("connect-timeout", DEFAULT_CONNECT_TIMEOUT)
+    patience = timeout or parse_duration(text("timeout") or DEFAULT_TIMEOUT)
+    connecting = parse_duration(text("connect-timeout") or DEFAULT_CONNECT_TIMEOUT)
     run_dir: Path | None = None
     with contextlib.suppress(UsageError, OSError):  # no folder that is surely ours: no shared connections
         run_dir = config.home.runtime()
@@ -170,8 +177,8 @@ def ssh_target(
         host=host,
         port=address.port,
         user=address.user,
-        transport=transport if isinstance(transport, str) else None,
-        ssh_command=environment.variable("LAFS_SSH") or (command if isinstance(command, str) else "ssh"),
+        transport=text("transport"),
+        ssh_command=environment.variable("LAFS_SSH") or text("ssh-command") or "ssh",
         ssh_config=path("ssh-config"),
         identity=path("identity"),
         known_hosts=path("known-hosts"),
@@ -204,6 +211,9 @@ def enrol_server(
     Its folder is made, with those that it stands in. Raises what refuses it: ServerError, HostKeyUnknown.
     """
     address, given = Address.parse(url), options or {}
+    if accept_new and config is not None:
+        with suppress(OSError):  # ssh, which adds the key, would make the file for all to read
+            os.close(os.open(config.home.known_hosts, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600))
     files = open_files(config, name, address, given, timeout=timeout, accept_new=accept_new)
 
     def ask() -> Enrolment:
@@ -238,6 +248,9 @@ def _make(
     try:
         files.connect()
         make_folders(files, address.path.strip("/"))
+    except FileError as error:
+        folder = address.path if absolute else f"~/{address.path}"
+        raise ServerError(f"the folder {folder} can't be made ({error.message})", server=name) from error
     finally:
         files.close()
 

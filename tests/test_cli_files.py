@@ -151,6 +151,8 @@ def test_cap_reaches_the_user_when_it_can_not_be_pinned(tmp_path: Path) -> None:
         (["get", "word"], 2, "not a cap"),
         (["get", "@no-such-file"], 3, "no such file"),
         (["get", "@big"], 2, "not a cap"),
+        (["get", "@home"], 2, "home is a folder"),
+        (["get", "@home/no-such"], 3, "no such file: home/no-such"),
         (["get", LIT, "out", "--offset", "9"], 2, "ends before byte 9"),
         (["get", LIT, "no/such/folder/x"], 1, "cannot write"),
         (["get", LIT, "new-folder/"], 2, "no such folder"),
@@ -280,6 +282,28 @@ def test_failed_get_leaves_the_old_file(tmp_path: Path) -> None:
     assert _leftovers(tmp_path) == []
     error = json.loads(lafs("get", cap, "new", "--json", code=5).stdout)["error"]
     assert (error["code"], error["kind"]) == (5, "NotRecoverable")
+
+
+def test_get_tells_of_shares_that_lied_and_servers_that_failed(tmp_path: Path) -> None:
+    lafs = Lafs(tmp_path)
+    lafs("init", "--local", "--encoding", "3/3/10", code=0)
+    (tmp_path / "x").write_bytes(os.urandom(40960))
+    (tmp_path / "cap").write_bytes(lafs("put", "x", "--segment-size", "4K", code=0).stdout)
+    assert {"corrupt", "unreachable"}.isdisjoint(lafs.json("get", "@cap", "out"))
+    shares = sorted((lafs.home / "grid").glob("*/shares/*/*/*"))
+    assert len(shares) == 10
+    for share in shares:  # each lies in a segment of its own, so that some lie is met whichever are read
+        data = bytearray(share.read_bytes())
+        data[12 + 36 + int(share.name) * 1366] ^= 1
+        share.write_bytes(data)
+    (lafs.home / "grid" / shares[0].relative_to(lafs.home / "grid").parts[0] / "server.toml").unlink()
+    done = lafs("get", "@cap", "out", "--json", code=0)
+    answer = json.loads(done.stdout)
+    assert (tmp_path / "out").read_bytes() == (tmp_path / "x").read_bytes()
+    assert answer["corrupt"]
+    assert set(answer["corrupt"][0]) == {"server", "share", "reason"}
+    assert [set(each) for each in answer["unreachable"]] == [{"server", "reason"}]
+    assert "lafs check --verify @cap" in done.stderr.decode()
 
 
 def test_json_and_stdout_do_not_mix(lafs: Lafs, cap: str) -> None:

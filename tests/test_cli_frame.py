@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import click
 import pytest
 
 from lafscli.cli import table
@@ -87,6 +88,21 @@ def test_version(lafs: Lafs) -> None:
     assert lafs.json("--version") == {"schema": 1, "version": __version__}
 
 
+@pytest.mark.parametrize("name", [row.name for row in table.COMMANDS])
+def test_help_lists_options_with_what_they_do(name: str) -> None:
+    """And nothing else: arguments stand in the usage and the description."""
+    row = table.find(name)
+    assert row is not None
+    command = load(row)
+    text = command.get_help(click.Context(command, info_name=name))
+    options = text.split("\nOptions:\n")[1].split("\nOptions of every command:")[0]
+    rows = [line for line in options.splitlines() if line.startswith("  ") and line[2] != " "]
+    assert rows
+    assert [line for line in rows if not line.startswith("  -")] == []
+    for param in command.params:
+        assert not isinstance(param, click.Option) or param.help, param.name
+
+
 # ---- usage errors
 
 
@@ -105,6 +121,8 @@ def test_alone(lafs: Lafs) -> None:
         (["server"], "say what to do: server add|list|status|remove", "lafs server --help"),
         (["put"], "missing argument 'LOCAL'", "lafs help put"),
         (["put", "--no-such", "x"], "no such option", "lafs help put"),
+        (["put", "-x"], "no such option", "lafs help put; behind -- stand names that begin with -"),
+        (["get", LIT, "@-", "-x"], "no such option", "lafs help get; behind -- stand names that begin with -"),
         (["server", "add", "x"], "missing argument 'URL'", "lafs help server add"),
         (["get", LIT, "a", "b"], "unexpected extra argument", "lafs help get"),
         (["get", LIT, "--offset", "x"], "not a size", "lafs help get"),
@@ -137,6 +155,12 @@ def test_usage_errors_as_json(lafs: Lafs, arguments: list[str]) -> None:
     assert (document["error"]["code"], document["error"]["kind"]) == (2, "Usage")
     assert set(document["error"]) == {"code", "kind", "message", "hint"}
     assert done.stdout.count(b"\n") == 1
+
+
+def test_environment_that_is_wrong_answers_in_the_shape_it_asks_for(lafs: Lafs) -> None:
+    for name in ("COLOR", "TIMEOUT", "VERBOSE"):
+        done = lafs("encoding", code=2, LAFS_JSON="1", **{f"LAFS_{name}": "x"})
+        assert f"LAFS_{name}" in json.loads(done.stdout)["error"]["message"]
 
 
 def test_json_after_two_dashes_is_no_option(lafs: Lafs) -> None:

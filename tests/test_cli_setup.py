@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import stat
 import tomllib
@@ -11,6 +12,8 @@ import pytest
 
 from lafscli.primitives.encoding import b32encode
 from tests.lafs_process import Lafs
+
+CHK = "URI:CHK:" + 26 * "a" + ":" + 52 * "a" + ":3:10:1000"
 
 
 @pytest.fixture
@@ -109,6 +112,49 @@ def test_commands_without_a_home(lafs: Lafs) -> None:
             "hint: lafs init makes one",
         ]
     assert not lafs.home.exists()
+
+
+def test_init_where_a_file_is(lafs: Lafs) -> None:
+    lafs.home.write_text("")
+    for arguments in (["init"], ["init", "--local"]):
+        done = lafs(*arguments, code=2)
+        assert done.stderr.decode().splitlines()[0] == f"lafs: {lafs.home} is not a folder"
+    assert b"Errno" not in lafs("encoding", code=2).stderr
+
+
+def test_init_again_needs_no_writing(lafs: Lafs) -> None:
+    lafs("init", code=0)
+    (lafs.home / ".lock").unlink()
+    (lafs.home / ".lock").mkdir()  # nobody can take it
+    assert b"there is already" in lafs("init", code=0).stdout
+
+
+def test_unreadable_configuration_says_why_in_words(lafs: Lafs) -> None:
+    (lafs.home / "config.toml").mkdir(parents=True)
+    lafs.home.chmod(0o700)
+    [first, *_] = lafs("encoding", code=2).stderr.decode().splitlines()
+    assert first == f"lafs: cannot read {lafs.home}/config.toml: Is a directory"
+
+
+def test_home_that_others_may_read(lafs: Lafs) -> None:
+    """An empty folder is taken as ours; of one with something in it the mode is its owner's affair."""
+    lafs.home.mkdir(0o755)
+    assert lafs("init", code=0).stderr.count(b"warning") == 0
+    assert stat.S_IMODE(lafs.home.stat().st_mode) == 0o700
+    other = lafs.folder / "other"
+    other.mkdir(0o755)
+    (other / "notes").write_text("")
+    assert f"chmod 700 {other}" in lafs("--home", other, "init", code=0).stderr.decode()
+    assert stat.S_IMODE(other.stat().st_mode) == 0o755
+
+
+def test_configuration_says_what_becomes_of_comments(lafs: Lafs) -> None:
+    lafs("init", code=0)
+    path = lafs.home / "config.toml"
+    assert path.read_text().startswith("# written by lafs; comments are not kept\n")
+    path.write_text(path.read_text() + "# mine\n")
+    lafs("encoding", "2/3/4", code=0)
+    assert path.read_text().count("#") == 1
 
 
 # ---- encoding
@@ -224,6 +270,67 @@ def test_status_of_servers_that_are_gone(home: Lafs) -> None:
     home("server", "status", "nobody", code=3)
     (home.folder / "servers/b/server.toml").unlink()
     assert [each["reachable"] for each in home.json("server", "status", code=8)["servers"]] == [False, False]
+
+
+def test_status_tells_what_to_do_about_silent_servers(home: Lafs) -> None:
+    _add(home, "a", "b", "c")
+    for name in "ab":
+        (home.folder / "servers" / name / "server.toml").unlink()
+    hint = "is the disk with the shares mounted there?"
+    servers = home.json("server", "status", code=11)["servers"]
+    assert [each.get("hint") for each in servers] == [hint, hint, None]
+    done = home("server", "status", code=11)
+    assert done.stderr.decode().splitlines() == [f"hint: {hint}"]
+    assert home("server", "status", "-q", code=11).stderr == b""
+
+
+def test_refusal_of_a_server_names_it(home: Lafs) -> None:
+    (home.folder / "file").write_text("")
+    done = home("server", "add", "blue", f"file://{home.folder}/file/below", code=8)
+    assert done.stderr.decode().startswith("lafs: server blue: ")
+    document = json.loads(home("server", "add", "blue", f"file://{home.folder}/file/x", "--json", code=8).stdout)
+    assert document["error"]["message"].startswith("server blue: ")
+
+
+def test_folder_that_can_not_be_made_is_named(home: Lafs) -> None:
+    for url, named in (("file:///proc/q", "/proc/q"), ("file:///proc/q/deep", "/proc/q/deep")):
+        said = home("server", "add", "blue", url, code=8).stderr.decode()
+        assert said.startswith(f"lafs: server blue: the folder {named} can't be made")
+
+
+def test_no_server_is_one_sentence(home: Lafs) -> None:
+    (home.folder / "x").write_bytes(bytes(100))
+    (home.folder / "cap").write_text(CHK + "\n")
+    for arguments in (
+        ["put", "x"],
+        ["get", "@cap", "y"],
+        ["share", "find", "@cap"],
+        ["server", "status"],
+        ["check", "@cap"],
+    ):
+        assert home(*arguments, code=2).stderr.decode().splitlines() == [
+            "lafs: no server is configured",
+            "hint: lafs server add NAME URL, or lafs grid import FILE",
+        ]
+
+
+def test_each_server_is_swept_once_a_day(home: Lafs) -> None:
+    """Only one that was asked and answered counts as swept."""
+    home("encoding", "1/1/1", code=0)
+    _add(home, "a", "b")
+    old = [home.folder / "servers" / name / "staging" / f"{'a' * 26}.0.{'b' * 26}" for name in "ab"]
+    for path in old:
+        path.write_bytes(b"")
+        os.utime(path, (0, 0))
+    (home.folder / "x").write_bytes(os.urandom(100))
+    [[first]] = home.json("put", "x")["placement"].values()
+    assert [path.exists() for path in old] == [first != "a", first != "b"]
+    for _ in range(20):
+        if not any(path.exists() for path in old):
+            break
+        home("put", "x", "--no-convergence", code=0)
+    assert not any(path.exists() for path in old)
+    assert sorted(path.name for path in (home.home / "state/swept").iterdir()) == ["a", "b"]
 
 
 def test_two_adds_at_once_lose_none(home: Lafs) -> None:

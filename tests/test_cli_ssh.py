@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import stat
 import subprocess
 import time
 import tomllib
@@ -47,6 +48,7 @@ def test_unknown_host_key_is_refused_and_accepted_when_asked(lafs: Lafs, ssh_ser
     assert lafs.json("server", "list")["servers"] == []
     lafs(*add, "--accept-new", code=0)
     assert known.split()[2] in (lafs.home / "known_hosts").read_text()
+    assert stat.S_IMODE((lafs.home / "known_hosts").stat().st_mode) == 0o600
     assert lafs.json("server", "status")["servers"][0]["reachable"]
     lafs("grid", "export", "file", code=0)
     assert tomllib.loads((lafs.folder / "file").read_text())["servers"]["a"]["host-keys"] == [known.strip()]

@@ -207,6 +207,9 @@ def test_man_shows_the_page_as_text_where_there_is_no_terminal() -> None:
     document = json.loads(lafs("man", "security", "--json").stdout)
     assert (document["page"], document["schema"]) == ("lafs-security.7", 1)
     assert lafs("man").stdout.startswith("LAFS(1)")
+    assert lafs("man", "lafs").stdout.startswith("LAFS(1)")
+    for name in ("lafs-security", "lafs-config", "lafs-server-add"):  # as SEE ALSO has them
+        assert lafs("man", name).stdout == lafs("man", *name.split("-")[1:]).stdout
     wrong = lafs("man", "server", "ad")
     assert (wrong.returncode, wrong.stdout, wrong.stderr.count("\n")) == (2, "", 2)
     assert "server-add" in wrong.stderr

@@ -10,7 +10,6 @@ import click
 
 from lafscli.cli import main, options, table
 
-SHELLS = ("bash", "zsh", "fish")
 _FILES = {"FILE", "PATH", "LOCAL", "SOURCE"}
 _HEADER = "# Completion of lafs for {shell}; made by `lafs generate-docs`, not by hand.\n"
 
@@ -49,7 +48,7 @@ class Usage:
 
 
 def script(shell: str) -> str:
-    """The completion script for a shell of SHELLS."""
+    """The completion script for bash, zsh or fish."""
     usages = [_usage(row) for row in table.COMMANDS if not row.hidden]
     text = _HEADER.format(shell=shell) + {"bash": _bash, "zsh": _zsh, "fish": _fish}[shell](usages)
     return f"#compdef lafs\n{text}" if shell == "zsh" else text  # zsh looks for it in the first line

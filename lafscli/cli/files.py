@@ -6,7 +6,7 @@ import os
 import time
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -17,12 +17,14 @@ from lafscli.cli.output import Unheard
 from lafscli.cli.progress import ShownProgress
 from lafscli.cli.targets import NO_DIRECTORIES, readable_file
 from lafscli.config.home import Home
-from lafscli.config.settings import Config
 from lafscli.errors import LafsError, NotHappy, Unreachable, UsageError
 from lafscli.formats.caps import LitCap
 from lafscli.placement import Encoding
 from lafscli.primitives.encoding import b32encode
 from lafscli.primitives.hashes import tagged_hash
+
+if TYPE_CHECKING:
+    from lafscli.immutable.download import Downloaded
 
 
 @command("put")
@@ -71,7 +73,7 @@ def put(
     chosen = replace(chosen, segment_size=largest)
     writing = client.writing(chosen, convergent=not no_convergence)
     if local != "-":
-        _enough_servers(client.config, chosen, Path(local))
+        _enough_servers(frame, chosen, Path(local))
     with ShownProgress(frame.connections, frame.out, f"put {local}") as progress:
         try:
             if local == "-":
@@ -80,7 +82,7 @@ def put(
             else:
                 done = upload(client.grid, Path(local), writing, progress)
         except (NotHappy, Unreachable):
-            _enough_servers(client.config, chosen, None)
+            _enough_servers(frame, chosen, None)
             raise
     for shnum, names in done.placement.items():
         frame.out.tell(f"share {shnum}: {', '.join(names)}", level=1)
@@ -129,7 +131,7 @@ def _hand_over(frame: Frame, home: Home, document: dict[str, Any]) -> int:
     return 0 if unpinned is None else unpinned.exit_code
 
 
-def _enough_servers(config: Config, encoding: Encoding, path: Path | None) -> None:
+def _enough_servers(frame: Frame, encoding: Encoding, path: Path | None) -> None:
     """Refuse what can't be happy on the servers there are, before anything is read or sent. A file so small that it
     is kept in its cap needs none."""
     from lafscli.immutable.upload import LIT_LIMIT
@@ -139,9 +141,7 @@ def _enough_servers(config: Config, encoding: Encoding, path: Path | None) -> No
             return
     except OSError:
         return
-    count = len(config.writable)
-    if not config.servers:
-        raise UsageError("no server is configured", hint="lafs server add NAME URL, or lafs init --local to try it")
+    count = len(frame.client_with_servers().config.writable)
     if count < encoding.happy:
         fitting = f"; on {count} servers: lafs encoding {encoding.fitting(count)}" if count else ""
         raise NotHappy(
@@ -194,7 +194,24 @@ def get(frame: Frame, target: str, local: str | None, offset: int, length: int |
         document = {"path": str(path), "size": done.size, "seconds": round(time.monotonic() - began, 3)}
         if resume:
             document["resumed_bytes"] = done.kept
-        frame.out.show(document, "")
+        frame.out.show(document | _trouble(done), "")
+    _advise(frame, target, done)
+
+
+def _trouble(done: Downloaded) -> dict[str, Any]:
+    """The shares that lied and the servers that failed, as JSON; nothing where all went well."""
+    found: dict[str, Any] = {}
+    if done.corrupt:
+        found["corrupt"] = [{"server": bad.server, "share": bad.shnum, "reason": bad.reason} for bad in done.corrupt]
+    if done.silent:
+        found["unreachable"] = [{"server": name, "reason": reason} for name, reason in sorted(done.silent.items())]
+    return found
+
+
+def _advise(frame: Frame, target: str, done: Downloaded) -> None:
+    if done.corrupt:
+        word = target if target.startswith("@") and not target.startswith("@-") else "CAP"
+        frame.out.tell(f"the file is good, and some of its shares are not: lafs check --verify {word}")
 
 
 @command("cat")
@@ -208,7 +225,8 @@ def cat(frame: Frame, targets: tuple[str, ...]) -> None:
 
     if frame.settings.json:
         raise UsageError("--json and the files can't both go to stdout")
-    for cap in [readable_file(frame, target) for target in targets]:
+    for target, cap in [(target, readable_file(frame, target)) for target in targets]:
         grid = frame.grid_for(cap)
         with landing(None) as write, ShownProgress(frame.connections, frame.out, "cat", stdout=True) as progress:
-            download(grid, cap, write, progress=progress)
+            done = download(grid, cap, write, progress=progress)
+        _advise(frame, target, done)

@@ -49,6 +49,13 @@ class Frame:
         """The servers, as the configuration names them."""
         return self.connections.client(self) if self.base is None else self.base.client()
 
+    def client_with_servers(self) -> Client:
+        """The same for what can't be done without any: UsageError where none is configured."""
+        client = self.client()
+        if not client.config.servers:
+            raise UsageError("no server is configured", hint="lafs server add NAME URL, or lafs grid import FILE")
+        return client
+
     def grid_for(self, cap: Cap) -> Grid:
         """The servers that have a cap's shares; none for a literal cap, which holds its content."""
         from lafscli.formats.caps import LitCap
@@ -56,10 +63,7 @@ class Frame:
 
         if isinstance(cap, LitCap):
             return Grid(())
-        client = self.client()
-        if not client.config.servers:
-            raise UsageError("no server is configured", hint="lafs server add NAME URL, or lafs grid import FILE")
-        return client.grid
+        return self.client_with_servers().grid
 
 
 class Connections:

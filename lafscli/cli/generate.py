@@ -56,14 +56,16 @@ def help_(frame: Frame, words: tuple[str, ...]) -> None:
 def man(frame: Frame, words: tuple[str, ...]) -> None:
     """Show the manual page of a command.
 
-    Also `lafs man config` and `lafs man security`; without a COMMAND that of lafs itself. On a terminal man(1) shows
-    the page; elsewhere, or without man(1), it is plain text.
+    Also `lafs man config` and `lafs man security`; a page may be called by its full name, lafs-put. Without a COMMAND
+    that of lafs itself. On a terminal man(1) shows the page; elsewhere, or without man(1), it is plain text.
     """
     from difflib import get_close_matches
 
     from lafscli.cli import manual, reference
 
-    name = "-".join(["lafs", *words])
+    name = "-".join(words) or "lafs"
+    if name != "lafs" and not name.startswith("lafs-"):
+        name = f"lafs-{name}"
     page = reference.page(name)
     if page is None:
         family = [row.name for row in table.family(" ".join(words)) if words and not row.hidden]

@@ -15,7 +15,7 @@ from lafscli.cli.frame import Frame
 from lafscli.cli.options import DURATION, Quantity, command
 from lafscli.cli.progress import ShownProgress
 from lafscli.cli.reports import count, overview, text
-from lafscli.cli.targets import NO_DIRECTORIES, resolve
+from lafscli.cli.targets import immutable_file
 from lafscli.cli.text import escape
 from lafscli.errors import CannotTell, Damaged, NotRecoverable, Partial, Unreachable, UsageError
 from lafscli.formats import caps
@@ -139,7 +139,7 @@ def _run(
 ) -> None:
     """Check, repair and rebalance if that is wanted; `checking` is what the options say."""
     until = None if checking.max_time is None else time.monotonic() + checking.max_time
-    wanted = [_checkable(frame, target) for target in targets]
+    wanted = [immutable_file(frame, target) for target in targets]
     grid, happy = _grid(frame, wanted)
     checking = replace(checking, happy=happy, renew=_leases(frame) if add_lease and grid.stores else None)
     with ShownProgress(frame.connections, frame.out, "repair" if mend else "check") as progress:
@@ -157,21 +157,6 @@ def _run(
     if (mend or spread) and grid.stores:
         frame.client().sweep({store.server.name for store in grid.stores} - checking.assume_lost)
     raise SystemExit(code)
-
-
-def _checkable(frame: Frame, text: str) -> Checkable:
-    """The cap of an immutable file, whatever it grants; any other is an error that says why."""
-    target = resolve(frame, text)
-    cap = target.cap
-    if isinstance(cap, caps.DirectoryCap):
-        raise UsageError("this is the cap of a directory", hint=NO_DIRECTORIES)
-    if target.path:
-        raise UsageError(f"this is the cap of a file: there is no {target.path!r} in it")
-    if isinstance(cap, LitCap | ChkCap | ChkVerifyCap):
-        return cap
-    if isinstance(cap, caps.UnknownCap):
-        raise UsageError("this cap is of a kind that lafs does not know")
-    raise UsageError("this is the cap of a mutable file", hint="this version of lafs checks immutable files only")
 
 
 def _grid(frame: Frame, wanted: Sequence[Checkable]) -> tuple[Grid, int]:
@@ -225,7 +210,9 @@ def _several(
 
 def _unreachable(silent: Iterable[Silence]) -> Unreachable:
     reasons = "; ".join(f"{each.server}: {each.reason}" for each in silent)
-    return Unreachable(f"no server could be reached ({reasons})", hint="lafs server status")
+    return Unreachable(
+        f"no server could be reached ({reasons})", hint="lafs server status tells what is wrong with each"
+    )
 
 
 def _tell_failures(frame: Frame, failures: Iterable[Silence]) -> None:
@@ -255,7 +242,7 @@ def renew(frame: Frame, targets: tuple[str, ...]) -> None:
     Each TARGET is a cap of any power, or @FILE; without one it is all that was put from this home (`pins`). On every
     server our lease on each share is renewed for 31 days, or added where there is none of ours.
     """
-    wanted, failed = [_checkable(frame, target) for target in targets], 0
+    wanted, failed = [immutable_file(frame, target) for target in targets], 0
     if not targets:
         wanted, failed = _pinned(frame)
     stored = list(

@@ -184,8 +184,12 @@ def _usage(wrong: click.UsageError) -> UsageError:
     message = " ".join(wrong.format_message().split())
     message = (message[:1].lower() + message[1:]).rstrip(".").replace(". Did you mean", "; did you mean")
     words = wrong.ctx.command_path.split() if wrong.ctx is not None else ["lafs"]
-    named = len(words) > 1 and table.find(" ".join(words[1:])) is not None
-    return UsageError(message, hint=" ".join(["lafs", "help", *words[1:]]) if named else f"{' '.join(words)} --help")
+    if len(words) == 1 or table.find(" ".join(words[1:])) is None:
+        return UsageError(message, hint=f"{' '.join(words)} --help")
+    hint = " ".join(["lafs", "help", *words[1:]])
+    if isinstance(wrong, click.NoSuchOption) and not wrong.option_name.startswith("--"):
+        hint += "; behind -- stand names that begin with -"
+    return UsageError(message, hint=hint)
 
 
 def _nobody_reads() -> int:
@@ -209,7 +213,7 @@ def run(arguments: Sequence[str]) -> int:
     try:
         with frame.connections:
             try:
-                frame.settings = frame.out.settings = Settings.from_environment()
+                frame.settings.adopt_environment()
             except UsageError as error:
                 code = _report(frame, error, arguments)
             else:

@@ -30,16 +30,13 @@ class Settings:
     timeout: int | None = None
     home: str | None = None
 
-    @classmethod
-    def from_environment(cls) -> Settings:
-        """What the LAFS_… variables say."""
-        settings = cls()
-        for field in fields(cls):
+    def adopt_environment(self) -> None:
+        """Take what the LAFS_… variables say: `json` first, for it gives the errors of the others their shape."""
+        for field in fields(self):
             name = f"LAFS_{field.name.upper()}"
             text = environment.variable(name)
             if text is not None:
-                setattr(settings, field.name, parse_setting(field.name, text, name))
-        return settings
+                setattr(self, field.name, parse_setting(field.name, text, name))
 
     def adopt(self, table: dict[str, Any]) -> None:
         """Take from the configuration what neither a flag nor the environment said."""

@@ -12,7 +12,7 @@ from typing import Any, TextIO
 from lafscli.cli.options import Settings
 from lafscli.cli.text import escape, without_caps
 from lafscli.config import environment
-from lafscli.errors import LafsError, UsageError
+from lafscli.errors import LafsError, ServerError, UsageError
 
 SCHEMA = 1
 
@@ -56,13 +56,15 @@ class Output:
 
     def fail(self, error: LafsError) -> None:
         """Report an error: one line, one more for the hint; with --json the document too."""
-        message, hint = escape(error.message), error.hint
-        self.event("error", kind=error.kind, code=error.exit_code, message=message)
-        self._say(f"{self._paint('31', 'lafs:')} {self.place}{message}")
+        message, hint = error.message, error.hint
+        if isinstance(error, ServerError) and error.server and error.server not in message.split():
+            message = f"server {error.server}: {message}"
+        self.event("error", kind=error.kind, code=error.exit_code, message=escape(message))
+        self._say(f"{self._paint('31', 'lafs:')} {self.place}{escape(message)}")
         if hint:
-            self._say(f"{self._paint('36', 'hint:')} {escape(hint)}")
+            self._hint(hint)
         if self.settings.json and not isinstance(error, Unheard):
-            body = {"code": error.exit_code, "kind": error.kind, "message": error.message}
+            body = {"code": error.exit_code, "kind": error.kind, "message": message}
             self._document({"error": body | ({"hint": hint} if hint else {})})
 
     def warn(self, message: str) -> None:
@@ -76,6 +78,14 @@ class Output:
         self.event("note", message=escape(message))
         if not self.settings.quiet and (self.settings.verbose or 0) >= level:
             self._say(f"lafs: {self.place}{escape(message)}")
+
+    def hint(self, hint: str) -> None:
+        """Say what the user can do about something that the answer tells."""
+        if not self.settings.quiet:
+            self._hint(hint)
+
+    def _hint(self, hint: str) -> None:
+        self._say(f"{self._paint('36', 'hint:')} {escape(hint)}")
 
     def _say(self, line: str) -> None:
         try:

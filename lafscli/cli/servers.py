@@ -85,10 +85,8 @@ def status(frame: Frame, names: tuple[str, ...]) -> None:
     All servers unless NAMEs are given. Exit 0 when all answered, 8 when none did, 11 when some did not; the answer is
     given all the same.
     """
-    client = frame.client()
+    client = frame.client_with_servers()
     records = [client.record(name) for name in names] or list(client.config.servers.values())
-    if not records:
-        raise UsageError("no server is configured", hint="lafs server add NAME URL, or lafs init --local to try it")
     wanted = {record.name for record in records}
     stores = [store for store in client.grid.stores if store.server.name in wanted]
     found: dict[str, dict[str, Any]] = {}
@@ -102,6 +100,7 @@ def status(frame: Frame, names: tuple[str, ...]) -> None:
         facts: dict[str, Any] = {"name": answer.store.server.name}
         if isinstance(answer.value, LafsError):
             facts |= {"reachable": False, "reason": answer.value.message}
+            facts |= {"hint": answer.value.hint} if answer.value.hint else {}
         else:
             seconds, space = answer.value
             facts |= {"reachable": True, "latency_ms": round(seconds * 1000, 1)}
@@ -111,6 +110,8 @@ def status(frame: Frame, names: tuple[str, ...]) -> None:
         found[answer.store.server.name] = facts
     servers = [found[record.name] for record in records]
     frame.out.show({"servers": servers}, columns([("NAME", "", "LATENCY", "FREE", "TOTAL", ""), *map(_row, servers)]))
+    for hint in dict.fromkeys(each["hint"] for each in servers if "hint" in each and not frame.settings.json):
+        frame.out.hint(hint)
     silent = [each for each in servers if not each["reachable"]]
     if len(silent) == len(servers):
         raise SystemExit(Unreachable.exit_code)

@@ -33,9 +33,7 @@ def find(frame: Frame, target: str) -> None:
     answered and none has a share, 6 when none was found and a server was silent.
     """
     si = _storage_index(frame, target)
-    client = frame.client()
-    if not client.config.servers:
-        raise UsageError("no server is configured", hint="lafs server add NAME URL, or lafs grid import FILE")
+    client = frame.client_with_servers()
     shares: dict[int, list[str]] = {}
     silent: list[dict[str, str]] = []
     for answer in client.grid.ask(lambda store: store.shares([si])[0]):
@@ -60,7 +58,9 @@ def _nothing_found(si: bytes, silent: int, servers: int) -> None:
     if not silent:
         raise NotFound(f"no server has a share of {text}")
     if silent == servers:
-        raise Unreachable(f"none of {servers} servers could be reached", hint="lafs server status")
+        raise Unreachable(
+            f"none of {servers} servers could be reached", hint="lafs server status tells what is wrong with each"
+        )
     raise CannotTell(
         f"no share of {text} was found, but {silent} of {servers} servers did not answer", hint="try again later"
     )

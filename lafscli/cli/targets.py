@@ -64,6 +64,8 @@ def _from_file(frame: Frame, name: str) -> tuple[str, str]:
                     return _first_line(stream.readline(_LONGEST_LINE), str(file)), inside
             except OSError as error:
                 raise LafsError(f"cannot read {file}: {error.strerror}") from error
+    if whole.is_dir():
+        raise UsageError(f"{name} is a folder", hint="@FILE takes the cap from the first line of FILE")
     raise NotFound(f"no such file: {name}", hint="@FILE takes the cap from the first line of FILE")
 
 
@@ -82,8 +84,8 @@ def bare_cap(frame: Frame, text: str) -> caps.Cap:
     return target.cap
 
 
-def readable_file(frame: Frame, text: str) -> caps.LitCap | caps.ChkCap:
-    """The cap of an immutable file that can be read; any other cap is an error that says why."""
+def immutable_file(frame: Frame, text: str) -> caps.LitCap | caps.ChkCap | caps.ChkVerifyCap:
+    """The cap of an immutable file, whatever it grants; any other cap is an error that says why."""
     target = resolve(frame, text)
     cap = target.cap
     if isinstance(cap, caps.DirectoryCap):
@@ -92,8 +94,14 @@ def readable_file(frame: Frame, text: str) -> caps.LitCap | caps.ChkCap:
         raise UsageError(f"this is the cap of a file: there is no {target.path!r} in it")
     if isinstance(cap, caps.UnknownCap):
         raise UsageError("this cap is of a kind that lafs does not know")
-    if isinstance(cap, caps.LitCap | caps.ChkCap):
+    if isinstance(cap, caps.LitCap | caps.ChkCap | caps.ChkVerifyCap):
         return cap
-    if not cap.readable:
+    raise UsageError("this is the cap of a mutable file", hint="this version of lafs knows immutable files only")
+
+
+def readable_file(frame: Frame, text: str) -> caps.LitCap | caps.ChkCap:
+    """The same of one that can be read."""
+    cap = immutable_file(frame, text)
+    if isinstance(cap, caps.ChkVerifyCap):
         raise NotGranted("a verify cap can't read", hint="reading takes the read cap")
-    raise UsageError("this is the cap of a mutable file", hint="this version of lafs reads immutable files only")
+    return cap
