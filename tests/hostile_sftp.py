@@ -540,11 +540,18 @@ def make_command(folder: Path) -> tuple[Path, Callable[[str], None]]:
     return program, choose
 
 
-def honest_command(folder: Path) -> Path:
-    """A program to be given as `ssh-command` that has no ssh in it: the real SFTP server, at once."""
+def honest_command(folder: Path, counts: Path | None = None) -> Path:
+    """A program to be given as `ssh-command` that has no ssh in it: the real SFTP server, at once.
+
+    With `counts` each connection leaves a file there, of all the bytes that came over it.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     program = folder / "honest"
-    program.write_text(f'#!/bin/sh\ncase " $* " in *" -G "*) exit 1;; esac\nexec "{sftp_server()}"\n')
+    serve = f'exec "{sftp_server()}"'
+    if counts is not None:
+        counts.mkdir(exist_ok=True)
+        serve = f'tee "{counts}/$$" | "{sftp_server()}"'
+    program.write_text(f'#!/bin/sh\ncase " $* " in *" -G "*) exit 1;; esac\n{serve}\n')
     program.chmod(0o755)
     return program
 
