@@ -2,6 +2,8 @@
 
     cli         commands: parse, call, show
     client      from a configuration: connect the servers, hold the defaults
+    recovery    grid files: what a person needs to use a cap
+    health      check, repair, renew; whole shares moved between servers
     immutable   LIT and CHK files: upload, download
     storage     the only room that reaches servers
     config      the TOML file, aliases, secrets
