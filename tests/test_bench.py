@@ -9,24 +9,42 @@ import sys
 import threading
 import time
 from pathlib import Path
+from typing import Any
+
+import pytest
 
 from tests.bench.delay import delayed
 from tests.bench.field import CHECKOUT
 from tests.bench.table import Row, lines
 
 
-def test_put_get_and_small_files_are_measured_against_sftp(tmp_path: Path) -> None:
+def _measured(tmp_path: Path, *names: str) -> tuple[dict[str, Any], str]:
+    """Rows of the report by name, and the table."""
     report = tmp_path / "report.json"
-    command = [sys.executable, "-m", "tests.bench", "put", "get", "many", "second"]
-    command += ["--size", "0.3", "--rounds", "1", "--files", "10", "--json", str(report)]
+    command = [sys.executable, "-m", "tests.bench", *names, "--size", "0.3", "--rounds", "1", "--json", str(report)]
+    command += ["--files", "10", "--objects", "10"]
     done = subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True, timeout=150, check=False)
     assert done.returncode == 0, done.stderr
     rows = {row["name"]: row for row in json.loads(report.read_text())["rows"]}
-    assert len(rows) == 10
     assert all(row["figure"] > 0 for row in rows.values())
     assert all(name in done.stdout for name in rows)
-    assert {row["target"] for row in rows.values()} == {1.45, 1.25, 1.5, 1.02, 220, 100, 0.5, None}
-    assert all(row["baseline"] for name, row in rows.items() if name.startswith(("put 0", "get")))
+    return rows, done.stdout
+
+
+def test_repair_and_check_are_measured(tmp_path: Path) -> None:
+    rows, table = _measured(tmp_path, "repair", "check")
+    assert len(rows) == 4
+    assert {row["target"] for row in rows.values()} == {1.6, 1000, None}
+    assert all(row["baseline"] for name, row in rows.items() if name.startswith("repair"))
+    assert table.count("peak RSS") == 4
+
+
+@pytest.mark.slow
+def test_transfers_and_small_files_are_measured(tmp_path: Path) -> None:
+    rows, _table = _measured(tmp_path, "put", "get", "verify", "many", "second")
+    assert len(rows) == 11
+    assert {row["target"] for row in rows.values()} == {1.45, 1.25, 1.5, 1.02, 1.3, 220, 100, 0.5, None}
+    assert all(row["baseline"] for name, row in rows.items() if name.startswith(("put 0", "get", "verify")))
 
 
 def test_the_proxy_delays_each_direction_and_counts_every_byte() -> None:

@@ -11,12 +11,13 @@ from contextlib import ExitStack
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from tests.bench import processes, small, startup
+from tests.bench import health, processes, small, startup
 from tests.bench.field import Field, laid_out
+from tests.bench.subject import Subject
 from tests.bench.table import Row, lines
 from tests.bench.transfers import Transfers
 
-NAMES = ("put", "get", "many", "second", "startup")
+NAMES = ("put", "get", "verify", "repair", "many", "second", "check", "startup")
 
 
 class Bench:
@@ -26,17 +27,20 @@ class Bench:
         self._stack = stack
         self._options = options
         self._made: Field | None = None
-        self._transfers: Transfers | None = None
+        self._subject: Subject | None = None
 
     def run(self, name: str) -> list[Row]:
         """The rows of one name."""
         rounds, patience = self._options.rounds, self._options.quiet
         runs: dict[str, Callable[[], list[Row]]] = {
-            "put": lambda: self._large().put(),
-            "get": lambda: self._large().get(),
+            "put": lambda: Transfers(self._large(), rounds, patience).put(),
+            "get": lambda: Transfers(self._large(), rounds, patience).get(),
+            "verify": lambda: health.Mending(self._large(), rounds, patience).verify(),
+            "repair": lambda: health.Mending(self._large(), rounds, patience).repair(),
             "many": lambda: small.many(self._field(), rounds, patience, count=self._options.files),
             "second": lambda: small.second_put(self._field(), rounds, patience),
-            "startup": lambda: self._startup(),
+            "check": lambda: health.Counting(self._field(), self._options.objects).rows(rounds, patience),
+            "startup": self._startup,
         }
         return runs[name]()
 
@@ -45,11 +49,10 @@ class Bench:
             self._made = self._stack.enter_context(laid_out(self._options.folder))
         return self._made
 
-    def _large(self) -> Transfers:
-        if self._transfers is None:
-            size = round(self._options.size * 1_000_000)
-            self._transfers = Transfers(self._field(), size, self._options.rounds, self._options.quiet)
-        return self._transfers
+    def _large(self) -> Subject:
+        if self._subject is None:
+            self._subject = Subject(self._field(), round(self._options.size * 1_000_000))
+        return self._subject
 
     def _startup(self) -> list[Row]:
         with TemporaryDirectory(prefix="lb-", dir=self._options.folder) as folder:
@@ -67,6 +70,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3, help="how often each is run (3)")
     parser.add_argument("--size", type=float, default=300, metavar="MB", help="of the large file (300)")
     parser.add_argument("--files", type=int, default=small.FILES, help="how many small ones (1000)")
+    parser.add_argument("--objects", type=int, default=health.OBJECTS, help="how many are checked (5000)")
     parser.add_argument("--quiet", type=float, default=0, metavar="SECONDS", help="wait so long for an idle machine")
     parser.add_argument("--folder", type=Path, metavar="DIR", help="where the servers are (in memory, if possible)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there too")

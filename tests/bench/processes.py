@@ -31,6 +31,18 @@ class Cost:
     others: float
     output: str = ""
 
+    def __add__(self, later: Cost) -> Cost:
+        """Of both, one after the other."""
+        wall = self.wall + later.wall
+        return Cost(
+            wall,
+            self.cpu + later.cpu,
+            self.servers + later.servers,
+            max(self.peak, later.peak),
+            (self.others * self.wall + later.others * later.wall) / wall,
+            self.output + later.output,
+        )
+
     def document(self) -> dict[str, float]:
         """For the JSON file."""
         seconds = {"wall": self.wall, "cpu": self.cpu, "servers": self.servers, "others": self.others}
