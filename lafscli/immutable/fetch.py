@@ -231,7 +231,7 @@ class SegmentFetch:
         named = ", ".join(sorted(self.silent))
         if len(self.silent) == len(self.grid.stores):
             reasons = "; ".join(f"{server}: {reason}" for server, reason in sorted(self.silent.items()))
-            return Unreachable(f"no server could be reached ({reasons})", hint="lafs server status")
+            return Unreachable(f"no server could be reached ({reasons})", hint="lafs server status says what is wrong")
         return CannotTell(message, hint=f"servers {named} did not answer; try again later")
 
     def _open(self, source: Source) -> None:

@@ -127,7 +127,7 @@ def opened(source: Path | Buffer | BinaryIO, segment_size: int) -> Iterator[Sour
         except IsADirectoryError:
             raise UsageError(f"{source} is a directory") from None
         except OSError as error:
-            raise LafsError(f"can't read {source}: {error.strerror}") from error
+            raise LafsError(f"cannot read {source}: {error.strerror}") from error
         with file:
             found = os.fstat(file.fileno())
             # A file that says it has no bytes may give some all the same: those below /proc do.
@@ -160,7 +160,7 @@ def _fill(stream: BinaryIO, buffer: memoryview, name: str) -> int:
                 select.select([stream], [], [])
                 continue
         except OSError as error:
-            raise LafsError(f"can't read {name}: {error.strerror}") from error
+            raise LafsError(f"cannot read {name}: {error.strerror}") from error
         if not count:
             break
         filled += count
