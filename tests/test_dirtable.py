@@ -507,6 +507,7 @@ METADATA = st.dictionaries(
 KNOWN = st.sampled_from([WRITE, READ, CHK, LIT, DirectoryCap(WRITE), DirectoryCap(LIT), UnknownCap("ro.x")])
 
 
+@settings(deadline=None)
 @given(st.dictionaries(TEXT, st.tuples(KNOWN, METADATA), max_size=6))
 def test_what_is_linked_is_listed(links: dict[str, tuple[caps.Cap, dict[str, Any]]]) -> None:
     made = Table(mutable=True, writekey=KEY)
@@ -559,6 +560,6 @@ def test_mutated_tables_are_read_or_refused(data: bytes, changes: list[tuple[int
 
 @pytest.mark.slow
 @given(st.sampled_from([TABLE, IMMUTABLE]), CHANGES)
-@settings(max_examples=20_000, deadline=None)
+@settings(max_examples=8_000, deadline=None)
 def test_many_mutated_tables_are_read_or_refused(data: bytes, changes: list[tuple[int, int, bytes]]) -> None:
     check_mutated(mutate(data, changes))

@@ -258,6 +258,7 @@ def test_a_cut_lease_is_corrupt(length: int) -> None:
 # ---- anything ------------------------------------------------------------------------------------------------------
 
 
+@settings(deadline=None)
 @given(st.binary(min_size=LEASE_SIZE, max_size=LEASE_SIZE), st.sampled_from([1, 2]))
 def test_leases_invert(data: bytes, version: int) -> None:
     assert MutableLease.parse(data, version).serialise() == data
@@ -268,7 +269,7 @@ def test_leases_invert(data: bytes, version: int) -> None:
     st.lists(st.tuples(st.integers(0, 3000), st.integers(0, 255)), max_size=8),
     st.integers(0, 3000),
 )
-@settings(max_examples=200)
+@settings(max_examples=200, deadline=None)
 def test_any_file_is_read_or_refused(file: bytes, changes: list[tuple[int, int]], cut: int) -> None:
     changed = bytearray(file)
     for position, value in changes:

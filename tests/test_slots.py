@@ -549,7 +549,7 @@ def test_mutated_shares_are_right_or_refused(mdmf: bool, changes: list[tuple[int
 
 @pytest.mark.slow
 @given(st.booleans(), CHANGES)
-@settings(max_examples=20_000, deadline=None)
+@settings(max_examples=8_000, deadline=None)
 def test_many_mutated_shares_are_right_or_refused(mdmf: bool, changes: list[tuple[int, int, bytes]]) -> None:
     check_mutated(mdmf, changes)
 
