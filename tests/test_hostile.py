@@ -25,6 +25,7 @@ from lafscli.immutable.download import download
 from lafscli.immutable.many import upload_many
 from lafscli.immutable.upload import Uploaded, upload
 from lafscli.primitives.encoding import b32decode
+from lafscli.storage import grid as grid_module
 from lafscli.storage import packets
 from lafscli.storage.folder import FolderStore
 from lafscli.storage.grid import Grid
@@ -229,6 +230,27 @@ def test_all_but_three_mean_no_good(tmp_path: Path) -> None:
     local.close()
 
 
+@pytest.mark.parametrize("kind", [packets.WRITE, packets.OPENDIR, packets.INIT])
+def test_many_files_do_not_wait_for_a_silent_server_one_by_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: int
+) -> None:
+    """It is waited for, then let rest for as long."""
+    monkeypatch.setattr(grid_module, "_RETRY_AFTER", TIMEOUT / 2)
+    local = LocalGrid(tmp_path)
+    stores = list(local.grid().stores)
+    trick = after(hostile_sftp.Silent, kind)
+    files = SftpFiles(
+        partial(TrickStream, trick), str(local.root(EVIL)), name="s4", timeout=TIMEOUT, connect_timeout=TIMEOUT
+    )
+    stores[EVIL] = FolderStore(local.servers[EVIL], files, random_bytes=os.urandom)
+    began = time.monotonic()
+    with Grid(stores) as grid:
+        done = upload_many(grid, [content(5000, seed) for seed in range(30)], writing())
+    assert all(isinstance(each, Uploaded) and each.happiness >= 9 for each in done)
+    assert time.monotonic() - began < 4 * TIMEOUT + MARGIN
+    local.close()
+
+
 # ---- the same from the command line, where memory can be measured
 
 
@@ -328,6 +350,35 @@ def test_server_add_refuses(home: Home, trick: str, said: str) -> None:
     assert said in done.stderr.decode()
     assert said_well(done.stderr.decode())
     assert (home.lafs.home / "config.toml").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("what", "trick"),
+    [
+        ("put", f"Mute {packets.WRITE}"),
+        ("get", "SilentShares"),
+        pytest.param("put", f"Mute {packets.INIT}", marks=pytest.mark.slow),
+        pytest.param("put", f"Silent {packets.RENAME}", marks=pytest.mark.slow),
+    ],
+)
+def test_a_server_that_accepts_and_hangs(home: Home, what: str, trick: str) -> None:
+    """put and get end within twice the time-out; the start of the program is not the server's fault."""
+    data = random.Random(trick).randbytes(2_000_000)
+    (home.lafs.folder / "other").write_bytes(data)
+    arguments = ["put", "other"]
+    if what == "get":
+        home.play("Honest")
+        (home.lafs.folder / "other.cap").write_bytes(home.lafs("put", "other", code=0).stdout)
+        arguments = ["get", "@other.cap", "copy"]
+        for number in (0, 1, 2, 3, 5, 6, 7):  # two are left, and the one that hangs
+            for path in (home.lafs.home / f"grid/local{number}/shares").glob("*/*/*"):
+                path.unlink()
+    home.play(trick)
+    began = time.monotonic()
+    done = home.lafs(*arguments, "--timeout", "3s", code=0 if what == "put" else 6)
+    assert time.monotonic() - began < 2 * 3 + 1.0
+    assert said_well(done.stderr.decode())
+    home.play("Honest")
 
 
 def test_junk_placed_in_advance_is_not_counted(tmp_path: Path) -> None:

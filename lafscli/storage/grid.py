@@ -28,7 +28,7 @@ _READS_UNDER_WAY = 6
 """Reads begun on one server before the first of them is finished."""
 
 _RETRY_AFTER = 5.0
-"""Seconds for which a server that could not be connected is not tried again."""
+"""Seconds for which a server that could not be connected is not tried again; or as many as it was waited for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +83,7 @@ class _Worker:
                 task = self._next(begun)
             if task is None:
                 finished, reading = begun.popleft()
-                finished.settle(reading.finish)
+                self._settle(finished, reading.finish)
             elif task.wanted is not None:
                 self._begin(task, begun)
             else:
@@ -111,18 +111,31 @@ class _Worker:
         except Exception as error:
             task.fail(error)
         else:
-            task.settle(lambda: task.call(self.store))
+            self._settle(task, lambda: task.call(self.store))
+
+    def _settle(self, task: _Task, work: Callable[[], Any]) -> None:
+        """Do it. A server that kept us waiting in vain is let rest for as long: many small tasks in a row must not
+        each wait for it."""
+        began = time.monotonic()
+        error = task.settle(work)
+        if isinstance(error, ServerUnreachable) and time.monotonic() - began > _RETRY_AFTER:
+            self._rest(error, began)
+
+    def _rest(self, error: ServerError, began: float) -> None:
+        now = time.monotonic()
+        self._silence = error
+        self._silent_until = now + max(_RETRY_AFTER, now - began)
 
     def _connect(self) -> None:
         """Connect, or fail at once when that failed a moment ago."""
         if self._silence is not None and time.monotonic() < self._silent_until:
             raise self._silence
+        began = time.monotonic()
         try:
             self.store.connect()
             self._silence = None
         except ServerError as error:
-            self._silence = error
-            self._silent_until = time.monotonic() + _RETRY_AFTER
+            self._rest(error, began)
             raise
 
 
@@ -137,14 +150,16 @@ class _Task:
         self.wanted = wanted
         self.future: Future[Any] = Future()
 
-    def settle(self, work: Callable[[], Any]) -> None:
+    def settle(self, work: Callable[[], Any]) -> BaseException | None:
+        """Do it and put the answer where it is awaited; the error, if that is the answer."""
         try:
             value = work()
         except BaseException as error:
             self.fail(error)
-        else:
-            with contextlib.suppress(InvalidStateError):
-                self.future.set_result(value)
+            return error
+        with contextlib.suppress(InvalidStateError):
+            self.future.set_result(value)
+        return None
 
     def fail(self, error: BaseException) -> None:
         if isinstance(error, ServerError) and not error.server:

@@ -17,8 +17,8 @@ from lafscli.storage.store import Buffer, FileRange, Files, FileStat, Lease, Lea
 
 _COUNT_OFFSET = 8
 _EXPIRATION_OFFSET = LEASE_SIZE - 4
-MOST_LEASES = 10_000
-"""A container with more of them is not read: 720 KB, and nobody's."""
+MOST_LEASES = 1000
+"""A container with more of them is not read: 72 KB, and nobody's."""
 _MUTABLE_LEASES = (92, 468)
 """Where a mutable container has the offset of its extra leases, and where its four slots end (spec 03 §8)."""
 _AREA_LIMIT = 1 << 20
