@@ -212,7 +212,7 @@ def test_any_damage_to_any_shares(stored: Stored, data: st.DataObject) -> None:
 
 
 @pytest.mark.slow
-@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
 @given(data=st.data())
 def test_much_damage_to_any_shares(stored: Stored, data: st.DataObject) -> None:
     some_damage(stored, data)
