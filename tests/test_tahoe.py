@@ -26,7 +26,7 @@ from tests.lafs_process import Lafs
 from tests.sshd import SshServers
 from tests.tahoe_node import Gateway, NoTahoe, TahoeGrid, tahoe_command
 
-pytestmark = [pytest.mark.tahoe, pytest.mark.xdist_group("tahoe")]
+pytestmark = [pytest.mark.tahoe, pytest.mark.slow, pytest.mark.xdist_group("tahoe")]
 
 CONVERGENCE = b"a convergence secret of 32 bytes"
 LEASE_SECRET = b"the lease secret, also 32 bytes."
