@@ -33,10 +33,10 @@ def _measured(tmp_path: Path, *names: str) -> tuple[dict[str, Any], str]:
 
 def test_repair_and_check_are_measured(tmp_path: Path) -> None:
     rows, table = _measured(tmp_path, "repair", "check")
-    assert len(rows) == 4
+    assert len(rows) == 5
     assert {row["target"] for row in rows.values()} == {1.6, 1000, None}
     assert all(row["baseline"] for name, row in rows.items() if name.startswith("repair"))
-    assert table.count("peak RSS") == 4
+    assert table.count("peak RSS") == 5
 
 
 @pytest.mark.slow

@@ -19,8 +19,10 @@ VERIFY = 1.3
 REPAIR = 1.6
 LOST = (0, 4, 8)
 """Shares to be made again: one of the three that are pieces of the file, two that are not."""
+PRIMARY = (0, 1, 2)
+"""The worst to lose: nothing that is left is a piece of the file, all of it must be decoded."""
 _READ = (1, 2, 3)
-"""As many that are left, for `sftp` to get."""
+"""As many as were lost, for `sftp` to get."""
 
 
 class Counting:
@@ -94,10 +96,10 @@ class Mending:
         self._subject.restore(LOST)
         return self._subject.sftp_get(_READ) + self._subject.sftp_put(LOST)
 
-    def _mend(self, *words: str) -> Cost:
-        self._subject.restore(LOST)
+    def _mend(self, lost: tuple[int, ...], *words: str) -> Cost:
+        self._subject.restore(lost)
         cost, report = self._ground.lafs_json(*words, f"@{self._subject.cap}")
-        assert report["repair"]["shares_written"] == len(LOST), f"not repaired: {report}"
+        assert report["repair"]["shares_written"] == len(lost), f"not repaired: {report}"
         self._subject.assert_whole()
         return cost
 
@@ -114,12 +116,14 @@ class Mending:
         """Repair against three parallel `sftp` that get shares, then three that put them."""
         runs = [
             ("sftp", self._sftp_get_put),
-            ("lafs", lambda: self._mend("check", "--repair")),
-            ("proving", lambda: self._mend("repair")),
+            ("lafs", lambda: self._mend(LOST, "check", "--repair")),
+            ("primary", lambda: self._mend(PRIMARY, "check", "--repair")),
+            ("proving", lambda: self._mend(LOST, "repair")),
         ]
         series = in_turns(runs, self._rounds, self._patience)
         label = f"repair {self._megabytes}, {len(LOST)} shares lost"
         return [
             seconds_row(series, f"{label}: check --repair", "lafs", "sftp", REPAIR),
+            seconds_row(series, f"{label}, all primary: check --repair", "primary", "sftp", REPAIR),
             seconds_row(series, f"{label}: repair, proves all", "proving", "sftp"),
         ]
