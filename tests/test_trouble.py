@@ -76,7 +76,7 @@ def get(lafs: Lafs, cap: str) -> bytes:
     return (lafs.folder / "copy").read_bytes()
 
 
-@pytest.mark.parametrize("how", ["kill", "freeze"])
+@pytest.mark.parametrize("how", ["kill", pytest.param("freeze", marks=pytest.mark.slow)])
 def test_three_servers_fail_during_put(lafs: Lafs, servers: SshServers, how: str) -> None:
     put = slow_put(lafs, servers)
     for i in (0, 4, 8):
@@ -98,7 +98,7 @@ def test_four_servers_fail_during_put(lafs: Lafs, servers: SshServers) -> None:
     assert alive == []
 
 
-@pytest.mark.parametrize("how", ["kill", "freeze"])
+@pytest.mark.parametrize("how", ["kill", pytest.param("freeze", marks=pytest.mark.slow)])
 def test_seven_servers_fail_during_get(lafs: Lafs, servers: SshServers, how: str) -> None:
     (lafs.folder / "file").write_bytes(content())
     cap = lafs("put", "file", code=0).stdout.decode().strip()
