@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from tests.sshd import SshServers
+
 
 @dataclass
 class Lafs:
@@ -62,6 +64,12 @@ class Lafs:
         document = json.loads(line)
         assert document["schema"] == 1
         return document
+
+    def add_servers(self, servers: SshServers, *options: str) -> None:
+        """Add all of these, each with these options (KEY=VALUE) besides their ssh_config; one process for all."""
+        given = " ".join(f"--option {option}" for option in (f"ssh-config={servers.config}", *options))
+        lines = (f"server add {servers.name(i)} {servers.url(i)} {given}\n" for i in range(servers.count))
+        self("batch", input="".join(lines).encode(), code=0)
 
     def start(self, *arguments: str | Path, **streams: Any) -> subprocess.Popen[bytes]:
         """Start it and go on."""

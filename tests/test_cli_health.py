@@ -299,9 +299,7 @@ def test_over_ssh(tmp_path: Path, ssh_servers: SshServers) -> None:
     """Ten servers, seven stopped: nobody can tell. Three of them come back empty: damaged, and exactly so."""
     lafs = Lafs(tmp_path / "client")
     lafs("init", code=0)
-    for i in range(10):
-        url, option = ssh_servers.url(i), f"ssh-config={ssh_servers.config}"
-        lafs("server", "add", ssh_servers.name(i), url, "--option", option, code=0)
+    lafs.add_servers(ssh_servers)
     source = tmp_path / "source"
     source.write_bytes(content(2_000_000))
     cap = lafs.json("put", source)["cap"]

@@ -128,9 +128,7 @@ def test_a_lost_server_is_not_asked(stored: Stored) -> None:
 def lafs(tmp_path: Path, ssh_servers: SshServers) -> Lafs:
     lafs = Lafs(tmp_path / "client")
     lafs("init", code=0)
-    for i in range(10):
-        options = ("--option", f"ssh-config={ssh_servers.config}", "--option", "timeout=5s")
-        lafs("server", "add", ssh_servers.name(i), ssh_servers.url(i), *options, code=0)
+    lafs.add_servers(ssh_servers, "timeout=5s")
     return lafs
 
 

@@ -32,9 +32,7 @@ def servers(start_servers: Callable[..., SshServers]) -> SshServers:
 def lafs(tmp_path: Path, servers: SshServers) -> Lafs:
     lafs = Lafs(tmp_path / "client")
     lafs("init", code=0)
-    for i in range(10):
-        options = ("--option", f"ssh-config={servers.config}", "--option", "timeout=4s")
-        lafs("server", "add", servers.name(i), servers.url(i), *options, code=0)
+    lafs.add_servers(servers, "timeout=4s")
     return lafs
 
 
