@@ -13,8 +13,8 @@ from typing import Protocol
 from lafscli.formats.caps import ChkCap, LitCap
 from lafscli.immutable.fetch import SegmentFetch
 from lafscli.immutable.pipeline import Codec
-from lafscli.immutable.underway import BadShare
 from lafscli.storage.grid import Grid
+from lafscli.storage.report import BadShare
 from lafscli.storage.store import Buffer, Progress
 
 

@@ -12,12 +12,13 @@ from lafscli.errors import CannotTell, CorruptShare, FileMissing, LafsError, Not
 from lafscli.formats.caps import ChkVerifyCap
 from lafscli.formats.chk import Sizes
 from lafscli.immutable.pipeline import Codec, Events, fetcher
-from lafscli.immutable.underway import BadShare, Decoded, Segment, Source
+from lafscli.immutable.underway import Decoded, Segment, Source
 from lafscli.primitives import erasure
 from lafscli.primitives.ciphers import AesCtr
 from lafscli.primitives.encoding import b32encode
 from lafscli.proof.shares import ShareReader, check_segment
 from lafscli.storage.grid import Grid
+from lafscli.storage.report import BadShare
 from lafscli.storage.store import Buffer, Progress, ShareRange, ShareStore
 
 _AHEAD_BYTES = 8 << 20

@@ -12,13 +12,13 @@ from lafscli.errors import LafsError
 from lafscli.formats.caps import ChkCap, LitCap
 from lafscli.formats.chk import Sizes
 from lafscli.immutable.pipeline import Codec, settle
-from lafscli.immutable.source import opened
 from lafscli.immutable.upload import LIT_LIMIT, Uploaded, Writing, upload
 from lafscli.placement import Candidate, happiness, plan
 from lafscli.primitives import hashes
 from lafscli.primitives.ciphers import AesCtr
 from lafscli.proof.encoder import encode_small
 from lafscli.storage.grid import Grid
+from lafscli.storage.source import opened
 from lafscli.storage.store import Buffer, NewShare, Progress, ShareStore, StorageIndex
 
 _BATCH_FILES = 64

@@ -9,15 +9,6 @@ from lafscli.proof.shares import ShareReader
 from lafscli.storage.store import Buffer, ShareStore
 
 
-@dataclass(frozen=True, slots=True)
-class BadShare:
-    """A share that was dropped, and why."""
-
-    server: str
-    shnum: int
-    reason: str
-
-
 @dataclass(eq=False, slots=True)
 class Source:
     """One share on one server. A slow one, or one that had a bad block, is used but no longer relied on."""

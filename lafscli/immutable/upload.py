@@ -17,7 +17,6 @@ from lafscli.formats.chk import Layout, Sizes, share_size
 from lafscli.immutable.pipeline import Codec, ShareFeed, fetcher, settle
 from lafscli.immutable.placing import Avoid, Survey, discard, look, open_writers, stop, told_together
 from lafscli.immutable.resume import Resume
-from lafscli.immutable.source import Source, opened
 from lafscli.placement import Encoding, happiness
 from lafscli.primitives import hashes
 from lafscli.primitives.ciphers import AesCtr
@@ -25,6 +24,7 @@ from lafscli.proof.encoder import EncodedSegment, Encoder, Trailer, encode_segme
 from lafscli.proof.shares import ShareReader
 from lafscli.storage.grid import Grid
 from lafscli.storage.journal import Journal
+from lafscli.storage.source import Source, opened
 from lafscli.storage.store import Buffer, Lease, LeaseOf, Progress, ShareStore, ShareWriter, StorageIndex
 
 LIT_LIMIT = 55

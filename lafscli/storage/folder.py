@@ -25,7 +25,10 @@ from lafscli.storage import leases
 from lafscli.storage.enrol import read_identity
 from lafscli.storage.guard import FolderGuard
 from lafscli.storage.locks import LOCK_SECONDS, PATIENCE, Locks
-from lafscli.storage.staged import StagedShare, lease_record, plainly, size_error
+from lafscli.storage.shareranges import ReadingShares
+from lafscli.storage.sight import Sight, Survivors
+from lafscli.storage.slots import MOST_SHARES, is_share, look, look_into_guards
+from lafscli.storage.staged import StagedShare, around, plainly, size_error
 from lafscli.storage.store import (
     Buffer,
     FileRange,
@@ -38,7 +41,6 @@ from lafscli.storage.store import (
     NewFile,
     NewShare,
     Op,
-    Reading,
     Remove,
     Rename,
     Rmdir,
@@ -51,10 +53,6 @@ from lafscli.storage.store import (
     StorageIndex,
     Truncate,
 )
-
-_KNOWN_LIMIT = 4096
-_MOST_IN_FOLDER = 4096
-"""Names in the folder of one storage index: 256 shares, and what else somebody may have left there."""
 
 
 class FolderStore:
@@ -112,14 +110,13 @@ class FolderStore:
 
     def shares(self, sis: Sequence[StorageIndex]) -> list[frozenset[int] | LafsError]:
         answers: list[frozenset[int] | LafsError] = []
-        for listing in self.files.listing([container.share_folder(si) for si in sis], most=_MOST_IN_FOLDER):
+        for listing in self.files.listing([container.share_folder(si) for si in sis], most=MOST_SHARES):
             if isinstance(listing, FileMissing):
                 answers.append(frozenset())
             elif isinstance(listing, LafsError):
                 answers.append(listing)
             else:
-                numbers = (_share_number(entry.name) for entry in listing if entry.stat.kind == "file")
-                answers.append(frozenset(number for number in numbers if number is not None))
+                answers.append(frozenset(int(entry.name) for entry in listing if is_share(entry)))
         return answers
 
     def present(self, shares: Sequence[tuple[StorageIndex, int]]) -> list[int | LafsError | None]:
@@ -155,9 +152,8 @@ class FolderStore:
                     unread = unread or _unread(entries)
                     continue
                 for entry in sorted(entries, key=lambda entry: entry.name):
-                    shnum = _share_number(entry.name)
-                    if shnum is not None and entry.stat.kind == "file":
-                        yield b32decode(name), shnum, entry.stat.size
+                    if is_share(entry):
+                        yield b32decode(name), int(entry.name), entry.stat.size
         if unread is not None:
             raise unread
 
@@ -167,12 +163,18 @@ class FolderStore:
     # ---- reading
 
     def read(self, wanted: Sequence[ShareRange]) -> ShareReading:
-        return _Reading(self.files, self._readable, wanted)
+        return ReadingShares(self.files, self._readable, wanted)
 
     def release(self, si: StorageIndex, shnum: int) -> None:
         path = container.share_path(si, shnum)
         self._readable.discard(path)
         self.files.release(path)
+
+    def slots(self, sis: Sequence[StorageIndex], depth: int) -> list[Sight | LafsError]:
+        return look(self.files, sis, depth)
+
+    def leftovers(self, si: StorageIndex, depth: int) -> Sight:
+        return look_into_guards(self.files, si, depth)
 
     # ---- writing
 
@@ -211,10 +213,9 @@ class FolderStore:
         made: list[NewFile] = []
         sizes: list[int] = []
         for path, share in zip(staged, shares, strict=True):
-            length = sum(memoryview(part).nbytes for part in share.parts)
-            record = lease_record(share.lease)
-            made.append(NewFile(path, [container.header(length, 1), *share.parts, record]))
-            sizes.append(container.HEADER_SIZE + length + len(record))
+            front, back = around(self.server, share)
+            made.append(NewFile(path, [front, *share.parts, back]))
+            sizes.append(sum(memoryview(part).nbytes for part in made[-1].parts))
         outcomes: list[LafsError | None] = list(self.files.create_many(made, sync=self._sync))
         there = [index for index, outcome in enumerate(outcomes) if outcome is None]
         for index, stat in zip(there, self.files.do([Stat(staged[index]) for index in there]), strict=True):
@@ -316,11 +317,20 @@ class FolderStore:
     def renew(self, items: Sequence[LeaseOf]) -> list[bool | LafsError]:
         return leases.renew_leases(self.files, items)
 
+    def withdraw(self, shares: Sequence[tuple[StorageIndex, int]]) -> None:
+        folders = [container.share_folder(si) for si in dict.fromkeys(si for si, _ in shares)]
+        with contextlib.suppress(ServerError):
+            self.files.do([*(Remove(container.share_path(si, shnum)) for si, shnum in shares), *map(Rmdir, folders)])
+        self._folders -= set(folders)
+
     # ---- changing what exists
 
     def guard(self, si: StorageIndex, *, patience: float = 0.0) -> FolderGuard:
         """Take the guard on a storage index; where another one has it, try for so many seconds, then GuardHeld."""
         return self.locks.wait(si, patience)
+
+    def forget(self, found: Survivors) -> None:
+        self.locks.discard(found)
 
     def add_lease(self, items: Sequence[LeaseOf], *, patience: float = PATIENCE) -> list[bool | LafsError]:
         """A new lease record in immutable shares: True. False where a lease of ours was there, and was renewed."""
@@ -335,47 +345,6 @@ class FolderStore:
 
     def _staging_path(self, si: StorageIndex, shnum: int) -> str:
         return f"staging/{b32encode(si)}.{shnum}.{b32encode(self._random_bytes(16))}"
-
-
-class _Reading:
-    """Ranges of shares under way; the head of a container is read along with its first range."""
-
-    def __init__(self, files: Files, readable: set[str], wanted: Sequence[ShareRange]) -> None:
-        self._readable = readable
-        self._paths = [container.share_path(item.si, item.shnum) for item in wanted]
-        self._heads: dict[str, int] = {}
-        ranges: list[FileRange] = []
-        for path, item in zip(self._paths, wanted, strict=True):
-            if path not in readable and path not in self._heads:
-                self._heads[path] = len(ranges)
-                ranges.append(FileRange(path, 0, container.HEAD_SIZE, item.keep))
-            ranges.append(FileRange(path, container.HEADER_SIZE + item.offset, item.length, item.keep, item.into))
-        self._reading: Reading = files.read(ranges)
-
-    def finish(self) -> list[Buffer | LafsError]:
-        answers = self._reading.finish()
-        refused: dict[str, LafsError] = {}
-        for path, index in self._heads.items():
-            head = answers[index]
-            try:
-                if isinstance(head, FileError):
-                    raise head
-                container.check_head(head)
-            except LafsError as error:
-                refused[path] = error
-            else:
-                if len(self._readable) >= _KNOWN_LIMIT:
-                    self._readable.clear()
-                self._readable.add(path)
-        heads = set(self._heads.values())
-        data = [answer for index, answer in enumerate(answers) if index not in heads]
-        return [refused.get(path, answer) for path, answer in zip(self._paths, data, strict=True)]
-
-
-def _share_number(name: str) -> int | None:
-    """The share number of a file name. Nobody writes `00`, though a Tahoe node takes it for share 0."""
-    number = container.share_number(name)
-    return number if number is not None and number < 256 and str(number) == name else None
 
 
 def _storage_index(name: str, prefix: str) -> StorageIndex | None:

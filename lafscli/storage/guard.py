@@ -68,8 +68,7 @@ class FolderGuard:
         self.si = si
         self.token = token
         self.folder = f"{guard_folder(si)}/{token}"
-        self.committed: frozenset[int] = frozenset()
-        """Numbers whose commit the server has acknowledged."""
+        self._committed: frozenset[int] = frozenset()
         self._files = files
         self._moves = moves
         self._name = name
@@ -97,6 +96,16 @@ class FolderGuard:
                 self.set_aside()
             else:
                 self.release()
+
+    @property
+    def committed(self) -> frozenset[int]:
+        """Numbers whose commit the server has acknowledged."""
+        return self._committed
+
+    @property
+    def rhythm(self) -> float:
+        """Seconds within which the holder must show that it lives."""
+        return self._every
 
     def staged(self, shnum: int) -> str:
         """Path of the staged container of a share."""
@@ -217,7 +226,7 @@ class FolderGuard:
         answers = self.carry_out(ops)
         self._aside |= {shnum for shnum, index in asides.items() if answers[index] is None}
         done = {shnum for shnum, index in places.items() if answers[index] is None}
-        self.committed |= done
+        self._committed |= done
         self._aside -= {shnum for shnum, index in buried.items() if answers[index] is None} if quarantine else done
         self._insist([answers[index] for index in places.values()])
 

@@ -3,39 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from lafscli.errors import FileError, FileMissing
 from lafscli.formats.container import HEAD_SIZE, is_mutable, share_number, share_path
 from lafscli.primitives.encoding import b32decode
 from lafscli.storage.guard import FolderGuard
 from lafscli.storage.moves import OWNER, guard_folder
+from lafscli.storage.sight import Survivor, Survivors
 from lafscli.storage.store import DirEntry, FileRange, Files, Op, Remove, Rmdir, StorageIndex
 
 _BROKEN = ".broken."
-
-
-@dataclass(frozen=True, slots=True)
-class Survivor:
-    """A container in a guard: staged, or moved aside. It may be the only one left of its share."""
-
-    path: str
-    shnum: int
-    aside: bool
-    token: str
-    """Of the guard that it was put into."""
-    broken: bool
-    """It lies in a guard that was broken or set aside, and not in the one that is held now."""
-    size: int
-    mtime: int
-
-
-@dataclass(frozen=True, slots=True)
-class Survivors:
-    """All containers in guards of one storage index, and the folders of the broken ones, inner ones first."""
-
-    containers: tuple[Survivor, ...]
-    folders: tuple[str, ...]
 
 
 def broken_si(name: str) -> StorageIndex | None:

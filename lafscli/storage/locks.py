@@ -25,9 +25,9 @@ from lafscli.errors import (
 from lafscli.primitives.encoding import b32encode
 from lafscli.storage import leftovers
 from lafscli.storage.guard import FolderGuard
-from lafscli.storage.leftovers import Survivors
 from lafscli.storage.moves import OWNER, Moves, broken_folder, guard_folder
 from lafscli.storage.owner import OWNER_SIZE, Owner, alive, this_process
+from lafscli.storage.sight import Survivors
 from lafscli.storage.store import (
     DirEntry,
     FileRange,

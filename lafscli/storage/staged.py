@@ -8,7 +8,19 @@ from typing import Protocol
 
 from lafscli.errors import FileError, LafsError, ServerError
 from lafscli.formats import container
-from lafscli.storage.store import Buffer, FileRange, Files, FileStat, FileWriter, Lease, Stat, StorageIndex
+from lafscli.formats.mutable_container import MutableContainer
+from lafscli.storage.store import (
+    Buffer,
+    FileRange,
+    Files,
+    FileStat,
+    FileWriter,
+    Lease,
+    NewShare,
+    Server,
+    Stat,
+    StorageIndex,
+)
 
 
 class Folder(Protocol):
@@ -106,6 +118,17 @@ def plainly(path: str) -> Iterator[None]:
 
 def lease_record(lease: Lease) -> bytes:
     return container.lease_record(lease.renew, lease.cancel, lease.expiration, owner=lease.owner)
+
+
+def around(server: Server, share: NewShare) -> tuple[bytes, bytes]:
+    """What of its container comes before and after a new share: with a write enabler, of a mutable one."""
+    length = sum(memoryview(part).nbytes for part in share.parts)
+    lease = share.lease
+    if share.write_enabler is None:
+        return container.header(length, 1), lease_record(lease)
+    new = MutableContainer.new(server.node_id, share.write_enabler)
+    made = new.with_lease(lease.renew, lease.cancel, lease.expiration, server.node_id).resized(length)
+    return made.front(), made.back()
 
 
 def size_error(stat: FileStat | FileError | None, size: int) -> ServerError | None:

@@ -13,12 +13,16 @@ from types import TracebackType
 from typing import Protocol, Self
 
 from lafscli.errors import FileError, LafsError
+from lafscli.storage.report import Progress as Progress
+from lafscli.storage.shares import Lease as Lease
+from lafscli.storage.shares import LeaseOf as LeaseOf
+from lafscli.storage.shares import NewShare as NewShare
+from lafscli.storage.shares import Server as Server
+from lafscli.storage.shares import ShareRange as ShareRange
+from lafscli.storage.shares import StorageIndex as StorageIndex
+from lafscli.storage.sight import Sight, Survivors
 
 Buffer = bytes | bytearray | memoryview
-StorageIndex = bytes
-"""16 bytes that name an object on servers (spec 00 §1)."""
-
-
 MANY_NAMES = 1_000_000
 """Names that a folder may have; a server that lists more is no server of ours."""
 
@@ -228,59 +232,6 @@ class Files(Protocol):
 # ---- a server --------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class Server:
-    """Who a server is (spec 05 §1). `features`: what `server add` found out."""
-
-    name: str
-    node_id: bytes
-    seed: bytes
-    site: str | None = None
-    writable: bool = True
-    features: frozenset[str] = frozenset()
-
-
-@dataclass(frozen=True, slots=True)
-class Lease:
-    """One lease to be written (spec 06): raw secrets, Unix seconds."""
-
-    renew: bytes = field(repr=False)
-    cancel: bytes = field(repr=False)
-    expiration: int
-    owner: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class ShareRange:
-    """`length` bytes from `offset` of a share: its own bytes, without the container around them."""
-
-    si: StorageIndex
-    shnum: int
-    offset: int
-    length: int
-    keep: bool = False
-    into: memoryview | None = field(default=None, compare=False)
-
-
-@dataclass(frozen=True, slots=True)
-class NewShare:
-    """A small whole immutable share."""
-
-    si: StorageIndex
-    shnum: int
-    parts: Sequence[Buffer]
-    lease: Lease
-
-
-@dataclass(frozen=True, slots=True)
-class LeaseOf:
-    """A lease to renew on a share that is there."""
-
-    si: StorageIndex
-    shnum: int
-    lease: Lease
-
-
 class ShareReading(Protocol):
     """Ranges of shares under way; `finish` gives bytes or the error for each, in the order asked."""
 
@@ -341,11 +292,32 @@ class Guard(Protocol):
     def adopt(self, shnum: int, path: str) -> None:
         """Take a container that lies complete and durable elsewhere on the server, to be committed as this share."""
 
+    @property
+    def committed(self) -> frozenset[int]:
+        """Numbers whose commit was acknowledged."""
+
+    @property
+    def rhythm(self) -> float:
+        """Seconds within which `keep` should be called again."""
+
+    def stage(self, shares: Sequence[tuple[int, Sequence[Buffer]]]) -> None:
+        """Stage small whole containers, durably; invisible until `commit`."""
+
+    def create(self, shnum: int) -> FileWriter:
+        """Stage a container piece by piece; it counts once `close` has returned."""
+
     def commit(self, shnums: Sequence[int], *, quarantine: bool) -> None:
-        """Put what was staged in place; with `quarantine`, what lies there is bad and is kept in `quarantine/`."""
+        """Put what was staged in place; with `quarantine`, what lies there is bad and is kept in `quarantine/`.
+        On an error `committed` tells what did get there."""
 
     def bury(self, shnums: Sequence[int]) -> None:
         """Move shares that are bad to `quarantine/`; nothing comes in their place."""
+
+    def release(self) -> None:
+        """Remove what was staged, and the guard."""
+
+    def set_aside(self) -> None:
+        """Give the guard up, and keep all that is in it for the next writer (spec 10 §2.8f)."""
 
 
 class ShareStore(Protocol):
@@ -385,6 +357,9 @@ class ShareStore(Protocol):
     def create_many(self, shares: Sequence[NewShare]) -> list[LafsError | None]:
         """Small whole shares, committed and durable; FileExists for one that is there already."""
 
+    def withdraw(self, shares: Sequence[tuple[StorageIndex, int]]) -> None:
+        """Remove shares that this very operation has placed, and that nobody else can know of; never raises."""
+
     def renew(self, items: Sequence[LeaseOf]) -> list[bool | LafsError]:
         """Set the later expiration in one's own record: True. False where no record is ours."""
 
@@ -395,6 +370,15 @@ class ShareStore(Protocol):
         """Take the guard on an object; where another one has it, try for so many seconds, then GuardHeld.
         NotSupported on a server where nothing that exists can be changed."""
 
+    def slots(self, sis: Sequence[StorageIndex], depth: int) -> list[Sight | LafsError]:
+        """What lies in place of mutable files: of each container the first `depth` bytes."""
+
+    def leftovers(self, si: StorageIndex, depth: int) -> Sight:
+        """The same of what lies in the guard of a mutable file, and in its broken ones."""
+
+    def forget(self, found: Survivors) -> None:
+        """Remove broken guards, with what was found in them (spec 10 §2.8g)."""
+
     def inventory(self) -> Iterator[tuple[StorageIndex, int, int]]:
         """Every share: SI, number, size of its container. A folder that can't be listed is raised, after the rest."""
 
@@ -402,19 +386,3 @@ class ShareStore(Protocol):
         """Remove staged files older than so many seconds by the server's clock; how many."""
 
     def space(self) -> Space | None: ...
-
-
-class Progress:
-    """What an operation tells while it runs. This one is silent; the command line draws it."""
-
-    def start(self, phase: str, total: int | None) -> None:
-        """A phase begins: `total` bytes to do, or None if that is not known."""
-
-    def advance(self, count: int) -> None:
-        """`count` more bytes of the phase are done."""
-
-    def server(self, name: str, count: int) -> None:
-        """`count` more bytes went to or came from this server."""
-
-    def warn(self, message: str) -> None:
-        """Something the user should know, that does not stop the operation."""
