@@ -21,11 +21,11 @@ from lafscli.formats.caps import ChkCap
 from lafscli.formats.chk import Sizes, share_size
 from lafscli.immutable.download import download
 from lafscli.immutable.pipeline import Codec
-from lafscli.immutable.underway import BadShare
 from lafscli.primitives import erasure
 from lafscli.primitives.ciphers import AesCtr
 from lafscli.proof.shares import ShareReader, check_segment
 from lafscli.storage.grid import Answers, Grid
+from lafscli.storage.report import BadShare
 from lafscli.storage.store import Buffer, Progress, ShareRange, ShareStore
 
 SMALL = 2 << 20
