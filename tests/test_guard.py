@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from lafscli.errors import FileError, FileMissing, GuardHeld, GuardLost, IncompatibleShare, LafsError, NotSupported
+from lafscli.errors import CorruptShare, FileError, FileMissing, GuardHeld, GuardLost, LafsError, NotSupported
 from lafscli.formats.container import share_path
 from lafscli.primitives.encoding import b32encode
 from lafscli.storage import leases
@@ -585,7 +585,7 @@ def test_a_store_adds_leases(reach: Reach, files: Files) -> None:
     with reach.locks(reach.files()).take(other):
         added, held, missing, slot, renewed = store.add_lease(wanted, patience=0)
     assert (added, renewed) == (True, False)
-    assert [type(error) for error in (held, missing, slot)] == [GuardHeld, FileMissing, IncompatibleShare]
+    assert [type(error) for error in (held, missing, slot)] == [GuardHeld, FileMissing, CorruptShare]
     assert paths[0].read_bytes() == stored(share(), "a", "b")
     assert paths[1].read_bytes() == stored(share(), "a")
     assert store.add_lease([wanted[1]]) == [True]

@@ -333,8 +333,9 @@ class FolderStore:
         self.locks.discard(found)
 
     def add_lease(self, items: Sequence[LeaseOf], *, patience: float = PATIENCE) -> list[bool | LafsError]:
-        """A new lease record in immutable shares: True. False where a lease of ours was there, and was renewed."""
-        return leases.add_leases(self.files, self.locks, items, patience=patience)
+        """A new lease record: True. False where a lease of ours was there, and was renewed."""
+        node_id = self.server.node_id
+        return leases.add_leases(self.files, self.locks, items, node_id=node_id, sync=self._sync, patience=patience)
 
     def trash(
         self, si: StorageIndex, shnums: Sequence[int], date: str, *, patience: float = PATIENCE

@@ -2,25 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 
 from lafscli.errors import CorruptShare, FileError, FileMissing, GuardHeld, GuardLost, LafsError
 from lafscli.formats import container
 from lafscli.formats.chk import HEADER_MAX, Layout
 from lafscli.formats.container import HEADER_SIZE, LEASE_SIZE, ImmutableContainer, LeaseRecord
+from lafscli.formats.mutable_container import DATA_OFFSET
 from lafscli.primitives.encoding import b32encode
 from lafscli.storage.guard import FolderGuard
 from lafscli.storage.locks import Locks
+from lafscli.storage.slotleases import add_slot_lease, find_lease, look_at
 from lafscli.storage.store import Buffer, FileRange, Files, FileStat, Lease, LeaseOf, Patch, Stat, StorageIndex
 
 _COUNT_OFFSET = 8
 _EXPIRATION_OFFSET = LEASE_SIZE - 4
 MOST_LEASES = 1000
 """A container with more of them is not read: 72 KB, and nobody's."""
-_MUTABLE_LEASES = (92, 468)
-"""Where a mutable container has the offset of its extra leases, and where its four slots end (spec 03 §8)."""
+_EXTRA_OFFSET = 92
+"""Where a mutable container has the offset of its extra leases (spec 03 §8)."""
 _AREA_LIMIT = 1 << 20
 _TOGETHER = 40
 """Shares whose leases are renewed at once: each holds a file open for a moment."""
@@ -36,8 +39,8 @@ def described(head: Buffer | FileError, stat: FileStat | FileError | None) -> Im
 
 
 def renew_leases(files: Files, leases: Sequence[LeaseOf]) -> list[bool | LafsError]:
-    """Set the later expiration in one's own records of immutable shares: True. False where no record is ours. Four
-    bytes in place, without a guard (spec 10 §3); a few round trips for all of them."""
+    """Set the later expiration in one's own records: True. False where no record is ours. Four bytes in place, without
+    a guard (spec 10 §3); a few round trips for all of them."""
     answers: list[bool | LafsError] = []
     for start in range(0, len(leases), _TOGETHER):
         answers += _renew_some(files, leases[start : start + _TOGETHER])
@@ -46,28 +49,23 @@ def renew_leases(files: Files, leases: Sequence[LeaseOf]) -> list[bool | LafsErr
 
 def _renew_some(files: Files, leases: Sequence[LeaseOf]) -> list[bool | LafsError]:
     paths = [container.share_path(item.si, item.shnum) for item in leases]
-    heads = files.read([FileRange(path, 0, container.HEAD_SIZE) for path in paths]).finish()
+    heads = files.read([FileRange(path, 0, DATA_OFFSET) for path in paths]).finish()
     stats = files.do([Stat(path) for path in paths])
     answers: list[bool | LafsError] = [False] * len(leases)
-    there: list[tuple[int, ImmutableContainer]] = []
+    there: list[tuple[int, _Area]] = []
     for index, (head, stat) in enumerate(zip(heads, stats, strict=True)):
         try:
-            found = described(head, stat)
-            if found.leases > MOST_LEASES:  # a server may say any number, and would have us read them
-                raise CorruptShare(f"container: {found.leases} leases")
-            there.append((index, found))
+            there.append((index, _area(head, stat)))
         except (FileError, CorruptShare) as error:
             answers[index] = error
-    areas = files.read(
-        [FileRange(paths[index], found.lease_offset, found.lease_area) for index, found in there]
-    ).finish()
+    areas = files.read([FileRange(paths[index], found.offset, found.length) for index, found in there]).finish()
     patches: dict[int, Patch] = {}
     for (index, found), area in zip(there, areas, strict=True):
         new = leases[index].lease
         try:
             if isinstance(area, FileError):
                 raise area
-            position = found.find_lease(area, new.renew)
+            position = found.find(area, new.renew)
         except (FileError, CorruptShare) as error:
             answers[index] = error
             continue
@@ -78,6 +76,26 @@ def _renew_some(files: Files, leases: Sequence[LeaseOf]) -> list[bool | LafsErro
         if isinstance(outcome, FileError):
             answers[index] = outcome
     return answers
+
+
+@dataclass(frozen=True, slots=True)
+class _Area:
+    """Where the leases of a container are that its head does not hold. `find`: where in the file the expiration of the
+    lease with a renew secret lies, and the expiration."""
+
+    offset: int
+    length: int
+    find: Callable[[Buffer, bytes], tuple[int, int] | None]
+
+
+def _area(head: Buffer | FileError, stat: FileStat | FileError | None) -> _Area:
+    if not isinstance(head, FileError) and container.is_mutable(head):
+        slot = look_at(head, stat)
+        return _Area(*(slot.extra_range or (0, 0)), partial(find_lease, slot))
+    found = described(head, stat)
+    if found.leases > MOST_LEASES:  # a server may say any number, and would have us read them
+        raise CorruptShare(f"container: {found.leases} leases")
+    return _Area(found.lease_offset, found.lease_area, found.find_lease)
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,9 +150,11 @@ def _add_lease(files: Files, guard: FolderGuard, shnum: int, lease: Lease) -> bo
     return True
 
 
-def add_leases(files: Files, locks: Locks, leases: Sequence[LeaseOf], *, patience: float) -> list[bool | LafsError]:
-    """`add_lease` for many: each in its place says what became of it. Each storage index is guarded once, and its
-    guard waited for as long as `patience` (seconds)."""
+def add_leases(
+    files: Files, locks: Locks, leases: Sequence[LeaseOf], *, node_id: bytes, sync: bool, patience: float
+) -> list[bool | LafsError]:
+    """Add leases, each in its place says what became of it: as `add_lease`, of mutable shares as `add_slot_lease`.
+    Each storage index is guarded once, and its guard waited for as long as `patience` (seconds)."""
     places: dict[StorageIndex, list[int]] = {}
     for index, item in enumerate(leases):
         places.setdefault(item.si, []).append(index)
@@ -146,7 +166,15 @@ def add_leases(files: Files, locks: Locks, leases: Sequence[LeaseOf], *, patienc
                 while left:
                     item = leases[left[-1]]
                     try:
-                        answers[left[-1]] = add_lease(files, guard, item.shnum, item.lease)
+                        with _fenced(guard):
+                            [head] = files.read(
+                                [FileRange(container.share_path(si, item.shnum), 0, DATA_OFFSET)]
+                            ).finish()
+                            if not isinstance(head, FileError) and container.is_mutable(head):
+                                added = add_slot_lease(files, guard, item.shnum, item.lease, node_id, sync=sync)
+                            else:
+                                added = _add_lease(files, guard, item.shnum, item.lease)
+                        answers[left[-1]] = added
                     except (FileError, CorruptShare) as error:
                         answers[left[-1]] = error
                     left.pop()
@@ -233,7 +261,7 @@ def trash(files: Files, guard: FolderGuard, shnums: Sequence[int], date: str) ->
 
 def _lease_areas(files: Files, paths: dict[int, str]) -> dict[int, bytes]:
     """All of each container that has to do with leases, and its size; a container that is not there is left out."""
-    start = _MUTABLE_LEASES[1]
+    start = DATA_OFFSET
     heads = files.read([FileRange(path, 0, start) for path in paths.values()]).finish()
     stats = files.do([Stat(path) for path in paths.values()])
     areas: dict[int, bytes] = {}
@@ -258,7 +286,7 @@ def _lease_areas(files: Files, paths: dict[int, str]) -> dict[int, bytes]:
 def _first_lease(head: Buffer, size: int) -> int:
     """Where the lease records at the end of a container begin; its end, if that can't be told."""
     if container.is_mutable(head):
-        first = int.from_bytes(head[_MUTABLE_LEASES[0] : _MUTABLE_LEASES[0] + 8], "big")
+        first = int.from_bytes(head[_EXTRA_OFFSET : _EXTRA_OFFSET + 8], "big")
         return min(first, size)
     try:
         return ImmutableContainer.parse_header(head, size).lease_offset
