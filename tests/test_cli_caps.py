@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from lafscli.formats import caps
+from lafscli.primitives.encoding import b32encode
 from tests.lafs_process import Lafs
+from tests.test_slots import TAHOE
 
 LIT = "URI:LIT:krugkidfnzsc4"
 WRITE = "URI:SSK:fs6ul2fju2fvb2cfx7gt6ngycm:hncpinwszbggrurbvuaaexnftk3j5wfr7473pj2g734mo2isxlbq"
@@ -114,6 +118,25 @@ def test_share_show(lafs: Lafs, cap: caps.ChkCap) -> None:
     lafs("share", "show", f"{place}:{si}/11", code=3)
     lafs("share", "show", f"nobody:{si}/4", code=3)
     lafs("share", "show", "no-such-file", code=3)
+
+
+@pytest.mark.parametrize("example", TAHOE, ids=lambda example: f"{example['kind']}-{example.get('length')}")
+def test_share_show_of_a_mutable_share(tmp_path: Path, example: dict[str, Any]) -> None:
+    """What Tahoe wrote; secrets of the container are not shown."""
+    lafs = Lafs(tmp_path)
+    for shnum, text in example["containers"].items():
+        data = base64.b64decode(text)
+        (tmp_path / f"share{shnum}").write_bytes(data)
+        answer = lafs.json("share", "show", f"share{shnum}")
+        kind = example["kind"].removesuffix("-shrunk")
+        assert (answer["kind"], answer["share_version"], answer["container_version"]) == (kind, kind == "mdmf", 2)
+        assert (answer["k"], answer["n"], answer["seqnum"]) == (3, 10, example.get("seqnum", 1))
+        assert answer["size"] == example.get("length", 11)
+        assert answer["fingerprint"] == example["cap"].split(":")[3]
+        assert answer["file_size"] == len(data)
+        assert [lease["owner"] for lease in answer["leases"]] == [1]
+        enabler = data[52:84]
+        assert not {b32encode(enabler), enabler.hex()} & set(map(str, answer.values()))
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ grid in `test_flips.py`, texts of caps in `test_caps.py` (reading_never_raises).
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import struct
@@ -39,6 +40,7 @@ from lafscli.storage.packets import ProtocolViolation
 from lafscli.storage.store import Lease, LeaseOf, Server
 from tests.grids import FEATURES
 from tests.scripted_sftp import attrs
+from tests.test_slots import TAHOE
 
 Holds = Callable[[bytes, Any], bool]
 
@@ -66,6 +68,7 @@ SHARE = b"".join(PARTS[4])
 NODES = build([bytes([i]) * 32 for i in range(10)])
 LEASES = b"".join(container.lease_record(bytes([i]) * 32, bytes([9 + i]) * 32, 1_900_000_000) for i in range(2))
 FILE = container.header(len(SHARE), 2) + SHARE + LEASES
+SLOT_FILES = [base64.b64decode(one["containers"]["0"]) for one in TAHOE if one["kind"] in ("sdmf", "mdmf")]
 CHK = caps.ChkCap(b"k" * 16, TRAILER.ueb_hash, 3, 10, 5000)
 IDENTITY = Identity(b"n" * 20, b"s" * 20)
 OWNER = Owner("host", "boot 4026531836", 4711, 20.0)
@@ -87,7 +90,7 @@ def _ueb(data: bytes) -> Ueb:
     return Ueb.parse(data, 3, 10, 5000, strict=True)
 
 
-def _whole_file(data: bytes) -> described.Description:
+def _whole_file(data: bytes) -> described.Description | described.SlotDescription:
     return described.describe(lambda offset, length: data[offset : offset + length], len(data))
 
 
@@ -166,7 +169,7 @@ PARSERS: dict[str, Parser] = {
         lambda data: container.LeaseRecord.parse(data, 2), (CorruptShare,), (LEASES[:72],),
         lambda data, value: value.serialise() == data and not value.matches_renew(b"x" * 32),
     ),
-    "share file, described": Parser(_whole_file, (CorruptShare,), (FILE,)),
+    "share file, described": Parser(_whole_file, (CorruptShare,), (FILE, *SLOT_FILES)),
     "share, by its own claim": Parser(
         _claim, (CorruptShare,), (SHARE,), lambda data, value: 1 <= value.k <= value.n <= 256 and value.size >= 1
     ),

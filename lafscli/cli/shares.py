@@ -16,7 +16,7 @@ from lafscli.cli.targets import bare_cap
 from lafscli.cli.text import facts
 from lafscli.errors import CannotTell, FileMissing, LafsError, NotFound, ServerError, Unreachable, UsageError
 from lafscli.formats import container
-from lafscli.formats.described import Description, describe
+from lafscli.formats.described import Description, SlotDescription, describe
 from lafscli.primitives.encoding import b32decode, b32encode
 from lafscli.storage.store import FileRange, FileStat, Stat
 
@@ -94,14 +94,40 @@ def show(frame: Frame, share: str) -> None:
         description, size = _of_server(frame, name, _storage_index(frame, si), int(number))
     else:
         description, size = _of_file(Path(share))
-    found |= {"kind": "chk", "file_size": size} | _facts(description)
+    found |= _facts(description, size)
     text = {key: value for key, value in found.items() if key != "leases"}
     leases = [f"owner {each['owner']}, until {each['expires']}" for each in found["leases"]]
     frame.out.show(found, facts(text | {f"lease {i}": line for i, line in enumerate(leases)}))
 
 
-def _facts(description: Description) -> dict[str, Any]:
+def _facts(description: Description | SlotDescription, file_size: int) -> dict[str, Any]:
+    found = _slot(description) if isinstance(description, SlotDescription) else _immutable(description)
+    leases = description.container.leases if isinstance(description, SlotDescription) else description.leases
+    found["leases"] = [{"owner": each.owner, "expires": rfc3339(each.expiration)} for each in leases]
+    return {"kind": found.pop("kind"), "file_size": file_size} | found
+
+
+def _slot(description: SlotDescription) -> dict[str, Any]:
+    prefix, layout = description.header.prefix, description.header.layout
     found: dict[str, Any] = {
+        "kind": "mdmf" if prefix.mdmf else "sdmf",
+        "container_version": description.container.version,
+        "share_version": int(prefix.mdmf),
+        "share_size": layout.eof,
+        "seqnum": prefix.seqnum,
+        "k": prefix.k,
+        "n": prefix.n,
+        "size": prefix.data_length,
+        "segment_size": prefix.segment_size,
+        "root_hash": b32encode(prefix.root_hash),
+        "fingerprint": b32encode(description.fingerprint),
+    }
+    return found if prefix.mdmf else found | {"salt": b32encode(prefix.salt)}
+
+
+def _immutable(description: Description) -> dict[str, Any]:
+    found: dict[str, Any] = {
+        "kind": "chk",
         "container_version": description.container.version,
         "share_version": description.layout.version,
         "share_size": description.container.data_length,
@@ -113,11 +139,10 @@ def _facts(description: Description) -> dict[str, Any]:
     for key in _HASHES:
         if key in description.ueb:
             found[key] = b32encode(description.ueb[key])
-    leases = [{"owner": each.owner, "expires": rfc3339(each.expiration)} for each in description.leases]
-    return found | {"leases": leases}
+    return found
 
 
-def _of_file(path: Path) -> tuple[Description, int]:
+def _of_file(path: Path) -> tuple[Description | SlotDescription, int]:
     try:
         with path.open("rb") as file:
             size = os.fstat(file.fileno()).st_size
@@ -133,7 +158,7 @@ def _of_file(path: Path) -> tuple[Description, int]:
         raise LafsError(f"cannot read {path}: {error.strerror}") from error
 
 
-def _of_server(frame: Frame, name: str, si: bytes, shnum: int) -> tuple[Description, int]:
+def _of_server(frame: Frame, name: str, si: bytes, shnum: int) -> tuple[Description | SlotDescription, int]:
     client = frame.client()
     files = client.files(client.record(name))
     path = container.share_path(si, shnum)

@@ -1,4 +1,4 @@
-"""What a share's file says of itself, for people to look at: nothing here is proved (spec 02 §3-6, 06)."""
+"""What a share's file says of itself, for people to look at: nothing here is proved (spec 02 §3-6, 03 §5-8, 06)."""
 
 from __future__ import annotations
 
@@ -9,7 +9,10 @@ from lafscli.errors import CorruptShare
 from lafscli.formats import container
 from lafscli.formats.chk import HEADER_MAX, UEB_LIMIT, Layout
 from lafscli.formats.container import ImmutableContainer, LeaseRecord
+from lafscli.formats.mutable_container import DATA_OFFSET, MutableContainer
+from lafscli.formats.slot import HEAD_SIZE, Header
 from lafscli.primitives.encoding import Buffer, Reader
+from lafscli.primitives.hashes import fingerprint_from_public_key
 
 Fetch = Callable[[int, int], Buffer]
 """(offset, length) to bytes of the file; fewer where it ends."""
@@ -32,9 +35,33 @@ class Description:
         return number(self.ueb, field)
 
 
-def describe(fetch: Fetch, file_size: int) -> Description:
+@dataclass(frozen=True, slots=True)
+class SlotDescription:
+    """A mutable share as it lies on a disk. `fingerprint`: of the public key that stands in it."""
+
+    container: MutableContainer
+    header: Header
+    fingerprint: bytes
+
+
+def describe(fetch: Fetch, file_size: int) -> Description | SlotDescription:
     """Read a container and the share in it. CorruptShare, IncompatibleShare where that can't be."""
-    found = ImmutableContainer.parse_header(fetch(0, container.HEAD_SIZE), file_size)
+    head = fetch(0, DATA_OFFSET)
+    return _slot(head, fetch, file_size) if container.is_mutable(head) else _immutable(head, fetch, file_size)
+
+
+def _slot(head: Buffer, fetch: Fetch, file_size: int) -> SlotDescription:
+    found = MutableContainer.parse(head, file_size)
+    if found.extra_range is not None:
+        found = found.with_extra(fetch(*found.extra_range))
+    share = fetch(DATA_OFFSET, min(HEAD_SIZE, found.data_length))
+    header = Header.parse(share, found.data_length)
+    start, length = header.layout.public_key
+    return SlotDescription(found, header, fingerprint_from_public_key(bytes(share[start : start + length])))
+
+
+def _immutable(head: Buffer, fetch: Fetch, file_size: int) -> Description:
+    found = ImmutableContainer.parse_header(head, file_size)
     if found.leases > _MANY_LEASES:
         raise CorruptShare(f"container: {found.leases} leases are absurd")
     leases = found.parse_leases(fetch(found.lease_offset, found.lease_area))
