@@ -56,9 +56,8 @@ class Client:
         return self._grid
 
     def _store(self, record: ServerRecord) -> FolderStore:
-        server = Server(record.name, record.node_id, record.seed, record.site, not record.readonly, record.features)
         return FolderStore(
-            server,
+            server_of(record),
             self.files(record),
             random_bytes=os.urandom,
             sync=self.config.durable,
@@ -108,6 +107,13 @@ class Client:
         grid, self._grid = self._grid, None
         if grid is not None:
             grid.close()
+
+
+def server_of(record: ServerRecord) -> Server:
+    """A server as the rooms below know it."""
+    mutable = record.options.get("mutable") != "no"
+    writable = not record.readonly
+    return Server(record.name, record.node_id, record.seed, record.site, writable, record.features, mutable)
 
 
 def record_of(config: Config, name: str) -> ServerRecord:

@@ -5,6 +5,7 @@
     version = 1
     node-id = "32 letters of base32"        the 20 bytes of spec 05 §1
     permutation-seed = "base32"             any number of bytes
+    grid, epoch, members, earlier, seeds    the list of the grid's servers (membership.py)
     …                                       other keys are somebody's, and stay
 """
 
@@ -13,17 +14,18 @@ from __future__ import annotations
 import tomllib
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from lafscli.errors import FileDenied, FileError, FileMissing, ServerError, UsageError
 from lafscli.primitives.encoding import b32decode, b32encode
+from lafscli.storage.membership import NODE_ID_SIZE, Membership
 from lafscli.storage.probe import probe
 from lafscli.storage.store import FileRange, Files, FileStat, Link, Mkdir, NewFile, Remove, Rename, Stat
 
 IDENTITY_FILE = "server.toml"
 FOLDERS = ("shares", "staging", "locks", "trash", "quarantine")
 """What stands beside `server.toml`; all of it on one file system."""
-NODE_ID_SIZE = 20
-_MAX_SIZE = 64 * 1024
+MAX_SIZE = 64 * 1024
 _MAX_DEPTH = 1000
 """Dots, and brackets: the parser takes the square of the time for those of one name."""
 _TAHOE_FILES = ("my_nodeid", "permutation-seed")
@@ -48,12 +50,11 @@ class Identity:
     @classmethod
     def parse(cls, data: bytes) -> Identity:
         """Read a `server.toml`; ServerError says what is wrong with it."""
-        if max(data.count(b"."), data.count(b"[")) > _MAX_DEPTH:
-            raise _bad("it is nested too deep")
-        try:
-            table = tomllib.loads(data.decode())
-        except (ValueError, RecursionError) as error:
-            raise _bad("it is not TOML") from error
+        return cls.of(_table(data))
+
+    @classmethod
+    def of(cls, table: dict[str, Any]) -> Identity:
+        """The same from its table."""
         if table.get("version") != 1 or isinstance(table["version"], bool):
             raise _bad("its version is not 1")
         node_id, seed = (_base32(table, key) for key in ("node-id", "permutation-seed"))
@@ -85,14 +86,35 @@ def parse_node_id(text: str) -> bytes:
 
 def read_identity(files: Files) -> Identity | None:
     """Who the server says it is, None where it has no `server.toml`. One small read; ServerError if that is broken."""
-    [answer] = files.read([FileRange(IDENTITY_FILE, 0, _MAX_SIZE + 1)]).finish()
+    table = read_table(files)
+    return None if table is None else Identity.of(table)
+
+
+def read_membership(files: Files) -> Membership | None:
+    """The list of the grid's servers that stands there (spec 10 §2.7), None where there is none. One small read."""
+    table = read_table(files)
+    return None if table is None else Membership.parse(table)
+
+
+def read_table(files: Files) -> dict[str, Any] | None:
+    """All that `server.toml` says, None where there is none."""
+    [answer] = files.read([FileRange(IDENTITY_FILE, 0, MAX_SIZE + 1)]).finish()
     if isinstance(answer, FileMissing):
         return None
     if isinstance(answer, FileError):
         raise answer
-    if len(answer) > _MAX_SIZE:
-        raise _bad(f"it is longer than {_MAX_SIZE} bytes")
-    return Identity.parse(bytes(answer))
+    if len(answer) > MAX_SIZE:
+        raise _bad(f"it is longer than {MAX_SIZE} bytes")
+    return _table(bytes(answer))
+
+
+def _table(data: bytes) -> dict[str, Any]:
+    if max(data.count(b"."), data.count(b"[")) > _MAX_DEPTH:
+        raise _bad("it is nested too deep")
+    try:
+        return tomllib.loads(data.decode())
+    except (ValueError, RecursionError) as error:
+        raise _bad("it is not TOML") from error
 
 
 def enrol(

@@ -22,9 +22,10 @@ from lafscli.errors import (
 from lafscli.formats import container
 from lafscli.primitives.encoding import b32decode, b32encode
 from lafscli.storage import leases
-from lafscli.storage.enrol import read_identity
+from lafscli.storage.enrol import read_identity, read_membership
 from lafscli.storage.guard import FolderGuard
 from lafscli.storage.locks import LOCK_SECONDS, PATIENCE, Locks
+from lafscli.storage.membership import Membership
 from lafscli.storage.shareranges import ReadingShares
 from lafscli.storage.sight import Sight, Survivors
 from lafscli.storage.slots import MOST_SHARES, is_share, look, look_into_guards
@@ -159,6 +160,9 @@ class FolderStore:
 
     def space(self) -> Space | None:
         return self.files.space()
+
+    def membership(self) -> Membership | None:
+        return read_membership(self.files)
 
     # ---- reading
 

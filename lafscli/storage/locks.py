@@ -27,6 +27,7 @@ from lafscli.storage import leftovers
 from lafscli.storage.guard import FolderGuard
 from lafscli.storage.moves import OWNER, Moves, broken_folder, guard_folder
 from lafscli.storage.owner import OWNER_SIZE, Owner, alive, this_process
+from lafscli.storage.shares import GUARDED
 from lafscli.storage.sight import Survivors
 from lafscli.storage.store import (
     DirEntry,
@@ -162,7 +163,7 @@ class Locks:
             pause = min(2 * pause, _LONGEST_PAUSE, self._lock_seconds / 4)
 
     def _require_features(self) -> None:
-        missing = {"rename-keeps", "folder-rename-keeps"} - self._server.features
+        missing = GUARDED - self._server.features
         if not self._server.writable or missing:
             why = "it is read-only" if not self._server.writable else "its renames may replace what is there"
             raise NotSupported(

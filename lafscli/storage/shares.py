@@ -11,9 +11,13 @@ StorageIndex = bytes
 """16 bytes that name an object on servers (spec 00 §1)."""
 
 
+GUARDED = frozenset({"rename-keeps", "folder-rename-keeps"})
+"""The features without which there is no guard (spec 10 §1)."""
+
+
 @dataclass(frozen=True, slots=True)
 class Server:
-    """Who a server is (spec 05 §1). `features`: what `server add` found out."""
+    """Who a server is (spec 05 §1). `features`: what `server add` found out. `mutable`: not switched off there."""
 
     name: str
     node_id: bytes
@@ -21,6 +25,12 @@ class Server:
     site: str | None = None
     writable: bool = True
     features: frozenset[str] = frozenset()
+    mutable: bool = True
+
+    @property
+    def takes_mutable(self) -> bool:
+        """Whether mutable shares are written there."""
+        return self.writable and self.mutable and self.features >= GUARDED
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,6 +13,7 @@ from types import TracebackType
 from typing import Protocol, Self
 
 from lafscli.errors import FileError, LafsError
+from lafscli.storage.membership import Membership
 from lafscli.storage.report import Progress as Progress
 from lafscli.storage.shares import Lease as Lease
 from lafscli.storage.shares import LeaseOf as LeaseOf
@@ -386,3 +387,7 @@ class ShareStore(Protocol):
         """Remove staged files older than so many seconds by the server's clock; how many."""
 
     def space(self) -> Space | None: ...
+
+    def membership(self) -> Membership | None:
+        """The list of the grid's servers as it stands there now (spec 10 §2.7); None where there is none. One small
+        read. ServerError where it can't be used."""

@@ -1,0 +1,1 @@
+"""Mutable files: SDMF and MDMF (spec 03, 10)."""
