@@ -83,7 +83,8 @@ _lafs() {
                 'server remove') word='--force' ;;
                 'server replace') word='--site --node-id --permutation-seed --option --accept-new --force' ;;
                 'put') word='--format --mutable --private-key --encoding --segment-size --no-convergence' ;;
-                'get') word='--offset --length --resume' ;;
+                'get') word='--offset --length --resume --strict' ;;
+                'cat') word='--strict' ;;
                 'check') word='-r --recursive --verify --sample --repair --rebalance --assume-lost --add-lease --max-time --force' ;;
                 'repair') word='-r --recursive --assume-lost --add-lease --max-time --force' ;;
                 '') word=--version ;;

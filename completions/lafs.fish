@@ -99,8 +99,10 @@ complete -c lafs -n '__lafs_at put' -a '(__lafs_at_files)'
 complete -c lafs -n '__lafs_at get' -l offset -x -d 'Begin at byte N'
 complete -c lafs -n '__lafs_at get' -l length -x -d 'Fetch N bytes; fewer where the file ends'
 complete -c lafs -n '__lafs_at get' -l resume -d 'Go on where an earlier get of the same file stopped'
+complete -c lafs -n '__lafs_at get' -l strict -d 'Refuse a version older than one that was seen before (exit 6)'
 complete -c lafs -n '__lafs_at get' -F
 complete -c lafs -n '__lafs_at get' -a '(__lafs_at_files)'
+complete -c lafs -n '__lafs_at cat' -l strict -d 'Refuse a version older than one that was seen before (exit 6)'
 complete -c lafs -n '__lafs_at cat' -F
 complete -c lafs -n '__lafs_at cat' -a '(__lafs_at_files)'
 complete -c lafs -n '__lafs_at cap show' -F

@@ -29,6 +29,7 @@ from lafscli.storage.sftp import SftpFiles
 from lafscli.storage.sshcommand import SshTarget
 from lafscli.storage.store import Files, Server
 from lafscli.storage.streams import open_stream
+from lafscli.tree.contents import Access
 
 DEFAULT_TIMEOUT = "60s"
 DEFAULT_CONNECT_TIMEOUT = "15s"
@@ -80,6 +81,19 @@ class Client:
         convergence = secrets.convergence(home) if convergent else None
         journal = Journal(home.state / "uploads")
         return Writing(encoding, convergence, secrets.lease_secret(home), int(time.time()), os.urandom, journal)
+
+    def access(
+        self,
+        encoding: Encoding | None = None,
+        *,
+        convergent: bool = True,
+        strict: bool = False,  # noqa: ARG002
+        warn: Callable[[str], None] = lambda _: None,
+    ) -> Access:
+        """What reading and writing takes, in the configured encoding unless another is given. `strict`: a slot that
+        was seen in a newer version before is not read."""
+        chosen = encoding or self.config.encoding
+        return Access(self.grid, self.writing(chosen, convergent=convergent), None, None, time.time(), warn)
 
     def sweep(self, names: Collection[str]) -> None:
         """Once a day: have these servers remove what was staged more than a day ago, by their own clocks (DESIGN §1.9).

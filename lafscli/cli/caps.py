@@ -8,7 +8,7 @@ import click
 
 from lafscli.cli.frame import Frame
 from lafscli.cli.options import command
-from lafscli.cli.targets import bare_cap
+from lafscli.cli.targets import found
 from lafscli.cli.text import facts
 from lafscli.errors import NotGranted
 from lafscli.formats import caps
@@ -38,10 +38,10 @@ def describe(cap: caps.Cap) -> dict[str, Any]:
 def show(frame: Frame, target: str) -> None:
     """Show what a cap is and grants.
 
-    No server is asked.
+    TARGET is a cap, @FILE, alias:path or a path under the default alias. No server is asked where no path is followed.
     """
-    found = describe(bare_cap(frame, target))
-    frame.out.show(found, facts(found))
+    told = describe(found(frame, target).cap)
+    frame.out.show(told, facts(told))
 
 
 @command("cap read")
@@ -51,10 +51,10 @@ def read(frame: Frame, target: str) -> None:
 
     It reads and changes nothing: what to give to those who may read.
     """
-    found = describe(bare_cap(frame, target))
-    if "read_cap" not in found:
+    told = describe(found(frame, target).cap)
+    if "read_cap" not in told:
         raise NotGranted("no read cap comes from this cap", hint="a verify cap can only check and repair")
-    frame.out.show(found, found["read_cap"])
+    frame.out.show(told, told["read_cap"])
 
 
 @command("cap verify")
@@ -64,7 +64,7 @@ def verify(frame: Frame, target: str) -> None:
 
     It checks and repairs shares and reads nothing: what to give to those who keep the file healthy.
     """
-    found = describe(bare_cap(frame, target))
-    if "verify_cap" not in found:
+    told = describe(found(frame, target).cap)
+    if "verify_cap" not in told:
         raise NotGranted("this cap has no verify cap", hint="there are no shares that could be checked")
-    frame.out.show(found, found["verify_cap"])
+    frame.out.show(told, told["verify_cap"])

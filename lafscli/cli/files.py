@@ -15,16 +15,18 @@ from lafscli.cli.landing import choose, landing, resumed
 from lafscli.cli.options import ENCODING, SIZE, command
 from lafscli.cli.output import Unheard
 from lafscli.cli.progress import ShownProgress
-from lafscli.cli.targets import NO_DIRECTORIES, readable_file
+from lafscli.cli.targets import found, like_a_cap, readable_file
 from lafscli.config.home import Home
 from lafscli.errors import LafsError, NotHappy, Unreachable, UsageError
-from lafscli.formats.caps import LitCap
+from lafscli.formats.caps import Cap, ChkCap, LitCap
 from lafscli.placement import Encoding
 from lafscli.primitives.encoding import b32encode
 from lafscli.primitives.hashes import tagged_hash
 
 if TYPE_CHECKING:
-    from lafscli.immutable.download import Downloaded
+    from lafscli.tree.contents import Read
+
+STRICT = click.option("--strict", is_flag=True, help="Refuse a version older than one that was seen before (exit 6).")
 
 
 @command("put")
@@ -54,7 +56,7 @@ def put(
     a segment gets a random key.
     """
     if target is not None:
-        raise UsageError("a TARGET can't be linked yet", hint=NO_DIRECTORIES)
+        raise UsageError("a TARGET can't be linked yet")
     if mutable or private_key is not None or format_ in ("sdmf", "mdmf"):
         raise UsageError("mutable files can't be made yet", hint="this version of lafs stores immutable files (chk)")
     from lafscli.config import secrets
@@ -161,35 +163,40 @@ def encoding_document(encoding: Encoding) -> dict[str, int]:
 @click.option("--offset", type=SIZE, default="0", metavar="N", help="Begin at byte N.")
 @click.option("--length", type=SIZE, metavar="N", help="Fetch N bytes; fewer where the file ends.")
 @click.option("--resume", is_flag=True, help="Go on where an earlier get of the same file stopped.")
-def get(frame: Frame, target: str, local: str | None, offset: int, length: int | None, resume: bool) -> None:
+@STRICT
+def get(
+    frame: Frame, target: str, local: str | None, offset: int, length: int | None, resume: bool, strict: bool
+) -> None:
     """Fetch a file.
 
-    TARGET is a cap, or @FILE for the cap in the first line of FILE. LOCAL is a file, a folder, or - for stdout.
-    Only bytes that were proved are written; a file appears under its name when it is complete. With --offset and
-    --length only the segments that are needed are fetched. With --resume what was fetched stays after an interruption,
-    in a hidden file beside LOCAL; the next get --resume proves it segment by segment and fetches only the rest.
+    TARGET is a cap, @FILE for the cap in the first line of FILE, or alias:path. LOCAL is a file, a folder, or - for
+    stdout; without it the file goes under its own name into the current folder. Only bytes that were proved are
+    written; a file appears under its name when it is complete. With --offset and --length only the segments that are
+    needed are fetched. With --resume what was fetched of an immutable file stays after an interruption, in a hidden
+    file beside LOCAL; the next get --resume proves it segment by segment and fetches only the rest.
     """
-    from lafscli.immutable.download import download
+    from lafscli.tree.contents import read
 
     began = time.monotonic()
-    cap = readable_file(frame, target)
-    path = choose(frame, local, None)
-    size = len(cap.content) if isinstance(cap, LitCap) else cap.size
-    if offset > size:
+    file = found(frame, target)
+    cap = readable_file(file)
+    path = choose(frame, local, file.name)
+    size = _known_size(cap)
+    if size is not None and offset > size:
         raise UsageError(f"the file ends before byte {offset}: it has {size} bytes")
     if resume and (path is None or offset or length is not None):
         raise UsageError(
             "--resume is for whole files that get a name", hint="leave out --offset and --length, say LOCAL"
         )
-    grid = frame.grid_for(cap)
+    access = frame.access(cap, strict=strict)
     with ShownProgress(frame.connections, frame.out, f"get {path or '-'}", stdout=path is None) as progress:
-        if resume and path is not None:
+        if resume and path is not None and size is not None:
             token = tagged_hash(b"lafs partial download", str(cap).encode()).hex()[:32]
             with resumed(path, token) as held:
-                done = download(grid, cap, held.write, progress=progress, held=held)
+                done = read(access, cap, held.write, progress=progress, held=held)
         else:
             with landing(path) as write:
-                done = download(grid, cap, write, offset=offset, length=length, progress=progress)
+                done = read(access, cap, write, offset=offset, length=length, progress=progress)
     if path is not None:
         document = {"path": str(path), "size": done.size, "seconds": round(time.monotonic() - began, 3)}
         if resume:
@@ -198,35 +205,44 @@ def get(frame: Frame, target: str, local: str | None, offset: int, length: int |
     _advise(frame, target, done)
 
 
-def _trouble(done: Downloaded) -> dict[str, Any]:
+def _known_size(cap: Cap) -> int | None:
+    """The size that an immutable file's cap tells."""
+    return len(cap.content) if isinstance(cap, LitCap) else cap.size if isinstance(cap, ChkCap) else None
+
+
+def _trouble(done: Read) -> dict[str, Any]:
     """The shares that lied and the servers that failed, as JSON; nothing where all went well."""
-    found: dict[str, Any] = {}
+    told: dict[str, Any] = {}
     if done.corrupt:
-        found["corrupt"] = [{"server": bad.server, "share": bad.shnum, "reason": bad.reason} for bad in done.corrupt]
+        told["corrupt"] = [{"server": bad.server, "share": bad.shnum, "reason": bad.reason} for bad in done.corrupt]
     if done.silent:
-        found["unreachable"] = [{"server": name, "reason": reason} for name, reason in sorted(done.silent.items())]
-    return found
+        told["unreachable"] = [{"server": name, "reason": reason} for name, reason in sorted(done.silent.items())]
+    if done.warnings:
+        told["warnings"] = done.warnings
+    return told
 
 
-def _advise(frame: Frame, target: str, done: Downloaded) -> None:
+def _advise(frame: Frame, target: str, done: Read) -> None:
+    for warning in done.warnings:
+        frame.out.warn(warning)
     if done.corrupt:
-        word = target if target.startswith("@") and not target.startswith("@-") else "CAP"
+        word = "CAP" if like_a_cap(target) or target.startswith("@-") else target
         frame.out.tell(f"the file is good, and some of its shares are not: lafs check --verify {word}")
 
 
 @command("cat")
 @click.argument("targets", nargs=-1, required=True, metavar="TARGET...")
-def cat(frame: Frame, targets: tuple[str, ...]) -> None:
+@STRICT
+def cat(frame: Frame, targets: tuple[str, ...], strict: bool) -> None:
     """Write files to stdout.
 
-    Each TARGET is a cap, or @FILE for the cap in the first line of FILE.
+    Each TARGET is a cap, @FILE for the cap in the first line of FILE, or alias:path.
     """
-    from lafscli.immutable.download import download
+    from lafscli.tree.contents import read
 
     if frame.settings.json:
         raise UsageError("--json and the files can't both go to stdout")
-    for target, cap in [(target, readable_file(frame, target)) for target in targets]:
-        grid = frame.grid_for(cap)
+    for target, cap in [(target, readable_file(found(frame, target))) for target in targets]:
         with landing(None) as write, ShownProgress(frame.connections, frame.out, "cat", stdout=True) as progress:
-            done = download(grid, cap, write, progress=progress)
+            done = read(frame.access(cap, strict=strict), cap, write, progress=progress)
         _advise(frame, target, done)

@@ -15,7 +15,9 @@ if TYPE_CHECKING:
     from lafscli.config.home import Home
     from lafscli.config.settings import Config
     from lafscli.formats.caps import Cap
+    from lafscli.placement import Encoding
     from lafscli.storage.grid import Grid
+    from lafscli.tree.contents import Access
 
 
 class Frame:
@@ -64,6 +66,23 @@ class Frame:
         if isinstance(cap, LitCap):
             return Grid(())
         return self.client_with_servers().grid
+
+    def access(
+        self,
+        cap: Cap | None = None,
+        encoding: Encoding | None = None,
+        *,
+        convergent: bool = True,
+        strict: bool = False,
+    ) -> Access:
+        """What reading and writing on the servers takes; a `cap` that holds its content needs no home."""
+        from lafscli.formats.caps import DirectoryCap, LitCap
+        from lafscli.tree.contents import Access
+
+        inner = cap.inner if isinstance(cap, DirectoryCap) else cap
+        if isinstance(inner, LitCap) and not self.home().config_file.exists():
+            return Access.nowhere(self.out.warn)
+        return self.client().access(encoding, convergent=convergent, strict=strict, warn=self.out.warn)
 
 
 class Connections:

@@ -12,7 +12,7 @@ import click
 from lafscli.cli.frame import Frame
 from lafscli.cli.options import command
 from lafscli.cli.output import rfc3339
-from lafscli.cli.targets import bare_cap
+from lafscli.cli.targets import found
 from lafscli.cli.text import facts
 from lafscli.errors import CannotTell, FileMissing, LafsError, NotFound, ServerError, Unreachable, UsageError
 from lafscli.formats import container
@@ -72,7 +72,7 @@ def _storage_index(frame: Frame, text: str) -> bytes:
             return b32decode(text)
         except ValueError:
             raise UsageError(f"not a storage index: {text}") from None
-    si = bare_cap(frame, text).storage_index
+    si = found(frame, text).cap.storage_index
     if si is None:
         raise UsageError("this cap has no shares", hint="a literal cap holds the content itself")
     return si

@@ -15,6 +15,7 @@ from lafscli.placement import Encoding
 
 DEFAULT_PERSIST = 30
 DEFAULT_LOCK_SECONDS = 20
+DEFAULT_ALIAS = "lafs"
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +28,7 @@ class Config:
     durable: bool
     persist: int | None
     lock_seconds: int
+    default_alias: str
     servers: Mapping[str, ServerRecord]
 
     @classmethod
@@ -63,6 +65,7 @@ class Config:
             durability == "full",
             parse_persist(table.get("persist", f"{DEFAULT_PERSIST}s")),
             _parse_lock_seconds(table.get("lock-seconds", DEFAULT_LOCK_SECONDS)),
+            _parse_alias(table.get("default-alias", DEFAULT_ALIAS)),
             {name: ServerRecord.parse(name, each) for name, each in servers.items()},
         )
 
@@ -104,6 +107,13 @@ def parse_persist(value: object) -> int | None:
     if not isinstance(value, str):
         raise UsageError('persist must be a duration or "off"')
     return parse_duration(value) or None
+
+
+def _parse_alias(value: object) -> str:
+    """The alias that a path without one is under; any name that a Tahoe node may have."""
+    if not isinstance(value, str) or not value or set(value) & set(":/ \n"):
+        raise UsageError("default-alias must be the name of an alias")
+    return value
 
 
 def _parse_lock_seconds(value: object) -> int:

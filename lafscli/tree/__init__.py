@@ -1,0 +1,1 @@
+"""What caps point to: files and directories, paths, whole trees (spec 04)."""

@@ -1,0 +1,186 @@
+"""Content of a file, whatever its kind: read it, store it, replace it.
+
+A directory's content is its table, so the rooms above need not know which kind of file holds it.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO, Literal, Self
+
+from lafscli.errors import LafsError, NotGranted, UsageError
+from lafscli.formats.caps import Cap, ChkCap, DirectoryCap, LitCap, MutableReadCap, MutableWriteCap, UnknownCap
+from lafscli.immutable.download import Held, download
+from lafscli.immutable.fetchmany import download_many
+from lafscli.immutable.upload import Uploaded, Writing, upload
+from lafscli.placement import Encoding
+from lafscli.primitives.ciphers import PrivateKey
+from lafscli.storage.grid import Grid
+from lafscli.storage.report import BadShare
+from lafscli.storage.store import Buffer, Progress
+
+if TYPE_CHECKING:
+    from lafscli.mutable.publish import Published, Publishing  # type: ignore[import-not-found]
+    from lafscli.mutable.retrieve import Reading  # type: ignore[import-not-found]
+
+Kind = Literal["chk", "sdmf", "mdmf"]
+Readable = LitCap | ChkCap | MutableReadCap | MutableWriteCap
+
+
+@dataclass(frozen=True, slots=True)
+class Access:
+    """The servers, and what reading and writing there takes. `now`: Unix seconds, for the times of links. `warn` is
+    told what stops nothing and the user should know: that a directory was seen in a newer version before."""
+
+    grid: Grid
+    writing: Writing
+    publishing: Publishing
+    reading: Reading
+    now: float
+    warn: Callable[[str], None] = field(default=lambda _: None)
+
+    @classmethod
+    def nowhere(cls, warn: Callable[[str], None]) -> Self:
+        """Without servers and secrets: enough for what is in its cap."""
+        return cls(Grid(()), Writing(Encoding(), None, bytes(32), 0, os.urandom), None, None, 0, warn)
+
+
+@dataclass(frozen=True, slots=True)
+class Read:
+    """What was read: `size` bytes, the first `kept` of which were there already; shares that lied, servers that
+    failed, and what else the user should know."""
+
+    size: int
+    corrupt: list[BadShare] = field(default_factory=list)
+    silent: dict[str, str] = field(default_factory=dict)
+    warnings: list[str] = field(default_factory=list)
+    kept: int = 0
+
+
+def readable(cap: Cap) -> Readable:
+    """The cap of the file that is to be read: itself, or the file that holds a directory's table. NotGranted for a
+    verify cap, UsageError for one of an unknown kind."""
+    inner = cap.inner if isinstance(cap, DirectoryCap) else cap
+    if isinstance(inner, LitCap | ChkCap | MutableReadCap | MutableWriteCap):
+        return inner
+    if isinstance(inner, UnknownCap):
+        raise UsageError("this cap is of a kind that lafs does not know")
+    raise NotGranted("a verify cap can't read", hint="reading takes the read cap")
+
+
+def read(
+    access: Access,
+    cap: Cap,
+    write: Callable[[Buffer], object],
+    *,
+    offset: int = 0,
+    length: int | None = None,
+    progress: Progress | None = None,
+    held: Held | None = None,
+) -> Read:
+    """Write `length` bytes of the content from `offset` (to its end by default), in order, each proved before.
+
+    `held`: go on with an earlier read, where the content is immutable. Raises NotRecoverable, CannotTell; NotGranted
+    for a verify cap.
+    """
+    file = readable(cap)
+    _need_servers(access, file)
+    if isinstance(file, LitCap | ChkCap):
+        done = download(access.grid, file, write, offset=offset, length=length, progress=progress, held=held)
+        return Read(done.size, done.corrupt, done.silent, [], done.kept)
+    from lafscli.mutable import retrieve  # type: ignore[import-not-found,unused-ignore]
+
+    found = retrieve.retrieve(access.grid, file, write, access.reading, offset=offset, length=length, progress=progress)
+    return Read(found.size, found.corrupt, found.silent, found.warnings)
+
+
+def content(access: Access, cap: Cap) -> bytes:
+    """All of the content, in memory."""
+    file = readable(cap)
+    _need_servers(access, file)
+    if isinstance(file, LitCap):
+        return file.content
+    if isinstance(file, ChkCap):
+        pieces = bytearray()
+        download(access.grid, file, pieces.extend)
+        return bytes(pieces)
+    from lafscli.mutable import retrieve  # type: ignore[import-not-found,unused-ignore]
+
+    data: bytes
+    data, found = retrieve.contents(access.grid, file, access.reading)
+    _pass_on(access, cap, found.warnings)
+    return data
+
+
+def contents_of(access: Access, caps: Sequence[Cap]) -> list[bytes | LafsError]:
+    """The contents of many small files, in the order of the caps; each its own success or error. They are asked for
+    together."""
+    results: list[bytes | LafsError | None] = [None] * len(caps)
+    immutable: list[tuple[int, ChkCap]] = []
+    mutable: list[tuple[int, MutableReadCap | MutableWriteCap]] = []
+    for index, cap in enumerate(caps):
+        try:
+            file = readable(cap)
+            _need_servers(access, file)
+        except LafsError as error:
+            results[index] = error
+            continue
+        if isinstance(file, LitCap):
+            results[index] = file.content
+        elif isinstance(file, ChkCap):
+            immutable.append((index, file))
+        else:
+            mutable.append((index, file))
+    for place, fetched in download_many(access.grid, [file for _, file in immutable]):
+        results[immutable[place][0]] = fetched if isinstance(fetched, LafsError) else bytes(fetched.content)
+    if mutable:
+        from lafscli.mutable import retrieve  # type: ignore[import-not-found,unused-ignore]
+
+        answers = retrieve.contents_many(access.grid, [file for _, file in mutable], access.reading)
+        for (index, _), answer in zip(mutable, answers, strict=True):
+            if isinstance(answer, LafsError):
+                results[index] = answer
+            else:
+                results[index] = answer[0]
+                _pass_on(access, caps[index], answer[1].warnings)
+    assert all(result is not None for result in results)
+    return [result for result in results if result is not None]
+
+
+def store(
+    access: Access,
+    source: Path | bytes | BinaryIO,
+    kind: Kind,
+    *,
+    private: PrivateKey | None = None,
+    progress: Progress | None = None,
+) -> Uploaded | Published:
+    """Store a file; `private` is the key of a mutable one, a new one unless it is given."""
+    if kind == "chk":
+        return upload(access.grid, source, access.writing, progress)
+    need_servers(access)
+    from lafscli.mutable import publish  # type: ignore[import-not-found,unused-ignore]
+
+    return publish.create(
+        access.grid, source, access.publishing, mdmf=kind == "mdmf", private=private, progress=progress
+    )
+
+
+def need_servers(access: Access) -> None:
+    """UsageError where none is configured."""
+    if not access.grid.stores:
+        raise UsageError("no server is configured", hint="lafs server add NAME URL, or lafs grid import FILE")
+
+
+def _need_servers(access: Access, file: Readable) -> None:
+    if not isinstance(file, LitCap):
+        need_servers(access)
+
+
+def _pass_on(access: Access, cap: Cap, warnings: Sequence[str]) -> None:
+    what = "directory" if cap.is_directory else "file"
+    for warning in warnings:
+        access.warn(f"{what} {cap.abbreviation}: {warning}")
