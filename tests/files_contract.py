@@ -20,6 +20,7 @@ from lafscli.storage.store import (
     Files,
     FileStat,
     Link,
+    List,
     Mkdir,
     NewFile,
     Op,
@@ -32,6 +33,7 @@ from lafscli.storage.store import (
     Stat,
     Touch,
     Truncate,
+    Written,
 )
 
 ALL = frozenset(
@@ -155,6 +157,70 @@ class FilesContract:
         for number in range(30):
             at = number % 8
             assert (root / f"f{number}").read_bytes() == b"0123456789"[:at] + b"ab" + b"0123456789"[at + 2 :]
+
+    def test_files_are_made_in_the_order_of_the_batch(self, files: Files, root: Path) -> None:
+        """A file is filled though it was moved meanwhile; everything behind it sees that it is there."""
+        (root / "taken").write_bytes(b"mine")
+        ops: list[Op] = [
+            *(Mkdir("a"), NewFile("a/f", [b"one", b"", b"two"], sync=True), NewFile("taken", [b"x"]), Rename("a", "b")),
+            *(List("b"), NewFile("none/x", [b"x"]), Stat("b/f"), NewFile("b/empty", []), List("none"), Stat("a/f")),
+            *(NewFile("big", [BIG]), Remove("taken"), NewFile("taken", [b"new"])),
+        ]
+        answers = files.do(ops)
+        refused = [index for index, answer in enumerate(answers) if isinstance(answer, FileError)]
+        assert refused == [2, 5, 8, 9]
+        assert [type(answers[index]) for index in (5, 8, 9)] == [FileMissing] * 3
+        listed, seen = answers[4], answers[6]
+        assert isinstance(listed, list)
+        assert {entry.name for entry in listed} - {"empty"} == {"f"}
+        assert isinstance(seen, FileStat)
+        assert all(answers[index] is None for index in (0, 1, 3, 7, 10, 11, 12))
+        assert (root / "b/f").read_bytes() == b"onetwo"
+        assert (root / "b/empty").read_bytes() == b""
+        assert (root / "big").read_bytes() == BIG
+        assert (root / "taken").read_bytes() == b"new"
+        assert stat.S_IMODE((root / "b/f").stat().st_mode) == 0o600
+
+    def test_what_comes_after_the_data(self, files: Files) -> None:
+        new = [NewFile(f"f{number}", [BIG[:number]], sync=number % 2 == 0) for number in range(500)]
+        stats = files.do([*new, Written(), *(Stat(file.path) for file in new), Written()])[501:-1]
+        assert [answer.size for answer in stats if isinstance(answer, FileStat)] == list(range(500))
+        assert files.do([NewFile("none/x", [b""]), Written(), Mkdir("a"), NewFile("a/b", []), Written(), List("a")])[
+            5
+        ] == [DirEntry("b", FileStat("file", 0, files.do([Stat("a/b")])[0].mtime))]  # type: ignore[union-attr]
+
+    def test_many_listings_in_a_batch(self, files: Files, root: Path) -> None:
+        ops: list[Op] = []
+        for number in range(300):
+            ops += [
+                Mkdir(f"d{number}"),
+                NewFile(f"d{number}/{number}", [b"x"]),
+                List(f"d{number}"),
+                List(f"d{number}", 0),
+            ]
+        answers = files.do(ops)
+        for number in range(300):
+            listed, refused = answers[4 * number + 2 : 4 * number + 4]
+            assert isinstance(listed, list)
+            assert [entry.name for entry in listed] == [str(number)]
+            assert isinstance(refused, FileError)
+            assert "more than 0 names" in str(refused)
+
+    def test_reading_behind_a_batch(self, files: Files, root: Path) -> None:
+        """What is read are the files as the batch left them, and as they were when it was done."""
+        (root / "old").write_bytes(b"old")
+        (root / "new").write_bytes(b"new")
+        ops: list[Op] = [Remove("old"), Rename("new", "old"), Stat("old")]
+        (*moved, there), reading = files.do_and_read(ops, [FileRange("old", 0, 9), FileRange("new", 0, 9)])
+        assert moved == [None, None]
+        assert isinstance(there, FileStat)
+        old, new = reading.finish()
+        assert old == b"new"
+        assert isinstance(new, FileMissing)
+        _, reading = files.do_and_read([Stat("old")], [FileRange("old", 0, 9)] * 300)
+        assert files.do([Mkdir("between")]) == [None]
+        assert reading.finish() == [b"new"] * 300
+        assert files.do_and_read([], [])[0] == []
 
     @pytest.mark.skipif(os.geteuid() == 0, reason="nothing is denied to root")
     def test_denied(self, files: Files, root: Path) -> None:

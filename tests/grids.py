@@ -18,10 +18,10 @@ from lafscli.storage.grid import Grid
 from lafscli.storage.local import LocalFiles
 from lafscli.storage.store import (
     MANY_NAMES,
+    Answer,
     Buffer,
     DirEntry,
     FileRange,
-    FileStat,
     FileWriter,
     NewFile,
     Op,
@@ -31,7 +31,7 @@ from lafscli.storage.store import (
     Space,
 )
 
-FEATURES = frozenset({"rename-keeps", "folder-rename-keeps", "posix-rename", "hardlink", "fsync"})
+FEATURES = frozenset({"rename-keeps", "folder-rename-keeps", "posix-rename", "hardlink", "fsync", "ordered"})
 
 
 class Dial:
@@ -77,14 +77,20 @@ class DialledFiles:
         self._closed.set()
         self._files.close()
 
-    def do(self, ops: Sequence[Op]) -> list[FileStat | FileError | None]:
+    def do(self, ops: Sequence[Op]) -> list[Answer]:
         self._enter("do")
-        if not self.dial.refuse_rename:
-            return self._files.do(ops)
-        return [
-            FileError("refused") if isinstance(op, Rename) else self._files.do([op])[0]  # one by one: order is kept
-            for op in ops
-        ]
+        if self.dial.refuse_rename or self.dial.refuse_create:
+            return [self._do(op) for op in ops]  # one by one: order is kept
+        return self._files.do(ops)
+
+    def _do(self, op: Op) -> Answer:
+        refused = (self.dial.refuse_rename and isinstance(op, Rename)) or (
+            self.dial.refuse_create and isinstance(op, NewFile)
+        )
+        return FileError("refused") if refused else self._files.do([op])[0]
+
+    def do_and_read(self, ops: Sequence[Op], wanted: Sequence[FileRange]) -> tuple[list[Answer], Reading]:
+        return self.do(ops), self.read(wanted)
 
     def listing(self, paths: Sequence[str], *, most: int = MANY_NAMES) -> list[list[DirEntry] | FileError]:
         self._enter("listing")

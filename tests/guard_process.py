@@ -32,7 +32,6 @@ from lafscli.storage.store import (
     DirEntry,
     FileRange,
     Files,
-    FileStat,
     FileWriter,
     Lease,
     NewFile,
@@ -40,15 +39,23 @@ from lafscli.storage.store import (
     Reading,
     Server,
     Space,
+    Written,
 )
 from lafscli.storage.streams import SshTarget, open_stream
 from tests.scripted_sftp import PipeStream
 
 FOLDERS = ("shares", "staging", "locks", "trash", "quarantine")
-ALL = frozenset({"rename-keeps", "folder-rename-keeps", "posix-rename", "hardlink", "fsync"})
+ALL = frozenset({"rename-keeps", "folder-rename-keeps", "posix-rename", "hardlink", "fsync", "ordered"})
+SEEN = frozenset({"ordered"})
+"""Features that no server can be told to lack: it only is not known of one."""
 DAY = "2030-12-31"
 MAGIC = container.MUTABLE_MAGICS[1]
 SHNUM = 0
+
+
+def denied(without: Sequence[str]) -> str:
+    """What `sftp-server` is told not to offer."""
+    return ",".join(["statvfs", *(name for name in without if name not in SEEN)])
 
 
 @dataclass(frozen=True)
@@ -65,7 +72,7 @@ class Reach:
         for folder in FOLDERS:
             (root / folder).mkdir(parents=True)
         features = tuple(sorted(ALL - set(without)))
-        return cls(str(root), features, ",".join(["statvfs", *without]) if pipes else None)
+        return cls(str(root), features, denied(without) if pipes else None)
 
     def files(self) -> Files:
         if self.ssh_config is not None:
@@ -190,12 +197,30 @@ class SteppedFiles:
     def close(self) -> None:
         self._files.close()
 
-    def do(self, ops: Sequence[Op]) -> list[FileStat | FileStat | Any]:
-        answers = []
-        for op in ops:
+    def do(self, ops: Sequence[Op]) -> list[Any]:
+        """As over SFTP: a file is made in its turn, its data comes after all that does not wait for it."""
+        answers: list[Any] = []
+        open_: list[tuple[int, NewFile, FileWriter]] = []
+        for op in (*ops, Written()):
+            if isinstance(op, NewFile):
+                try:
+                    open_.append((len(answers), op, self.create(op.path)))
+                    answers.append(None)
+                except LafsError as error:
+                    answers.append(error)
+                continue
+            if isinstance(op, Written):
+                for index, new, writer in open_:
+                    answers[index] = _filled(new, writer, new.sync)
+                open_.clear()
+                answers.append(None)
+                continue
             self._step()
             answers += self._files.do([op])
-        return answers
+        return answers[: len(ops)]
+
+    def do_and_read(self, ops: Sequence[Op], wanted: Sequence[FileRange]) -> tuple[list[Any], Reading]:
+        return self.do(ops), self.read(wanted)
 
     def listing(self, paths: Sequence[str], *, most: int = MANY_NAMES) -> list[list[DirEntry] | Any]:
         answers = []
@@ -224,17 +249,25 @@ class SteppedFiles:
         for new in files:
             try:
                 writer = self.create(new.path)
-                for part in new.parts:
-                    writer.write(part)
-                writer.close(sync=sync)
             except LafsError as error:
                 answers.append(error)
             else:
-                answers.append(None)
+                answers.append(_filled(new, writer, sync))
         return answers
 
     def space(self) -> Space | None:
         return self._files.space()
+
+
+def _filled(new: NewFile, writer: FileWriter, sync: bool) -> LafsError | None:
+    try:
+        for part in new.parts:
+            writer.write(part)
+        writer.close(sync=sync)
+    except LafsError as error:
+        writer.abandon()
+        return error
+    return None
 
 
 class _SteppedWriter:

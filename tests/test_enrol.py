@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from lafscli.errors import FileError, FileMissing, ServerError, UsageError
+from lafscli.errors import FileMissing, ServerError, UsageError
 from lafscli.primitives.encoding import b32encode
 from lafscli.storage.enrol import (
     Enrolment,
@@ -23,13 +23,13 @@ from lafscli.storage.enrol import (
 from lafscli.storage.local import LocalFiles
 from lafscli.storage.sftp import SftpFiles
 from lafscli.storage.sshcommand import SshTarget
-from lafscli.storage.store import Files, FileStat, Op, Rename
+from lafscli.storage.store import Answer, Files, FileStat, Op, Rename
 from lafscli.storage.streams import open_stream
 from tests.sshd import SshServers
 
 NODE_ID = bytes(range(20))
 SEED = b"a seed of any length"
-ALL = {"rename-keeps", "folder-rename-keeps", "posix-rename", "hardlink", "fsync", "statvfs"}
+ALL = {"rename-keeps", "folder-rename-keeps", "posix-rename", "hardlink", "fsync", "statvfs", "ordered"}
 
 
 def random_bytes() -> Callable[[int], bytes]:
@@ -125,7 +125,7 @@ def test_of_two_who_add_at_once_the_first_counts(root: Path) -> None:
     class Late(LocalFiles):
         """Another client adds the folder just before ours publishes its server.toml."""
 
-        def do(self, ops: Sequence[Op]) -> list[FileStat | FileError | None]:
+        def do(self, ops: Sequence[Op]) -> list[Answer]:
             if isinstance(ops[0], Rename) and ops[0].new == "server.toml":
                 (root / "server.toml").write_bytes(Identity(NODE_ID, SEED).serialise())
             return super().do(ops)
@@ -278,7 +278,7 @@ def sftp_files(servers: SshServers, path: str) -> SftpFiles:
         ("hardlink,fsync", {"hardlink", "fsync"}),
         (
             "posix-rename,hardlink,fsync,statvfs,fstatvfs,limits,expand-path",
-            ALL - {"rename-keeps", "folder-rename-keeps"},
+            ALL - {"rename-keeps", "folder-rename-keeps", "ordered"},
         ),
     ],
     ids=["all", "no posix-rename", "no hardlink, no fsync", "no extension"],

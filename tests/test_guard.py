@@ -33,7 +33,12 @@ from tests.guard_process import (
 
 SI = bytes(range(16))
 GUARD = guard_folder(SI)
-WITHOUT = {"all": (), "no-posix-rename": ("posix-rename",), "v3": ("posix-rename", "hardlink", "fsync")}
+WITHOUT = {
+    "all": (),
+    "unordered": ("ordered",),
+    "no-posix-rename": ("posix-rename",),
+    "v3": ("posix-rename", "hardlink", "fsync"),
+}
 
 
 @pytest.fixture(params=list(WITHOUT))

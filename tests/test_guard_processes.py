@@ -7,6 +7,7 @@ import os
 import socket
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,6 +15,7 @@ from lafscli.errors import LafsError, ServerUnreachable
 from lafscli.formats.container import share_path
 from lafscli.primitives.encoding import b32encode
 from lafscli.storage.leases import add_lease
+from lafscli.storage.locks import Locks
 from lafscli.storage.sftp import SftpFiles
 from tests.guard_process import (
     CHANGES,
@@ -25,6 +27,7 @@ from tests.guard_process import (
     State,
     counter,
     counting,
+    denied,
     increment,
     lease_of,
     share,
@@ -33,7 +36,7 @@ from tests.guard_process import (
 from tests.scripted_sftp import PipeStream
 from tests.sshd import SshServers
 
-NO_POSIX = ("posix-rename",)
+NO_POSIX = ("posix-rename", "ordered")
 V3 = ("posix-rename", "hardlink", "fsync")
 SERVERS = {
     "local": ((), False),
@@ -74,6 +77,19 @@ def left(reach: Reach) -> list[str]:
     return sorted(path.name for path in reach.path("locks").iterdir())
 
 
+class Clock:
+    """Time that passes only while somebody waits."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+
+
 class Case:
     """A change by a holder, and the same by another one in this process; what must be true in the end."""
 
@@ -81,9 +97,14 @@ class Case:
         self.reach = reach
         self.name = name
         self.files = reach.files()
-        # Whoever holds a guard is taken for dead, so that no test waits for lock-seconds.
-        self.locks = reach.locks(self.files, alive=lambda pid: False)
+        # Whoever holds a guard is taken for dead; one that has not yet said who it is, is dead when the clock says so.
+        self.clock = Clock()
+        self.locks = self.watched(alive=lambda pid: False)
         self.bad = b"bad" + bytes(100)
+
+    def watched(self, **world: Any) -> Locks:
+        """Guards on a clock that nobody waits for."""
+        return self.reach.locks(self.files, monotonic=self.clock, sleep=self.clock.sleep, **world)
 
     def prepare(self, si: bytes) -> None:
         if self.name == "increment":
@@ -97,7 +118,7 @@ class Case:
     def other(self, si: bytes) -> None:
         """Another one makes its change, and finishes it."""
         if self.name == "trash":
-            with self.locks.take(si) as guard:
+            with self.locks.wait(si, 60) as guard:
                 guard.check()
         else:
             assert CHANGES[self.name](self.files, self.locks, si, "other")
@@ -165,7 +186,7 @@ def test_a_holder_stopped_anywhere_and_broken_changes_nothing(reach: Reach, name
 def test_a_holder_killed_anywhere_leaves_nothing_that_needs_a_hand(reach: Reach, name: str) -> None:
     """The next one goes on at once, with what was there before or what the dead one made."""
     case, steps = Case(reach, name), 0
-    case.locks = reach.locks(case.files)
+    case.locks = case.watched()
     with Holders(reach) as holders:
         while True:
             si = storage_index(steps)
@@ -205,7 +226,7 @@ def test_six_clients_a_hundred_rounds(reach: Reach) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("lacks", [(), NO_POSIX])
 def test_six_clients_a_hundred_rounds_over_sshd(tmp_path: Path, lacks: tuple[str, ...]) -> None:
-    with SshServers(tmp_path / "sshd", 1, denied=",".join(["statvfs", *lacks])) as sshd:
+    with SshServers(tmp_path / "sshd", 1, denied=denied(lacks)) as sshd:
         made = Reach.of(sshd.root(0) / "store", without=lacks)
         count_together(Reach(made.root, made.features, None, str(sshd.config)), 6, 100)
 

@@ -14,7 +14,7 @@ from lafscli.cli.options import command
 from lafscli.cli.output import rfc3339
 from lafscli.cli.targets import found
 from lafscli.cli.text import facts
-from lafscli.errors import CannotTell, FileMissing, LafsError, NotFound, ServerError, Unreachable, UsageError
+from lafscli.errors import CannotTell, FileError, FileMissing, LafsError, NotFound, ServerError, Unreachable, UsageError
 from lafscli.formats import container
 from lafscli.formats.described import Description, SlotDescription, describe
 from lafscli.primitives.encoding import b32decode, b32encode
@@ -168,7 +168,7 @@ def _of_server(frame: Frame, name: str, si: bytes, shnum: int) -> tuple[Descript
         if isinstance(stat, FileMissing):
             raise NotFound(f"server {name} has no share {shnum} of {b32encode(si)}")
         if not isinstance(stat, FileStat):
-            raise stat or ServerError("it says nothing of the share", server=name)
+            raise stat if isinstance(stat, FileError) else ServerError("it says nothing of it", server=name)
 
         def fetch(offset: int, length: int) -> Any:
             [data] = files.read([FileRange(path, offset, length)]).finish()

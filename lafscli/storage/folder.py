@@ -31,6 +31,8 @@ from lafscli.storage.sight import Sight, Survivors
 from lafscli.storage.slots import MOST_SHARES, is_share, look, look_into_guards
 from lafscli.storage.staged import StagedShare, around, plainly, size_error
 from lafscli.storage.store import (
+    NOTHING,
+    Answer,
     Buffer,
     FileRange,
     Files,
@@ -38,6 +40,7 @@ from lafscli.storage.store import (
     Lease,
     LeaseOf,
     Link,
+    Look,
     Mkdir,
     NewFile,
     NewShare,
@@ -126,7 +129,9 @@ class FolderStore:
             if isinstance(answer, FileStat):
                 answers.append(answer.size if answer.kind == "file" else None)
             else:
-                answers.append(None if isinstance(answer, FileMissing) else answer)
+                answers.append(
+                    answer if isinstance(answer, FileError) and not isinstance(answer, FileMissing) else None
+                )
         return answers
 
     def share_size(self, shares: Sequence[tuple[StorageIndex, int]]) -> list[int | LafsError]:
@@ -277,7 +282,7 @@ class FolderStore:
     def _moved(
         self,
         moves: Sequence[tuple[str, StorageIndex, int]],
-        answers: Sequence[FileStat | FileError | None],
+        answers: Sequence[Answer],
         last: Sequence[int],
     ) -> list[LafsError | None]:
         outcomes: list[LafsError | None] = []
@@ -329,9 +334,9 @@ class FolderStore:
 
     # ---- changing what exists
 
-    def guard(self, si: StorageIndex, *, patience: float = 0.0) -> FolderGuard:
+    def guard(self, si: StorageIndex, *, patience: float = 0.0, look: Look = NOTHING) -> FolderGuard:
         """Take the guard on a storage index; where another one has it, try for so many seconds, then GuardHeld."""
-        return self.locks.wait(si, patience)
+        return self.locks.wait(si, patience, look)
 
     def forget(self, found: Survivors) -> None:
         self.locks.discard(found)
@@ -365,7 +370,7 @@ def _unread(error: FileError) -> FileError | None:
     return None if isinstance(error, FileMissing) else error
 
 
-def _share_size(head: Buffer | FileError, stat: FileStat | FileError | None) -> int | LafsError:
+def _share_size(head: Buffer | FileError, stat: Answer) -> int | LafsError:
     try:
         return leases.described(head, stat).data_length
     except (FileError, CorruptShare) as error:

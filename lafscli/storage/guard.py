@@ -11,7 +11,7 @@ that was paused, or whose requests were delayed, can change nothing any more: th
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from types import TracebackType
 from typing import Self
@@ -19,22 +19,30 @@ from typing import Self
 from lafscli.errors import FileError, FileMissing, GuardLost, ServerError
 from lafscli.formats.container import share_folder, share_path
 from lafscli.primitives.encoding import b32encode
+from lafscli.storage.fenced import Fenced
 from lafscli.storage.moves import OWNER, Moves, broken_folder, guard_folder
 from lafscli.storage.store import (
+    Answer,
     Buffer,
+    FileRange,
     Files,
     FileStat,
     FileWriter,
+    Link,
+    Look,
     Mkdir,
     NewFile,
     Op,
+    Reading,
     Remove,
     Rename,
     Replace,
     Rmdir,
+    Seen,
     Stat,
     StorageIndex,
     Touch,
+    Written,
 )
 
 _CLEANINGS = 2
@@ -69,6 +77,8 @@ class FolderGuard:
         self.token = token
         self.folder = f"{guard_folder(si)}/{token}"
         self._committed: frozenset[int] = frozenset()
+        self.seen = Seen()
+        """What was looked at last: when the guard was taken, or by `look`."""
         self._files = files
         self._moves = moves
         self._name = name
@@ -116,6 +126,11 @@ class FolderGuard:
         return f"{self.folder}/old.{shnum}"
 
     @property
+    def bare(self) -> bool:
+        """Whether nothing lies in it that its release would remove: what was staged is in place, or never was there."""
+        return self._names == {OWNER}
+
+    @property
     def server_time(self) -> int:
         """Unix seconds by the server's clock."""
         return int(self._server_time + self._monotonic() - self._taken)
@@ -124,33 +139,31 @@ class FolderGuard:
 
     def create(self, shnum: int) -> FileWriter:
         """Stage a container piece by piece: nothing counts before `close(sync=…)` has compared the size."""
-        with self._asking():
+        with self.asking():
             self._names.add(str(shnum))
             try:
-                return _Staged(self, shnum, self._files.create(self.staged(shnum)))
+                return Fenced(self, self.staged(shnum), self._files.create(self.staged(shnum)))
             except FileError as error:
                 refusal = error
-        raise self._reason(refusal)
+        raise self.reason(refusal)
 
     def stage(self, shares: Sequence[tuple[int, Sequence[Buffer]]]) -> None:
         """Stage small whole containers, durably."""
-        new = [NewFile(self.staged(shnum), parts) for shnum, parts in shares]
-        with self._asking():
-            self._names |= {str(shnum) for shnum, _ in shares}
-            refusals = self._files.create_many(new, sync=self._sync)
-        self._insist([*refusals, *self._compared({file.path: _size(file.parts) for file in new})])
+        new = [NewFile(self.staged(shnum), parts, self._sync) for shnum, parts in shares]
+        self._names |= {str(shnum) for shnum, _ in shares}
+        answers = self.carry_out([*new, Written(), *(Stat(file.path) for file in new)])
+        self._insist(answers[: len(new)])
+        self._insist(_size_error(stat, _size(file.parts)) for file, stat in zip(new, answers[-len(new) :], strict=True))
 
     def adopt(self, shnum: int, path: str) -> None:
         """Stage a container that lies complete elsewhere on the server, by moving it here."""
         self._names.add(str(shnum))
         self._insist(self.carry_out([self._moves.carry(path, self.staged(shnum))]))
 
-    def _compared(self, sizes: dict[str, int]) -> list[FileError | None]:
-        answers = self.carry_out([Stat(path) for path in sizes])
-        return [
-            answer if isinstance(answer, FileError) else _size_error(answer, size)
-            for answer, size in zip(answers, sizes.values(), strict=True)
-        ]
+    def compare(self, path: str, size: int) -> None:
+        """Insist that a staged container has its size."""
+        [stat] = self.carry_out([Stat(path)])
+        self._insist([stat if isinstance(stat, FileError) else _size_error(stat, size)])
 
     # ---- changing
 
@@ -191,13 +204,14 @@ class FolderGuard:
             elif first is not None:
                 self._insist([answer])
 
-    def commit(self, shnums: Sequence[int], *, quarantine: bool) -> None:
+    def commit(self, shnums: Sequence[int], *, quarantine: bool, then: Sequence[FileRange] = ()) -> Reading:
         """Put staged containers in place: durable and visible when this returns, and then never lost by us.
 
         `quarantine` is for immutable shares: what stands in place is known to be bad and goes to `quarantine/`, and
         nothing is ever overwritten. Without it (mutable slots) the new container replaces the old one atomically,
         or, where the server can't do that, the old one is moved aside until the release.
-        On an error `committed` tells what did get into place.
+        On an error `committed` tells what did get into place. `then` is asked for behind it, in the same round trip;
+        its data may come after the guard was released.
         """
         self._sent = self._sent or not quarantine
         folder = share_folder(self.si)
@@ -223,12 +237,14 @@ class FolderGuard:
         self._names |= {f"old.{shnum}" for shnum in asides}
         for shnum in shnums:
             self._files.release(share_path(self.si, shnum))
-        answers = self.carry_out(ops)
+        answers, reading = self._carry_out(ops, then)
         self._aside |= {shnum for shnum, index in asides.items() if answers[index] is None}
         done = {shnum for shnum, index in places.items() if answers[index] is None}
         self._committed |= done
+        self._names -= {str(shnum) for shnum in done if not isinstance(ops[places[shnum]], Link)}
         self._aside -= {shnum for shnum, index in buried.items() if answers[index] is None} if quarantine else done
         self._insist([answers[index] for index in places.values()])
+        return reading
 
     def bury(self, shnums: Sequence[int]) -> None:
         """Move shares that stand in place and are known to be bad to `quarantine/`."""
@@ -252,22 +268,36 @@ class FolderGuard:
         if self._monotonic() - self._touched >= self._every:
             self.touch()
 
-    def check(self, ops: Sequence[Op] = ()) -> list[FileStat | FileError | None]:
+    def check(self, ops: Sequence[Op] = ()) -> list[Answer]:
         """Carry out, and insist that the guard was still ours afterwards."""
         answers = self.carry_out(ops)
         if self._over:
             raise self._lost()
         return answers
 
-    def carry_out(self, ops: Sequence[Op]) -> list[FileStat | FileError | None]:
+    def carry_out(self, ops: Sequence[Op]) -> list[Answer]:
         """Carry out in one round trip with a look at the fence. What fails because the fence is gone is for the
         caller to see; whoever asks next is told GuardLost."""
+        return self._carry_out(ops, [])[0]
+
+    def look(self, look: Look) -> Seen:
+        """Look at something while the guard is held."""
+        for item in look.ranges:
+            self._files.release(item.path)
+        answers, reading = self._carry_out(look.ops, look.ranges)
+        with self.asking():
+            self.seen = Seen(answers, reading.finish())
+        return self.seen
+
+    def _carry_out(self, ops: Sequence[Op], ranges: Sequence[FileRange]) -> tuple[list[Answer], Reading]:
         due = self._monotonic() - self._touched >= self._every
-        with self._asking():
-            *answers, fence = self._files.do([*([self._touch()] if due else []), *ops, Stat(self.folder)])
+        with self.asking():
+            (*answers, fence), reading = self._files.do_and_read(
+                [*([self._touch()] if due else []), *ops, Stat(self.folder)], ranges
+            )
         if not isinstance(fence, FileStat):
             self._over = "it was broken"
-        return answers[1:] if due else answers
+        return answers[1:] if due else answers, reading
 
     def _touch(self) -> Op:
         self._touched = self._monotonic()
@@ -286,7 +316,7 @@ class FolderGuard:
         for _ in range(_CLEANINGS):
             names = sorted(self._names - {OWNER})
             removals: list[Op] = [Remove(f"{self.folder}/{name}") for name in (*names, OWNER)]
-            with self._asking():
+            with self.asking():
                 *_, removed, _, fence = self._files.do(
                     [*removals, Rmdir(self.folder), Rmdir(guard_folder(self.si)), Stat(self.folder)]
                 )
@@ -297,7 +327,7 @@ class FolderGuard:
                 self._over = "it was broken"
                 raise self._lost()
             refusal = removed
-            with self._asking():
+            with self.asking():
                 [entries] = self._files.listing([self.folder])
             if not isinstance(entries, FileError):
                 self._names |= {entry.name for entry in entries}
@@ -307,7 +337,7 @@ class FolderGuard:
         """Give the guard up and keep all that is in it, as a broken one: a commit was sent and something failed, so
         what is staged may be needed (spec 10 §2.8f)."""
         self.check()
-        with self._asking():
+        with self.asking():
             [refusal] = self._files.do([Rename(guard_folder(self.si), broken_folder(self.si, self.token))])
         if isinstance(refusal, FileError):
             raise refusal
@@ -316,7 +346,7 @@ class FolderGuard:
     # ---- inside
 
     @contextmanager
-    def _asking(self) -> Iterator[None]:
+    def asking(self) -> Iterator[None]:
         """Around every request. What breaks off leaves requests behind of which nobody knows: another guard may be
         taken only after this one has been broken (spec 10 §1.1)."""
         if self._over:
@@ -330,12 +360,12 @@ class FolderGuard:
             self._cut_off(self.si, self.token)
             raise
 
-    def _insist(self, outcomes: Sequence[object]) -> None:
+    def _insist(self, outcomes: Iterable[object]) -> None:
         for outcome in outcomes:
             if isinstance(outcome, FileError):
                 raise (self._lost() if self._over else outcome)
 
-    def _reason(self, refusal: FileError) -> ServerError:
+    def reason(self, refusal: FileError) -> ServerError:
         """Why something was refused: the fence, or else."""
         self.carry_out([])
         return self._lost() if self._over else refusal
@@ -344,59 +374,13 @@ class FolderGuard:
         return GuardLost(f"the guard on {b32encode(self.si)} is not ours any more: {self._over}", server=self._name)
 
 
-class _Staged:
-    """A container being staged. A FileWriter that keeps the guard alive and knows the fence."""
-
-    def __init__(self, guard: FolderGuard, shnum: int, file: FileWriter) -> None:
-        self._guard = guard
-        self._path = guard.staged(shnum)
-        self._file = file
-        self._size = 0
-        self._closed = False
-
-    def write(self, data: Buffer) -> None:
-        self._ask(lambda: self._file.write(data))
-        self._size += memoryview(data).nbytes
-
-    def write_at(self, offset: int, data: Buffer) -> None:
-        self._ask(lambda: self._file.write_at(offset, data))
-
-    def flush(self) -> None:
-        self._ask(self._file.flush)
-
-    def close(self, *, sync: bool) -> None:
-        if self._closed:
-            return
-        self._ask(lambda: self._file.close(sync=sync))
-        self._closed = True
-        self._guard._insist(self._guard._compared({self._path: self._size}))
-
-    @property
-    def durable(self) -> int:
-        return self._file.durable
-
-    def checkpoint(self) -> None:
-        self._ask(self._file.checkpoint)
-
-    def abandon(self) -> None:
-        self._file.abandon()
-
-    def _ask(self, call: Callable[[], None]) -> None:
-        self._guard.keep()
-        with self._guard._asking():
-            try:
-                call()
-                return
-            except FileError as error:
-                refusal = error
-        raise self._guard._reason(refusal)
-
-
 def _size(parts: Sequence[Buffer]) -> int:
     return sum(memoryview(part).nbytes for part in parts)
 
 
-def _size_error(stat: FileStat | None, size: int) -> FileError | None:
-    if stat is None or stat.size != size:
-        return FileError(f"wrote {size} bytes of a container, the server has {0 if stat is None else stat.size}")
+def _size_error(stat: Answer, size: int) -> FileError | None:
+    if not isinstance(stat, FileStat) or stat.size != size:
+        return FileError(
+            f"wrote {size} bytes of a container, the server has {stat.size if isinstance(stat, FileStat) else 0}"
+        )
     return None

@@ -16,7 +16,7 @@ from lafscli.primitives.encoding import b32encode
 from lafscli.storage.guard import FolderGuard
 from lafscli.storage.locks import Locks
 from lafscli.storage.slotleases import add_slot_lease, find_lease, look_at
-from lafscli.storage.store import Buffer, FileRange, Files, FileStat, Lease, LeaseOf, Patch, Stat, StorageIndex
+from lafscli.storage.store import Answer, Buffer, FileRange, Files, FileStat, Lease, LeaseOf, Patch, Stat, StorageIndex
 
 _COUNT_OFFSET = 8
 _EXPIRATION_OFFSET = LEASE_SIZE - 4
@@ -29,12 +29,12 @@ _TOGETHER = 40
 """Shares whose leases are renewed at once: each holds a file open for a moment."""
 
 
-def described(head: Buffer | FileError, stat: FileStat | FileError | None) -> ImmutableContainer:
+def described(head: Buffer | FileError, stat: Answer) -> ImmutableContainer:
     """A container by its first 32 bytes and what LSTAT says."""
     if isinstance(head, FileError):
         raise head
     if not isinstance(stat, FileStat):
-        raise stat or FileMissing("no such share")
+        raise stat if isinstance(stat, FileError) else FileMissing("no such share")
     return ImmutableContainer.parse_header(bytes(head), stat.size)
 
 
@@ -88,7 +88,7 @@ class _Area:
     find: Callable[[Buffer, bytes], tuple[int, int] | None]
 
 
-def _area(head: Buffer | FileError, stat: FileStat | FileError | None) -> _Area:
+def _area(head: Buffer | FileError, stat: Answer) -> _Area:
     if not isinstance(head, FileError) and container.is_mutable(head):
         slot = look_at(head, stat)
         return _Area(*(slot.extra_range or (0, 0)), partial(find_lease, slot))
@@ -188,7 +188,7 @@ def _count(files: Files, guard: FolderGuard, path: str, size: int, leases: int) 
     """Write the number of leases, if the guard is ours and the file as long as we know it."""
     [stat] = guard.check([Stat(path)])
     if not isinstance(stat, FileStat):
-        raise stat or FileMissing(f"{path}: no such share")
+        raise stat if isinstance(stat, FileError) else FileMissing(f"{path}: no such share")
     if stat.size != size:
         raise FileError(f"{path}: it was changed by someone who takes no guard; its leases were not counted")
     _overwrite(files, path, _COUNT_OFFSET, leases)
@@ -207,7 +207,7 @@ def _read_records(files: Files, path: str) -> _Records:
     if isinstance(head, FileError):
         raise head
     if not isinstance(stat, FileStat):
-        raise stat or FileMissing(f"{path}: no such share")
+        raise stat if isinstance(stat, FileError) else FileMissing(f"{path}: no such share")
     version = container.check_head(head)
     counted = ImmutableContainer.parse_header(head, stat.size).leases
     layout = Layout.parse(bytes(head[HEADER_SIZE:]))
@@ -272,7 +272,7 @@ def _lease_areas(files: Files, paths: dict[int, str]) -> dict[int, bytes]:
         if isinstance(head, FileError):
             raise head
         if not isinstance(stat, FileStat):
-            raise stat or FileMissing(f"{path}: no such share")
+            raise stat if isinstance(stat, FileError) else FileMissing(f"{path}: no such share")
         areas[shnum] = stat.size.to_bytes(8, "big") + bytes(head)
         first = _first_lease(head, stat.size)
         ranges.append(FileRange(path, first, min(stat.size - first, _AREA_LIMIT)))

@@ -10,7 +10,7 @@ from lafscli.primitives.encoding import b32decode
 from lafscli.storage.guard import FolderGuard
 from lafscli.storage.moves import OWNER, guard_folder
 from lafscli.storage.sight import Survivor, Survivors
-from lafscli.storage.store import DirEntry, FileRange, Files, Op, Remove, Rmdir, StorageIndex
+from lafscli.storage.store import Answer, DirEntry, FileRange, Files, Op, Remove, Rmdir, StorageIndex
 
 _BROKEN = ".broken."
 
@@ -29,9 +29,15 @@ def storage_index(name: str) -> StorageIndex | None:
     return si if len(si) == 16 else None
 
 
-def survivors(files: Files, si: StorageIndex) -> Survivors:
-    """Look into the guard of a storage index, and into all its broken ones. What the caller holds is among them."""
-    [names] = files.listing(["locks"])
+def survivors(files: Files, si: StorageIndex, listed: Answer = None) -> Survivors:
+    """Look into the guard of a storage index, and into all its broken ones. What the caller holds is among them.
+
+    `listed` is what `List("locks")` answered when the caller's guard, in which nothing lies yet, was taken; then
+    only broken guards are looked into, and nothing is asked where there are none.
+    """
+    if isinstance(listed, list):
+        return _survivors(files, _broken(si, listed))
+    [names] = [listed] if isinstance(listed, FileError) else files.listing(["locks"])
     if isinstance(names, FileError):
         raise names
     return _survivors(files, [guard_folder(si), *_broken(si, names)])
@@ -72,6 +78,8 @@ def _broken(si: StorageIndex, names: Sequence[DirEntry]) -> list[str]:
 
 
 def _survivors(files: Files, guards: Sequence[str]) -> Survivors:
+    if not guards:
+        return Survivors((), ())
     folders: list[str] = []
     holders: list[str] = []
     for path, entries in zip(guards, files.listing(guards), strict=True):

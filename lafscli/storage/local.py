@@ -14,11 +14,13 @@ from lafscli.errors import FileDenied, FileError, FileExists, FileMissing, NotSu
 from lafscli.storage.packets import FSYNC, HARDLINK, POSIX_RENAME, STATVFS, escaped
 from lafscli.storage.store import (
     MANY_NAMES,
+    Answer,
     Buffer,
     DirEntry,
     FileRange,
     FileStat,
     Link,
+    List,
     Mkdir,
     NewFile,
     Op,
@@ -31,6 +33,7 @@ from lafscli.storage.store import (
     Stat,
     Touch,
     Truncate,
+    Written,
 )
 from lafscli.storage.turn import Turn
 
@@ -86,16 +89,18 @@ class LocalFiles:
 
     # ---- names ------------------------------------------------------------------------------------------------
 
-    def do(self, ops: Sequence[Op]) -> list[FileStat | FileError | None]:
+    def do(self, ops: Sequence[Op]) -> list[Answer]:
         """Carry out in order."""
-        answers: list[FileStat | FileError | None] = []
+        answers: list[Answer] = []
         moved: set[str] = set()
         with self._turn:
             for op in ops:
                 try:
                     answers.append(self._carry_out(op))
+                except FileError as error:
+                    answers.append(error)
                 except OSError as error:
-                    path = op.old if isinstance(op, Rename | Replace | Link) else op.path
+                    path = op.old if isinstance(op, Rename | Replace | Link) else getattr(op, "path", "")
                     answers.append(self._refused(error, path))
                 else:
                     if self._sync_folders and isinstance(op, Rename | Replace | Link):
@@ -106,10 +111,23 @@ class LocalFiles:
                     self._sync_folder(folder)
         return answers
 
-    def _carry_out(self, op: Op) -> FileStat | None:
+    def do_and_read(self, ops: Sequence[Op], wanted: Sequence[FileRange]) -> tuple[list[Answer], LocalReading]:
+        """Carry out in order; the ranges are read when the reading is finished."""
+        return self.do(ops), self.read(wanted)
+
+    def _carry_out(self, op: Op) -> Answer:
         match op:
             case Stat(path):
                 return _stat(os.lstat(self._path(path)))
+            case List(path, most):
+                return self._list(path, most)
+            case NewFile(path, parts, sync):
+                writer = self._open(path, os.O_CREAT | os.O_EXCL)
+                try:
+                    writer.write_parts(parts)
+                    writer.close(sync=sync)
+                finally:
+                    writer.abandon()
             case Mkdir(path):
                 os.mkdir(self._path(path), 0o700)
             case Rename(old, new):
@@ -132,6 +150,8 @@ class LocalFiles:
                     os.pwrite(descriptor, data, offset)
                 finally:
                     os.close(descriptor)
+            case Written():
+                pass
         return None
 
     def _sync_folder(self, folder: str) -> None:

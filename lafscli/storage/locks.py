@@ -8,7 +8,7 @@ locks/.broken.<SI>.<token>/        a guard that was broken or set aside, with al
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
@@ -30,16 +30,21 @@ from lafscli.storage.owner import OWNER_SIZE, Owner, alive, this_process
 from lafscli.storage.shares import GUARDED
 from lafscli.storage.sight import Survivors
 from lafscli.storage.store import (
+    NOTHING,
+    Answer,
     DirEntry,
     FileRange,
     Files,
     FileStat,
+    Look,
     Mkdir,
     NewFile,
     Op,
+    Reading,
     Remove,
     Rename,
     Rmdir,
+    Seen,
     Server,
     Stat,
     StorageIndex,
@@ -101,14 +106,18 @@ class Locks:
         self._sleep = sleep
         features = server.features
         self._moves = Moves("posix-rename" in features, "hardlink" in features)
+        self._ordered = "ordered" in features
         self._unsure: dict[str, StorageIndex] = {}
+        self._given_up: set[str] = set()
+        """Tokens of ours of which a lost connection may still make a guard."""
         self._untidy: set[StorageIndex] = set()
         self._watched: dict[StorageIndex, tuple[_Sight, float]] = {}
 
     # ---- taking
 
-    def take(self, si: StorageIndex) -> FolderGuard:
+    def take(self, si: StorageIndex, look: Look = NOTHING) -> FolderGuard:
         """Take the guard now, or GuardHeld. A stale one is broken, whoever holds it; call again to go on watching.
+        What `look` asks for is looked at under the guard, in the same two round trips: `FolderGuard.seen`.
 
         NotSupported on a server whose renames replace what is there: it gets no guards.
         """
@@ -116,9 +125,9 @@ class Locks:
         self.settle()
         for _ in range(_TRIES):
             token = self._token()
-            taken = self._try(si, token)
+            taken = self._try(si, token, look)
             if isinstance(taken, FolderGuard):
-                return self._tidied(taken)
+                return self._tidied(taken, look)
             clock, refusal = taken
             asked = self._monotonic()
             sight = self._look(si)
@@ -133,12 +142,13 @@ class Locks:
                 raise self._held(si, sight)
         raise error
 
-    def _tidied(self, guard: FolderGuard) -> FolderGuard:
+    def _tidied(self, guard: FolderGuard, look: Look) -> FolderGuard:
         """The guard, after what we broke before taking it was cleared away."""
         self._watched.pop(guard.si, None)
         if guard.si in self._untidy:
             try:
                 leftovers.tidy(self._files, guard)
+                guard.look(look)
             except BaseException:
                 with suppress(ServerError):
                     guard.release()
@@ -146,14 +156,14 @@ class Locks:
             self._untidy.discard(guard.si)
         return guard
 
-    def wait(self, si: StorageIndex, patience: float) -> FolderGuard:
+    def wait(self, si: StorageIndex, patience: float, look: Look = NOTHING) -> FolderGuard:
         """Take the guard; where another one holds it, watch it, break it when it is stale, and try again for
         `patience` seconds. GuardHeld after that."""
         until = self._monotonic() + patience
         pause = _FIRST_PAUSE
         while True:
             try:
-                return self.take(si)
+                return self.take(si, look)
             except GuardHeld:
                 left = until - self._monotonic()
                 if left <= 0:
@@ -180,26 +190,44 @@ class Locks:
     def _token(self) -> str:
         return b32encode(self._random_bytes(_TOKEN_SIZE))
 
-    def _try(self, si: StorageIndex, token: str) -> FolderGuard | tuple[int | None, FileError]:
-        """Make a guard and move it into place; when refused: the server's time, and what it said."""
+    def _try(self, si: StorageIndex, token: str, look: Look) -> FolderGuard | tuple[int | None, FileError]:
+        """Make a guard and move it into place; when refused: the server's time, and what it said.
+
+        All in one batch where the server keeps the order: the owner then is there before the move, so that nobody
+        ever sees an empty guard, and its text comes a moment later. What fails of it is seen in the answers.
+        """
         mine, guard = f"locks/.{token}", guard_folder(si)
-        made = f"{mine}/{token}"
-        move = self._moves.carry(mine, guard)
+        made, held = f"{mine}/{token}", f"{guard}/{token}"
+        make: list[Op] = [Mkdir("locks"), Mkdir(mine), Mkdir(made), NewFile(f"{made}/{OWNER}", [self._me.serialise()])]
+        # An empty one is nobody's, but a v3 rename does not replace it.
+        move: list[Op] = [
+            Rmdir(guard),
+            self._moves.carry(mine, guard),
+            Stat(f"{held}/{OWNER}"),
+            Stat(f"{made}/{OWNER}"),
+        ]
+        for item in look.ranges:
+            self._files.release(item.path)
         with self._sure(si, token):
-            _, *folders = self._files.do([Mkdir("locks"), Mkdir(mine), Mkdir(made)])
-            owner = NewFile(f"{made}/{OWNER}", [self._me.serialise()])
-            problems = [*folders, *self._files.create_many([owner], sync=False)]
-            for problem in problems:
-                if isinstance(problem, FileError):
-                    self._files.do(_unmake(token))
-                    raise problem
-            # An empty one is nobody's, but a v3 rename does not replace it.
-            _, refusal, held, here = self._files.do(
-                [Rmdir(guard), move, Stat(f"{guard}/{token}/{OWNER}"), Stat(f"{made}/{OWNER}")]
-            )
-            if isinstance(held, FileStat):
-                return self._guard(si, token, held.mtime)
-            self._files.do(_unmake(token))
+            reading: Reading | None = None
+            if self._ordered:
+                answers, reading = self._files.do_and_read([*make, *move, *look.ops], look.ranges)
+            else:
+                answers = self._files.do(make)
+                if not _refusals(answers[1:]):
+                    answers += self._files.do(move)
+            problem = next(iter(_refusals(answers[1:4])), None)
+            refusal, there, here = answers[5:8] if len(answers) > 4 else (None, None, None)
+            if problem is None and isinstance(there, FileStat):
+                taken = self._guard(si, token, there.mtime)
+                if reading is None:
+                    taken.look(look)
+                else:
+                    taken.seen = Seen(answers[8:], reading.finish())
+                return taken
+            self._files.do([*_unmake(token), Remove(f"{held}/{OWNER}"), Rmdir(held), Rmdir(guard)])
+            if problem is not None:
+                raise problem
         clock = here.mtime if isinstance(here, FileStat) else None
         return clock, refusal if isinstance(refusal, FileError) else FileError(
             f"{guard}: the server says that it was made, and it is not there", server=self._server.name
@@ -243,6 +271,7 @@ class Locks:
             *_, mine = self._files.do([*_unmake(token), Stat(f"{guard_folder(si)}/{token}")])
             if isinstance(mine, FileStat):
                 self._break(si, self._token())
+            self._given_up.add(token)
             del self._unsure[token]
 
     # ---- watching
@@ -276,6 +305,9 @@ class Locks:
         if sight.empty:
             # The owner stands in a guard before it is one, and is the last to go: this holder has let go.
             return True
+        if sight.owners and all(holder in self._given_up for holder, _ in sight.owners):
+            # Late requests of a lost connection of ours made it.
+            return True
         owner = sight.owner
         if owner is not None and owner.lives_with(self._me) and not self._alive(owner.pid):
             return True
@@ -303,9 +335,9 @@ class Locks:
 
     # ---- what dead holders left
 
-    def survivors(self, si: StorageIndex) -> Survivors:
+    def survivors(self, si: StorageIndex, listed: Answer = None) -> Survivors:
         """Every container in the guards of a storage index: `leftovers.survivors`."""
-        return leftovers.survivors(self._files, si)
+        return leftovers.survivors(self._files, si, listed)
 
     def discard(self, found: Survivors) -> None:
         """Remove broken guards: `leftovers.discard`."""
@@ -337,6 +369,10 @@ class Locks:
         if isinstance(names, FileError):
             raise names
         return names
+
+
+def _refusals(answers: Sequence[Answer]) -> list[FileError]:
+    return [answer for answer in answers if isinstance(answer, FileError)]
 
 
 def _unmake(token: str) -> list[Op]:

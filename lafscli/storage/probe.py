@@ -12,6 +12,7 @@ from lafscli.storage.store import (
     Files,
     FileStat,
     Link,
+    List,
     Mkdir,
     NewFile,
     Op,
@@ -20,7 +21,10 @@ from lafscli.storage.store import (
     Replace,
     Rmdir,
     Stat,
+    Written,
 )
+
+_BATCHES = 12
 
 
 def probe(files: Files, folders: Sequence[str], token: str) -> frozenset[str]:
@@ -34,22 +38,27 @@ def probe(files: Files, folders: Sequence[str], token: str) -> frozenset[str]:
     hardlink               hard links are offered, and don't replace a file
     fsync                  fsync is offered
     statvfs                the server tells its free space
+    ordered                a batch is carried out in the order in which it was sent
 
     ServerError where writing or renaming does not work, or where `folders` lie on several file systems.
     """
     base = f"staging/.probe.{token}"
     one, two, three, full, other, moved = (f"{base}.{number}" for number in range(6))
+    batches = [f"{base}.{number}" for number in range(6, 6 + _BATCHES)]
     travellers = [f"{folder}/.probe.{token}" for folder in folders]
     try:
         features = {"fsync"} if _create(files, [one, two]) else set()
         features |= _files(files, one, two, three)
         features |= _folders(files, full, other, moved)
+        if _ordered(files, batches):
+            features.add("ordered")
         _one_file_system(files, two, travellers)
         if files.space() is not None:
             features.add("statvfs")
     finally:
         with suppress(LafsError):
             files.do([*(Remove(path) for path in (one, two, three, *travellers)), *_rmdirs(full, other, moved)])
+            files.do([op for path in batches for op in _removal(path)])
     return frozenset(features)
 
 
@@ -99,6 +108,28 @@ def _folders(files: Files, full: str, other: str, moved: str) -> set[str]:
         if not refused or not all(isinstance(stat, FileStat) for stat in stats):
             return set()
     return {"folder-rename-keeps"} if not _refused(files, Rename(other, moved)) else set()
+
+
+def _ordered(files: Files, paths: list[str]) -> bool:
+    """Whether every step of many batches in one sees the steps before it. A server that has several hands, each
+    with a step of its own, hardly gets all of them right."""
+    made: list[Op] = []
+    for path in paths:
+        made += [Mkdir(f"{path}.o"), Mkdir(f"{path}.o/in"), NewFile(f"{path}.o/in/file", [b"1"])]
+        made += [Rename(f"{path}.o", path), Stat(f"{path}/in/file"), Rename(f"{path}/in/file", f"{path}/file")]
+        made += [Rmdir(f"{path}/in"), List(path)]
+    answers = files.do([*made, Written(), *(Stat(f"{path}/file") for path in paths)])
+    listed = [names for names in answers if isinstance(names, list)]
+    sizes = [stat.size for stat in answers[len(made) :] if isinstance(stat, FileStat)]
+    refused = any(isinstance(answer, FileError) for answer in answers)
+    return not refused and all(len(names) == 1 for names in listed) and sizes == [1] * len(paths)
+
+
+def _removal(path: str) -> list[Op]:
+    ops: list[Op] = []
+    for top in (path, f"{path}.o"):
+        ops += [Remove(f"{top}/in/file"), Remove(f"{top}/file"), Rmdir(f"{top}/in"), Rmdir(top)]
+    return ops
 
 
 def _one_file_system(files: Files, path: str, travellers: list[str]) -> None:

@@ -60,6 +60,11 @@ class Batch:
         self.ranges: list[RangeUnderWay] = []
         self.left = 0
 
+    @property
+    def opened(self) -> bool:
+        """Whether the server has said of every file whether it can be read."""
+        return all(item.file.answered for item in self.ranges)
+
 
 class Piece:
     """One READ: `start` counts from the start of the range."""

@@ -9,8 +9,9 @@ from contextlib import suppress
 from os import fstat
 from typing import TypeVar
 
-from lafscli.errors import FileError, NotSupported, ServerUnreachable
+from lafscli.errors import FileError, ServerUnreachable
 from lafscli.storage import packets
+from lafscli.storage.batches import OPEN_EXISTING, Operations
 from lafscli.storage.channel import Channel, Stream
 from lafscli.storage.listings import list_folders
 from lafscli.storage.packets import refusal, string
@@ -18,24 +19,16 @@ from lafscli.storage.rate import RateLimit
 from lafscli.storage.reads import Batch, ReadQueue
 from lafscli.storage.store import (
     MANY_NAMES,
+    Answer,
     Buffer,
     DirEntry,
     FileRange,
-    FileStat,
-    Link,
-    Mkdir,
+    List,
     NewFile,
     Op,
-    Patch,
     Reading,
-    Remove,
-    Rename,
-    Replace,
-    Rmdir,
     Space,
     Stat,
-    Touch,
-    Truncate,
 )
 from lafscli.storage.turn import Turn
 from lafscli.storage.writes import NEW_FILE, SftpWriter, SmallFiles
@@ -46,10 +39,7 @@ T = TypeVar("T")
 
 _PIPE_SIZE = 1024 * 1024
 _DELAYS = (0.2, 0.5, 1.0, 2.0)
-_OPEN_EXISTING = packets.U32.pack(packets.OPEN_WRITE) + packets.U32.pack(0)
 _OPEN_APPEND = packets.U32.pack(packets.OPEN_WRITE | packets.OPEN_APPEND) + packets.U32.pack(0)
-_POSIX_RENAME = string(packets.POSIX_RENAME.encode())
-_HARDLINK = string(packets.HARDLINK.encode())
 _STATVFS = string(packets.STATVFS.encode())
 
 
@@ -162,63 +152,31 @@ class SftpFiles:
 
     # ---- names ------------------------------------------------------------------------------------------------
 
-    def do(self, ops: Sequence[Op]) -> list[FileStat | FileError | None]:
+    def do(self, ops: Sequence[Op]) -> list[Answer]:
         """Carry out in order, pipelined."""
+        return self.do_and_read(ops, [])[0]
+
+    def do_and_read(self, ops: Sequence[Op], wanted: Sequence[FileRange]) -> tuple[list[Answer], SftpReading]:
+        """Carry out in order, pipelined, and ask for ranges behind that; the answers are waited for."""
         with self._turn:
-            if all(isinstance(op, Stat) for op in ops):
-                return self._asking(lambda channel, _: self._do(channel, ops))
-            return self._do(self._ready()[0], ops)
+            if all(isinstance(op, Stat | List) for op in ops):
+                return self._asking(lambda channel, reads: self._do(channel, reads, ops, wanted))
+            return self._do(*self._ready(), ops, wanted)
 
-    def _do(self, channel: Channel, ops: Sequence[Op]) -> list[FileStat | FileError | None]:
-        answers = _Answers(ops, channel)
-        for index, op in enumerate(ops):
-            while channel.crowded:
-                channel.step()
-            if isinstance(op, Stat):
-                answers.left += 1
-                channel.request(packets.LSTAT, string(self._path(op.path)), answers.attrs, index)
-                continue
-            if isinstance(op, Patch):
-                answers.left += 1
-                channel.request(packets.OPEN, string(self._path(op.path)) + _OPEN_EXISTING, answers.opened, index)
-                continue
-            request = self._request(op, channel.extensions)
-            if isinstance(request, FileError):
-                answers.values[index] = request
-            else:
-                answers.left += 1
-                channel.request(*request, answers.status, index)
-        while answers.left:
+    def _do(
+        self, channel: Channel, reads: ReadQueue, ops: Sequence[Op], wanted: Sequence[FileRange]
+    ) -> tuple[list[Answer], SftpReading]:
+        operations = Operations(channel, self._path, self._rate, ops)
+        operations.send()
+        batch = reads.ask(wanted)
+        reads.feed()
+        answers = operations.answers()
+        while not batch.opened:
             channel.step()
-        return answers.values
-
-    def _request(self, op: Op, offered: frozenset[str]) -> tuple[int, bytes] | FileError:
-        match op:
-            case Mkdir(path):
-                return packets.MKDIR, string(self._path(path)) + packets.FOLDER_MODE
-            case Rename(old, new):
-                return packets.RENAME, string(self._path(old)) + string(self._path(new))
-            case Replace(old, new):
-                return self._extended(packets.POSIX_RENAME, _POSIX_RENAME, old, new, offered)
-            case Link(old, new):
-                return self._extended(packets.HARDLINK, _HARDLINK, old, new, offered)
-            case Remove(path):
-                return packets.REMOVE, string(self._path(path))
-            case Rmdir(path):
-                return packets.RMDIR, string(self._path(path))
-            case Touch(path, mtime):
-                return packets.SETSTAT, string(self._path(path)) + packets.ATTRS_TIMES.pack(8, mtime, mtime)
-            case Truncate(path, size):
-                return packets.SETSTAT, string(self._path(path)) + packets.ATTRS_SIZE.pack(1, size)
-            case _:
-                raise TypeError(f"not an operation: {op!r}")
-
-    def _extended(
-        self, extension: str, head: bytes, old: str, new: str, offered: frozenset[str]
-    ) -> tuple[int, bytes] | FileError:
-        if extension not in offered:
-            return NotSupported(f"{old}: the server does not offer {extension}", server=self._name)
-        return packets.EXTENDED, head + string(self._path(old)) + string(self._path(new))
+        if wanted:
+            reads.feed()
+            channel.push()
+        return answers, SftpReading(self, channel, batch, wanted)
 
     def listing(self, paths: Sequence[str], *, most: int = MANY_NAMES) -> list[list[DirEntry] | FileError]:
         """All names in each folder, without `.` and `..`."""
@@ -300,18 +258,32 @@ class SftpFiles:
         """Open a file that exists; without `append`, appending starts at the end that it has now."""
         with self._turn:
             channel, _ = self._ready()
-            handle = self._opened(channel, path, _OPEN_APPEND if append else _OPEN_EXISTING)
-            answers = _Answers([Stat(path)], channel)
-            answers.left = 1
-            channel.request(packets.FSTAT, handle, answers.attrs, 0)
-            while answers.left:
-                channel.step()
-            found = answers.values[0]
-            if isinstance(found, FileStat):
-                return SftpWriter(self._turn, channel, path, handle, found.size, self._rate)
-            assert found is not None
-            channel.request(packets.CLOSE, handle, answers.status, 0)
-            raise found
+            handle = self._opened(channel, path, _OPEN_APPEND if append else OPEN_EXISTING)
+            size = self._size(channel, path, handle)
+            return SftpWriter(self._turn, channel, path, handle, size, self._rate)
+
+    def _size(self, channel: Channel, path: str, handle: bytes) -> int:
+        """How long an open file is; it is closed where that is not told."""
+        answer: list[int | FileError] = []
+
+        def take(_: None, kind: int, body: memoryview) -> None:
+            if kind == packets.ATTRS:
+                answer.append(packets.parse_attrs(body).size)
+            else:
+                answer.append(refusal(channel.expect(packets.STATUS, kind, body), path, self._name))
+
+        def closed(_: None, kind: int, body: memoryview) -> None:
+            channel.unawaited -= 1
+            channel.expect(packets.STATUS, kind, body)
+
+        channel.request(packets.FSTAT, handle, take, None)
+        while not answer:
+            channel.step()
+        if isinstance(answer[0], FileError):
+            channel.unawaited += 1
+            channel.request(packets.CLOSE, handle, closed, None)
+            raise answer[0]
+        return answer[0]
 
     def _opened(self, channel: Channel, path: str, how: bytes) -> bytes:
         answer: list[bytes | FileError] = []
@@ -333,7 +305,7 @@ class SftpFiles:
         """Many small files, pipelined."""
         with self._turn:
             channel, _ = self._ready()
-            return SmallFiles(channel, self._prefix, self._rate, sync=sync).create(files)
+            return SmallFiles(channel, self._path, self._rate, sync=sync).create(files)
 
 
 class SftpReading:
@@ -348,44 +320,3 @@ class SftpReading:
     def finish(self) -> list[Buffer | FileError]:
         """Wait; bytes, a slice of `into`, or the error, in the order asked."""
         return self._files.finish(self)
-
-
-class _Answers:
-    """Answers to a batch of operations, each in its place."""
-
-    __slots__ = ("_channel", "_ops", "left", "values")
-
-    def __init__(self, ops: Sequence[Op], channel: Channel) -> None:
-        self._ops = ops
-        self._channel = channel
-        self.values: list[FileStat | FileError | None] = [None] * len(ops)
-        self.left = 0
-
-    def attrs(self, index: int, kind: int, body: memoryview) -> None:
-        self.left -= 1
-        if kind == packets.ATTRS:
-            self.values[index] = packets.parse_attrs(body)
-        else:
-            self._refused(index, kind, body)
-
-    def status(self, index: int, kind: int, body: memoryview) -> None:
-        self.left -= 1
-        if kind != packets.STATUS or packets.status_code(body) != packets.OK:
-            self._refused(index, kind, body)
-
-    def opened(self, index: int, kind: int, body: memoryview) -> None:
-        """Of a Patch: write and close at once; the answer to the second ends it."""
-        op = self._ops[index]
-        assert isinstance(op, Patch)
-        if kind == packets.STATUS:
-            self.status(index, kind, body)
-            return
-        handle = packets.parse_handle(self._channel.expect(packets.HANDLE, kind, body))
-        self.left += 1
-        self._channel.request_write(handle, op.offset, [op.data], len(op.data), self.status, index)
-        self._channel.request(packets.CLOSE, handle, self.status, index)
-
-    def _refused(self, index: int, kind: int, body: memoryview) -> None:
-        op = self._ops[index]
-        path = op.old if isinstance(op, Rename | Replace | Link) else op.path
-        self.values[index] = refusal(self._channel.expect(packets.STATUS, kind, body), path, self._channel.name)

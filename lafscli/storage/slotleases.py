@@ -6,18 +6,18 @@ from lafscli.errors import CorruptShare, FileError, FileMissing
 from lafscli.formats.container import share_path
 from lafscli.formats.mutable_container import DATA_OFFSET, MutableContainer
 from lafscli.storage.guard import FolderGuard
-from lafscli.storage.store import Buffer, FileRange, Files, FileStat, Lease, Patch, Stat
+from lafscli.storage.store import Answer, Buffer, FileRange, Files, FileStat, Lease, Patch, Stat
 
 _PIECE = 1 << 20
 """So much of a share is copied at a time."""
 
 
-def look_at(head: Buffer | FileError, stat: FileStat | FileError | None) -> MutableContainer:
+def look_at(head: Buffer | FileError, stat: Answer) -> MutableContainer:
     """A container by its first DATA_OFFSET bytes and what LSTAT says; its extra leases are not read."""
     if isinstance(head, FileError):
         raise head
     if not isinstance(stat, FileStat):
-        raise stat or FileMissing("no such share")
+        raise stat if isinstance(stat, FileError) else FileMissing("no such share")
     return MutableContainer.parse(head, stat.size)
 
 

@@ -10,6 +10,7 @@ from lafscli.errors import FileError, LafsError, ServerError
 from lafscli.formats import container
 from lafscli.formats.mutable_container import MutableContainer
 from lafscli.storage.store import (
+    Answer,
     Buffer,
     FileRange,
     Files,
@@ -131,10 +132,12 @@ def around(server: Server, share: NewShare) -> tuple[bytes, bytes]:
     return made.front(), made.back()
 
 
-def size_error(stat: FileStat | FileError | None, size: int) -> ServerError | None:
+def size_error(stat: Answer, size: int) -> ServerError | None:
     """Compare what the server says it has with what was written to it."""
     if isinstance(stat, FileError):
         return stat
-    if stat is None or stat.size != size:
-        return FileError(f"wrote {size} bytes of a share, the server has {0 if stat is None else stat.size}")
+    if not isinstance(stat, FileStat) or stat.size != size:
+        return FileError(
+            f"wrote {size} bytes of a share, the server has {stat.size if isinstance(stat, FileStat) else 0}"
+        )
     return None

@@ -8,156 +8,77 @@ A store is never called from two threads; `close` alone may come from another th
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Protocol, Self
 
 from lafscli.errors import FileError, LafsError
 from lafscli.storage.membership import Membership
-from lafscli.storage.report import Progress as Progress
-from lafscli.storage.shares import Lease as Lease
-from lafscli.storage.shares import LeaseOf as LeaseOf
-from lafscli.storage.shares import NewShare as NewShare
-from lafscli.storage.shares import Server as Server
-from lafscli.storage.shares import ShareRange as ShareRange
-from lafscli.storage.shares import StorageIndex as StorageIndex
+from lafscli.storage.ops import (
+    MANY_NAMES,
+    NOTHING,
+    Answer,
+    Buffer,
+    DirEntry,
+    FileRange,
+    FileStat,
+    Link,
+    List,
+    Look,
+    Mkdir,
+    NewFile,
+    Op,
+    Patch,
+    Remove,
+    Rename,
+    Replace,
+    Rmdir,
+    Seen,
+    Space,
+    Stat,
+    Touch,
+    Truncate,
+    Written,
+)
+from lafscli.storage.report import Progress
+from lafscli.storage.shares import Lease, LeaseOf, NewShare, Server, ShareRange, StorageIndex
 from lafscli.storage.sight import Sight, Survivors
 
-Buffer = bytes | bytearray | memoryview
-MANY_NAMES = 1_000_000
-"""Names that a folder may have; a server that lists more is no server of ours."""
+__all__ = [
+    "MANY_NAMES",
+    "NOTHING",
+    "Answer",
+    "Buffer",
+    "DirEntry",
+    "FileRange",
+    "FileStat",
+    "Lease",
+    "LeaseOf",
+    "Link",
+    "List",
+    "Look",
+    "Mkdir",
+    "NewFile",
+    "NewShare",
+    "Op",
+    "Patch",
+    "Progress",
+    "Remove",
+    "Rename",
+    "Replace",
+    "Rmdir",
+    "Seen",
+    "Server",
+    "ShareRange",
+    "Space",
+    "Stat",
+    "StorageIndex",
+    "Touch",
+    "Truncate",
+    "Written",
+]
 
 
 # ---- a folder tree ---------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class FileStat:
-    """What LSTAT says. `kind` is one of file, dir, link, other; `mtime` in whole seconds of the server's clock."""
-
-    kind: str
-    size: int
-    mtime: int
-
-
-@dataclass(frozen=True, slots=True)
-class DirEntry:
-    """One name of a folder. `.` and `..` are never listed; a name with `/` or NUL never gets here."""
-
-    name: str
-    stat: FileStat
-
-
-@dataclass(frozen=True, slots=True)
-class Stat:
-    """Look at `path` itself, not at what it links to; answers FileStat."""
-
-    path: str
-
-
-@dataclass(frozen=True, slots=True)
-class Mkdir:
-    """Make one folder (0700). A folder that exists is a FileError, of whatever sort the server says."""
-
-    path: str
-
-
-@dataclass(frozen=True, slots=True)
-class Rename:
-    """Move; must fail when `new` exists. On OpenSSH: the v3 rename. `Files.features` says what the server does."""
-
-    old: str
-    new: str
-
-
-@dataclass(frozen=True, slots=True)
-class Replace:
-    """Move, replacing `new` atomically (posix-rename@openssh.com); NotSupported where that is not offered."""
-
-    old: str
-    new: str
-
-
-@dataclass(frozen=True, slots=True)
-class Link:
-    """Make the hard link `new` of `old` (hardlink@openssh.com)."""
-
-    old: str
-    new: str
-
-
-@dataclass(frozen=True, slots=True)
-class Remove:
-    """Remove a file or symlink."""
-
-    path: str
-
-
-@dataclass(frozen=True, slots=True)
-class Rmdir:
-    """Remove an empty folder."""
-
-    path: str
-
-
-@dataclass(frozen=True, slots=True)
-class Touch:
-    """Set atime and mtime, in whole seconds."""
-
-    path: str
-    mtime: int
-
-
-@dataclass(frozen=True, slots=True)
-class Truncate:
-    """Cut a file to `size`."""
-
-    path: str
-    size: int
-
-
-@dataclass(frozen=True, slots=True)
-class Patch:
-    """Overwrite a few bytes inside a file that exists; done by the end of its batch, not in order."""
-
-    path: str
-    offset: int
-    data: bytes
-
-
-Op = Stat | Mkdir | Rename | Replace | Link | Remove | Rmdir | Touch | Truncate | Patch
-
-
-@dataclass(frozen=True, slots=True)
-class FileRange:
-    """`length` bytes of `path` from `offset`; fewer come back where the file ends earlier.
-
-    `into`, if given, is a writable buffer of `length` bytes that the data is read straight into; the answer is then
-    a slice of it. `keep` asks to keep the file open for the next range of the same path (only for immutable shares:
-    a kept file is not looked up again), until `Files.release`.
-    """
-
-    path: str
-    offset: int
-    length: int
-    keep: bool = False
-    into: memoryview | None = field(default=None, compare=False)
-
-
-@dataclass(frozen=True, slots=True)
-class NewFile:
-    """A small whole file: made exclusively at `path`, filled with `parts` joined, synced where asked, closed."""
-
-    path: str
-    parts: Sequence[Buffer]
-
-
-@dataclass(frozen=True, slots=True)
-class Space:
-    """Bytes free to this user, and in all."""
-
-    free: int
-    total: int
 
 
 class Reading(Protocol):
@@ -202,8 +123,17 @@ class Files(Protocol):
 
     def close(self) -> None: ...
 
-    def do(self, ops: Sequence[Op]) -> list[FileStat | FileError | None]:
-        """Carry out in order, pipelined: one round trip. A failed op does not stop the ones after it."""
+    def do(self, ops: Sequence[Op]) -> list[Answer]:
+        """Carry out in order, pipelined: one round trip, two with a List, a NewFile or a Patch, one more for each
+        Written that waits for a NewFile. A failed op does not stop the ones after it.
+
+        That a server keeps the order is what SFTP says (draft-ietf-secsh-filexfer-02 §4.1) and what OpenSSH and
+        ProFTPD do; the feature `ordered` says that `server add` saw it. What may lose data relies on it only then.
+        """
+
+    def do_and_read(self, ops: Sequence[Op], wanted: Sequence[FileRange]) -> tuple[list[Answer], Reading]:
+        """`do`, and in the same round trips ask for ranges of files as they are after the ops. The answers have come
+        when this returns, the data is not waited for: `read`."""
 
     def listing(self, paths: Sequence[str], *, most: int = MANY_NAMES) -> list[list[DirEntry] | FileError]:
         """All names in each folder; FileError for one with more than `most` of them, which are not waited for."""
@@ -290,6 +220,13 @@ class Guard(Protocol):
     def keep(self) -> None:
         """Show that the holder lives, if it is time to: to be called while something else is done under the guard."""
 
+    @property
+    def seen(self) -> Seen:
+        """What was looked at last: when the guard was taken, or by `look`."""
+
+    def look(self, look: Look) -> Seen:
+        """Look at something while the guard is held: two round trips."""
+
     def adopt(self, shnum: int, path: str) -> None:
         """Take a container that lies complete and durable elsewhere on the server, to be committed as this share."""
 
@@ -302,14 +239,15 @@ class Guard(Protocol):
         """Seconds within which `keep` should be called again."""
 
     def stage(self, shares: Sequence[tuple[int, Sequence[Buffer]]]) -> None:
-        """Stage small whole containers, durably; invisible until `commit`."""
+        """Stage small whole containers, durably; invisible until `commit`: two round trips."""
 
     def create(self, shnum: int) -> FileWriter:
         """Stage a container piece by piece; it counts once `close` has returned."""
 
-    def commit(self, shnums: Sequence[int], *, quarantine: bool) -> None:
+    def commit(self, shnums: Sequence[int], *, quarantine: bool, then: Sequence[FileRange] = ()) -> Reading:
         """Put what was staged in place; with `quarantine`, what lies there is bad and is kept in `quarantine/`.
-        On an error `committed` tells what did get there."""
+        On an error `committed` tells what did get there. One round trip; `then` is asked for behind it, and its data
+        not waited for."""
 
     def bury(self, shnums: Sequence[int]) -> None:
         """Move shares that are bad to `quarantine/`; nothing comes in their place."""
@@ -367,8 +305,9 @@ class ShareStore(Protocol):
     def add_lease(self, items: Sequence[LeaseOf]) -> list[bool | LafsError]:
         """A new lease record, under the guard: True. False where one of ours was there, and was renewed."""
 
-    def guard(self, si: StorageIndex, *, patience: float = 0.0) -> Guard:
-        """Take the guard on an object; where another one has it, try for so many seconds, then GuardHeld.
+    def guard(self, si: StorageIndex, *, patience: float = 0.0, look: Look = NOTHING) -> Guard:
+        """Take the guard on an object; where another one has it, try for so many seconds, then GuardHeld. With it
+        come the answers to `look`: two round trips in all.
         NotSupported on a server where nothing that exists can be changed."""
 
     def slots(self, sis: Sequence[StorageIndex], depth: int) -> list[Sight | LafsError]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 
 from lafscli.errors import FileError, ServerUnreachable
@@ -172,7 +172,9 @@ class SftpWriter:
             self._error = refusal(body, self._path, self._channel.name)
 
 
-class _SmallFile:
+class SmallFile:
+    """A small file under way; `error` tells what went wrong with it."""
+
     __slots__ = ("error", "handle", "left", "new", "size")
 
     def __init__(self, new: NewFile) -> None:
@@ -185,32 +187,34 @@ class _SmallFile:
 
 
 class SmallFiles:
-    """Many small files: all of a group are opened and written, then synced and closed while the next one begins."""
+    """Many small files. With `sync` all of a group are opened and written, then synced and closed while the next one
+    begins; without it, each is written, synced if it says so and closed when its handle has come.
 
-    def __init__(self, channel: Channel, prefix: bytes, rate: RateLimit | None, *, sync: bool) -> None:
+    `path` makes of a name of ours what the server calls it.
+    """
+
+    def __init__(self, channel: Channel, path: Callable[[str], bytes], rate: RateLimit | None, *, sync: bool) -> None:
         self._channel = channel
-        self._prefix = prefix
+        self._path = path
         self._rate = rate
         self._sync = sync and packets.FSYNC in channel.extensions
-        self._open = 0
+        self._unopened = 0
         self._unwritten = 0
+        self.open = 0
+        """Files that are not closed yet."""
 
     def create(self, files: Sequence[NewFile]) -> list[FileError | None]:
         """Make them; what went wrong with each."""
         channel = self._channel
-        made = [_SmallFile(new) for new in files]
-        group: list[_SmallFile] = []
+        made = [SmallFile(new) for new in files]
+        group: list[SmallFile] = []
         for file in made:
             hold_back(channel, self._rate, file.size)
-            while (
-                self._open >= channel.max_handles // 2
-                or channel.crowded
-                or (channel.writing and channel.writing + file.size > WINDOW)
-            ):
+            while self.open >= channel.max_handles // 2 or channel.crowded or self._too_much(file):
                 if self._sync and group and not self._unwritten:
                     self._close_all(group)
                 channel.step()
-            self._begin(file)
+            self._ask_to_open(file)
             group.append(file)
             if self._sync and len(group) >= channel.max_handles // 4:
                 while self._unwritten:
@@ -220,24 +224,42 @@ class SmallFiles:
             channel.step()
         if self._sync:
             self._close_all(group)
-        while self._open:
+        while self.open:
             channel.step()
         return [file.error for file in made]
 
-    def _begin(self, file: _SmallFile) -> None:
-        self._open += 1
+    def begin(self, new: NewFile) -> SmallFile:
+        """Open one, and write it as soon as that has been answered; waits where too much is under way."""
+        file = SmallFile(new)
+        hold_back(self._channel, self._rate, file.size)
+        while self._too_much(file):
+            self._channel.step()
+        self._ask_to_open(file)
+        return file
+
+    def send(self) -> None:
+        """Wait until the data of all that were begun is on its way."""
+        while self._unopened:
+            self._channel.step()
+
+    def _too_much(self, file: SmallFile) -> bool:
+        return bool(self._channel.writing) and self._channel.writing + file.size > WINDOW
+
+    def _ask_to_open(self, file: SmallFile) -> None:
+        self.open += 1
+        self._unopened += 1
         self._unwritten += 1
         self._channel.writing += file.size
-        path = self._prefix + file.new.path.encode("utf-8", "surrogateescape")
-        self._channel.request(packets.OPEN, packets.string(path) + NEW_FILE, self._opened, file)
+        self._channel.request(packets.OPEN, packets.string(self._path(file.new.path)) + NEW_FILE, self._opened, file)
 
-    def _opened(self, file: _SmallFile, kind: int, body: memoryview) -> None:
+    def _opened(self, file: SmallFile, kind: int, body: memoryview) -> None:
         channel = self._channel
+        self._unopened -= 1
         if kind == packets.STATUS:
             file.error = refusal(body, file.new.path, channel.name)
             channel.writing -= file.size
             self._unwritten -= 1
-            self._open -= 1
+            self.open -= 1
             return
         file.handle = packets.parse_handle(channel.expect(packets.HANDLE, kind, body))
         if not file.size:
@@ -252,16 +274,18 @@ class SmallFiles:
                 part = whole[start : start + channel.max_write]
                 channel.request_write(file.handle, start, [part], len(part), self._written, file)
         if not self._sync:
+            if file.new.sync and packets.FSYNC in channel.extensions:
+                channel.request(packets.EXTENDED, _FSYNC + file.handle, self._note, file)
             channel.request(packets.CLOSE, file.handle, self._closed, file)
 
-    def _written(self, file: _SmallFile, kind: int, body: memoryview) -> None:
+    def _written(self, file: SmallFile, kind: int, body: memoryview) -> None:
         self._note(file, kind, body)
         file.left -= 1
         if not file.left:
             self._channel.writing -= file.size
             self._unwritten -= 1
 
-    def _close_all(self, group: list[_SmallFile]) -> None:
+    def _close_all(self, group: list[SmallFile]) -> None:
         for file in group:
             if file.handle:
                 if file.error is None:
@@ -269,11 +293,11 @@ class SmallFiles:
                 self._channel.request(packets.CLOSE, file.handle, self._closed, file)
         group.clear()
 
-    def _closed(self, file: _SmallFile, kind: int, body: memoryview) -> None:
+    def _closed(self, file: SmallFile, kind: int, body: memoryview) -> None:
         self._note(file, kind, body)
-        self._open -= 1
+        self.open -= 1
 
-    def _note(self, file: _SmallFile, kind: int, body: memoryview) -> None:
+    def _note(self, file: SmallFile, kind: int, body: memoryview) -> None:
         status = self._channel.expect(packets.STATUS, kind, body)
         if packets.status_code(status) != packets.OK and file.error is None:
             file.error = refusal(status, file.new.path, self._channel.name)
