@@ -184,6 +184,12 @@ def test_small_segments_of_another_writer(tmp_path: Path) -> None:
     local.close()
 
 
+def test_a_large_file_is_fetched_too(fresh: Stored, monkeypatch: pytest.MonkeyPatch) -> None:
+    local, caps = fresh
+    monkeypatch.setattr(fetchmany, "SMALL", 20_000)
+    assert contents(get(local, caps)) == FILES[3:6]
+
+
 def test_what_is_lost_is_an_answer_and_the_rest_is_there(fresh: Stored) -> None:
     local, caps = fresh
     for path in local.share_files():

@@ -81,24 +81,28 @@ _Asked = tuple[Answers[list[Buffer | LafsError]], dict[str, list[tuple[_File, in
 def download_many(
     grid: Grid, caps: Sequence[ChkCap], progress: Progress | None = None
 ) -> Iterator[tuple[int, Fetched | LafsError]]:
-    """Fetch many small files (up to `SMALL`, each in memory at once): its place among the caps, and the file or why it
-    can't be had; in batches, in the order of the caps for what goes smoothly. Everything is proved as `download` does.
+    """Fetch many small files: its place among the caps, and the file or why it can't be had; in batches, in the order
+    of the caps for what goes smoothly. Everything is proved as `download` does. A large file is fetched alone; it too
+    is in memory at once.
     """
     fetch = _Many(grid, progress or Progress())
     underway: deque[tuple[list[_File], _Asked]] = deque()
     with Codec() as codec:
-        for batch in _batches(grid, caps):
+        for batch in _batches(grid, [(index, cap) for index, cap in enumerate(caps) if cap.size <= SMALL]):
             underway.append((batch, fetch.guess(batch)))
             if len(underway) > 2:
                 yield from fetch.finish(codec, *underway.popleft())
         while underway:
             yield from fetch.finish(codec, *underway.popleft())
+    for index, cap in enumerate(caps):
+        if cap.size > SMALL:
+            yield index, fetch.alone(_File(index, cap, []))
 
 
-def _batches(grid: Grid, caps: Sequence[ChkCap]) -> Iterator[list[_File]]:
+def _batches(grid: Grid, caps: Iterable[tuple[int, ChkCap]]) -> Iterator[list[_File]]:
     batch: list[_File] = []
     size = 0
-    for index, cap in enumerate(caps):
+    for index, cap in caps:
         batch.append(_File(index, cap, grid.permuted(cap.storage_index)))
         size += cap.size
         if len(batch) == _BATCH_FILES or size >= _BATCH_BYTES:
@@ -136,9 +140,10 @@ class _Many:
                 assert file.content is not None
                 yield file.index, Fetched(file.content, file.corrupt)
         for file in left:
-            yield file.index, self._alone(file)
+            yield file.index, self.alone(file)
 
-    def _alone(self, file: _File) -> Fetched | LafsError:
+    def alone(self, file: _File) -> Fetched | LafsError:
+        """Fetch one that did not go smoothly."""
         pieces = bytearray()
         try:
             done = download(self._grid, file.cap, pieces.extend, progress=self._progress)
