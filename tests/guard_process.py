@@ -39,7 +39,7 @@ from lafscli.storage.store import (
     Reading,
     Server,
     Space,
-    Written,
+    Stat,
 )
 from lafscli.storage.streams import SshTarget, open_stream
 from tests.scripted_sftp import PipeStream
@@ -198,10 +198,10 @@ class SteppedFiles:
         self._files.close()
 
     def do(self, ops: Sequence[Op]) -> list[Any]:
-        """As over SFTP: a file is made in its turn, its data comes after all that does not wait for it."""
+        """As over SFTP: a file is made in its turn, its data comes after everything else."""
         answers: list[Any] = []
         open_: list[tuple[int, NewFile, FileWriter]] = []
-        for op in (*ops, Written()):
+        for op in ops:
             if isinstance(op, NewFile):
                 try:
                     open_.append((len(answers), op, self.create(op.path)))
@@ -209,15 +209,14 @@ class SteppedFiles:
                 except LafsError as error:
                     answers.append(error)
                 continue
-            if isinstance(op, Written):
-                for index, new, writer in open_:
-                    answers[index] = _filled(new, writer, new.sync)
-                open_.clear()
-                answers.append(None)
-                continue
             self._step()
             answers += self._files.do([op])
-        return answers[: len(ops)]
+        for index, new, writer in open_:
+            answers[index] = _filled(new, writer, new.sync)
+            if new.stat and answers[index] is None:
+                self._step()
+                [answers[index]] = self._files.do([Stat(new.path)])
+        return answers
 
     def do_and_read(self, ops: Sequence[Op], wanted: Sequence[FileRange]) -> tuple[list[Any], Reading]:
         return self.do(ops), self.read(wanted)

@@ -8,7 +8,16 @@ from pathlib import Path
 
 import pytest
 
-from lafscli.errors import CorruptShare, FileError, FileMissing, GuardHeld, GuardLost, LafsError, NotSupported
+from lafscli.errors import (
+    CorruptShare,
+    FileError,
+    FileMissing,
+    GuardHeld,
+    GuardLost,
+    LafsError,
+    NotSupported,
+    OutOfSpace,
+)
 from lafscli.formats.container import share_path
 from lafscli.primitives.encoding import b32encode
 from lafscli.storage import leases
@@ -17,7 +26,20 @@ from lafscli.storage.local import LocalFiles
 from lafscli.storage.locks import Locks
 from lafscli.storage.moves import broken_folder, guard_folder
 from lafscli.storage.owner import Owner, this_process
-from lafscli.storage.store import Files, Lease, LeaseOf, Server, ShareRange
+from lafscli.storage.store import (
+    Answer,
+    FileRange,
+    Files,
+    Lease,
+    LeaseOf,
+    List,
+    Look,
+    NewFile,
+    Op,
+    Server,
+    ShareRange,
+    Stat,
+)
 from tests.guard_process import (
     ALL,
     DAY,
@@ -180,6 +202,48 @@ def test_a_folder_that_may_not_be_written_is_no_held_guard(reach: Reach, locks: 
     with pytest.raises(FileError):
         locks.take(SI)
     reach.path("locks").chmod(0o700)
+
+
+class Full(LocalFiles):
+    """Nothing more can be written; with `made`, files can still be made, as where only the data has no room."""
+
+    made = False
+
+    def _carry_out(self, op: Op) -> Answer:
+        if isinstance(op, NewFile):
+            if self.made:
+                super()._carry_out(NewFile(op.path, []))
+            raise OutOfSpace(f"{op.path}: no space left")
+        return super()._carry_out(op)
+
+
+@pytest.mark.parametrize("made", [False, True])
+def test_a_full_server_is_left_without_a_guard(reach: Reach, made: bool) -> None:
+    """The folder may have been moved into place by then: it is taken away again."""
+    full = Full(reach.path(""))
+    full.made = made
+    with pytest.raises(OutOfSpace):
+        reach.locks(full).take(SI)
+    assert left(reach) == []
+
+
+def test_what_is_looked_at_with_the_guard(reach: Reach, files: Files, locks: Locks) -> None:
+    """It is what was there under the guard, also where a dead one's had to be cleared away first."""
+    path = put(reach, b"old")
+    look = Look([List("shares"), Stat("none")], [FileRange(share_path(SI, SHNUM), 0, 9)])
+    assert files.read([FileRange(share_path(SI, SHNUM), 0, 9, keep=True)]).finish() == [b"old"]
+    path.unlink()
+    holder = foreign(reach, age=100)
+    (holder / "old.0").write_bytes(b"first")
+    for inside in (holder / "old.0", holder):
+        os.utime(inside, (1, 1))
+    with locks.take(SI, look) as guard:
+        listed, none = guard.seen.answers
+        assert isinstance(listed, list)
+        assert isinstance(none, FileMissing)
+        assert guard.seen.data == [b"first"]
+        path.write_bytes(b"second")
+        assert guard.look(look).data == [b"second"]
 
 
 # ---- staleness -------------------------------------------------------------------------------------------------

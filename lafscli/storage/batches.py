@@ -29,7 +29,6 @@ from lafscli.storage.store import (
     Stat,
     Touch,
     Truncate,
-    Written,
 )
 from lafscli.storage.writes import SmallFile, SmallFiles
 
@@ -55,7 +54,7 @@ class Operations:
         self._files: list[tuple[int, SmallFile]] = []
 
     def send(self) -> None:
-        """Put all requests on their way; waits only where too many are under way, and at a Written."""
+        """Put all requests on their way; waits only where too many are under way."""
         for index, op in enumerate(self._ops):
             while self._channel.crowded or self._handles >= self._channel.max_handles // 2:
                 self._channel.step()
@@ -68,7 +67,7 @@ class Operations:
         for index, folder in self._folders:
             self._values[index] = folder.answer()
         for index, file in self._files:
-            self._values[index] = file.error
+            self._values[index] = file.error or file.stat
         return self._values
 
     @property
@@ -83,8 +82,6 @@ class Operations:
                 self._folders.append((index, self._lister.ask(path, self._path(path), most)))
             case NewFile():
                 self._files.append((index, self._small.begin(op)))
-            case Written():
-                self._small.send()
             case Patch(path):
                 self._request(packets.OPEN, string(self._path(path)) + OPEN_EXISTING, self._opened, index)
             case _:
@@ -153,6 +150,5 @@ class Operations:
 
     def _refused(self, index: int, kind: int, body: memoryview) -> None:
         op = self._ops[index]
-        assert not isinstance(op, Written)
         path = op.old if isinstance(op, Rename | Replace | Link) else op.path
         self._values[index] = refusal(self._channel.expect(packets.STATUS, kind, body), path, self._channel.name)

@@ -20,12 +20,14 @@ from lafscli.errors import FileDenied, FileError, FileMissing, ServerError, Usag
 from lafscli.primitives.encoding import b32decode, b32encode
 from lafscli.storage.membership import NODE_ID_SIZE, Membership
 from lafscli.storage.probe import probe
-from lafscli.storage.store import FileRange, Files, FileStat, Link, Mkdir, NewFile, Remove, Rename, Stat
+from lafscli.storage.store import Buffer, FileRange, Files, FileStat, Link, Mkdir, NewFile, Remove, Rename, Stat
 
 IDENTITY_FILE = "server.toml"
 FOLDERS = ("shares", "staging", "locks", "trash", "quarantine")
 """What stands beside `server.toml`; all of it on one file system."""
 MAX_SIZE = 64 * 1024
+IDENTITY_RANGE = FileRange(IDENTITY_FILE, 0, MAX_SIZE + 1)
+"""All of it, and a byte to see that it is too long."""
 _MAX_DEPTH = 1000
 """Dots, and brackets: the parser takes the square of the time for those of one name."""
 _TAHOE_FILES = ("my_nodeid", "permutation-seed")
@@ -92,13 +94,21 @@ def read_identity(files: Files) -> Identity | None:
 
 def read_membership(files: Files) -> Membership | None:
     """The list of the grid's servers that stands there (spec 10 §2.7), None where there is none. One small read."""
-    table = read_table(files)
+    return membership_in(*files.read([IDENTITY_RANGE]).finish())
+
+
+def membership_in(answer: Buffer | FileError) -> Membership | None:
+    """The same from what a read of IDENTITY_RANGE brought."""
+    table = _table_in(answer)
     return None if table is None else Membership.parse(table)
 
 
 def read_table(files: Files) -> dict[str, Any] | None:
     """All that `server.toml` says, None where there is none."""
-    [answer] = files.read([FileRange(IDENTITY_FILE, 0, MAX_SIZE + 1)]).finish()
+    return _table_in(*files.read([IDENTITY_RANGE]).finish())
+
+
+def _table_in(answer: Buffer | FileError) -> dict[str, Any] | None:
     if isinstance(answer, FileMissing):
         return None
     if isinstance(answer, FileError):

@@ -22,24 +22,26 @@ from lafscli.errors import (
 from lafscli.formats import container
 from lafscli.primitives.encoding import b32decode, b32encode
 from lafscli.storage import leases
-from lafscli.storage.enrol import read_identity, read_membership
+from lafscli.storage.enrol import IDENTITY_RANGE, membership_in, read_identity, read_membership
 from lafscli.storage.guard import FolderGuard
 from lafscli.storage.locks import LOCK_SECONDS, PATIENCE, Locks
 from lafscli.storage.membership import Membership
 from lafscli.storage.shareranges import ReadingShares
 from lafscli.storage.sight import Sight, Survivors
-from lafscli.storage.slots import MOST_SHARES, is_share, look, look_into_guards
+from lafscli.storage.slots import MOST_SHARES, is_share, list_shares, look, look_into_guards, sights
 from lafscli.storage.staged import StagedShare, around, plainly, size_error
 from lafscli.storage.store import (
     NOTHING,
     Answer,
     Buffer,
+    Entered,
     FileRange,
     Files,
     FileStat,
     Lease,
     LeaseOf,
     Link,
+    List,
     Look,
     Mkdir,
     NewFile,
@@ -179,8 +181,10 @@ class FolderStore:
         self._readable.discard(path)
         self.files.release(path)
 
-    def slots(self, sis: Sequence[StorageIndex], depth: int) -> list[Sight | LafsError]:
-        return look(self.files, sis, depth)
+    def slots(
+        self, sis: Sequence[StorageIndex], depth: int, expected: Sequence[int | None] | None = None
+    ) -> list[Sight | LafsError]:
+        return look(self.files, sis, depth, expected)
 
     def leftovers(self, si: StorageIndex, depth: int) -> Sight:
         return look_into_guards(self.files, si, depth)
@@ -337,6 +341,24 @@ class FolderStore:
     def guard(self, si: StorageIndex, *, patience: float = 0.0, look: Look = NOTHING) -> FolderGuard:
         """Take the guard on a storage index; where another one has it, try for so many seconds, then GuardHeld."""
         return self.locks.wait(si, patience, look)
+
+    def enter(self, si: StorageIndex, depth: int, expected: Sequence[int] = (), *, patience: float = 0.0) -> Entered:
+        paths = [container.share_path(si, shnum) for shnum in expected]
+        ranges = [FileRange(path, 0, depth) for path in paths]
+        guard = self.guard(
+            si, patience=patience, look=Look([list_shares(si), List("locks")], [IDENTITY_RANGE, *ranges])
+        )
+        try:
+            (listed, locks), (identity, *fronts) = guard.seen.answers, guard.seen.data
+            [placed] = sights(self.files, [si], [listed], dict(zip(paths, fronts, strict=True)), depth)
+            if isinstance(placed, LafsError):
+                raise placed
+            left = look_into_guards(self.files, si, depth, locks)
+            return Entered(guard, placed, left, membership_in(identity))
+        except LafsError:
+            with contextlib.suppress(ServerError):
+                guard.release()
+            raise
 
     def forget(self, found: Survivors) -> None:
         self.locks.discard(found)

@@ -42,7 +42,6 @@ from lafscli.storage.store import (
     Stat,
     StorageIndex,
     Touch,
-    Written,
 )
 
 _CLEANINGS = 2
@@ -147,13 +146,18 @@ class FolderGuard:
                 refusal = error
         raise self.reason(refusal)
 
-    def stage(self, shares: Sequence[tuple[int, Sequence[Buffer]]]) -> None:
-        """Stage small whole containers, durably."""
-        new = [NewFile(self.staged(shnum), parts, self._sync) for shnum, parts in shares]
+    def stage(self, shares: Sequence[tuple[int, Sequence[Buffer]]], *, look: Sequence[FileRange] = ()) -> Reading:
+        """Stage small whole containers, durably. `look`: ranges of other files, read in the same round trips."""
+        new = [NewFile(self.staged(shnum), parts, self._sync, stat=True) for shnum, parts in shares]
         self._names |= {str(shnum) for shnum, _ in shares}
-        answers = self.carry_out([*new, Written(), *(Stat(file.path) for file in new)])
-        self._insist(answers[: len(new)])
-        self._insist(_size_error(stat, _size(file.parts)) for file, stat in zip(new, answers[-len(new) :], strict=True))
+        for item in look:
+            self._files.release(item.path)
+        answers, reading = self._carry_out(new, look)
+        for file, answer in zip(new, answers, strict=True):
+            if isinstance(answer, FileError):
+                raise self.reason(answer)
+            self._insist([_size_error(answer, _size(file.parts))])
+        return reading
 
     def adopt(self, shnum: int, path: str) -> None:
         """Stage a container that lies complete elsewhere on the server, by moving it here."""

@@ -33,7 +33,6 @@ from lafscli.storage.store import (
     Stat,
     Touch,
     Truncate,
-    Written,
 )
 from lafscli.storage.turn import Turn
 
@@ -100,7 +99,7 @@ class LocalFiles:
                 except FileError as error:
                     answers.append(error)
                 except OSError as error:
-                    path = op.old if isinstance(op, Rename | Replace | Link) else getattr(op, "path", "")
+                    path = op.old if isinstance(op, Rename | Replace | Link) else op.path
                     answers.append(self._refused(error, path))
                 else:
                     if self._sync_folders and isinstance(op, Rename | Replace | Link):
@@ -121,13 +120,14 @@ class LocalFiles:
                 return _stat(os.lstat(self._path(path)))
             case List(path, most):
                 return self._list(path, most)
-            case NewFile(path, parts, sync):
+            case NewFile(path, parts, sync, look):
                 writer = self._open(path, os.O_CREAT | os.O_EXCL)
                 try:
                     writer.write_parts(parts)
                     writer.close(sync=sync)
                 finally:
                     writer.abandon()
+                return _stat(os.lstat(self._path(path))) if look else None
             case Mkdir(path):
                 os.mkdir(self._path(path), 0o700)
             case Rename(old, new):
@@ -150,8 +150,6 @@ class LocalFiles:
                     os.pwrite(descriptor, data, offset)
                 finally:
                     os.close(descriptor)
-            case Written():
-                pass
         return None
 
     def _sync_folder(self, folder: str) -> None:

@@ -125,22 +125,20 @@ class NewFile:
     offered, closed.
 
     In a batch it is *made* at its place; its data may arrive after the ops that follow, even after one that moved
-    it, but before the batch is answered. A batch that answers None for one with `sync` has made it durable.
+    it, but before the batch is answered; with `sync` it is durable then. With `stat` the answer is what a look at the
+    path says after all that.
     """
 
     path: str
     parts: Sequence[Buffer]
     sync: bool = False
+    stat: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Written:
-    """Does nothing: what follows it in a batch is done after the data of every NewFile before it."""
-
-
-Op = Stat | Mkdir | Rename | Replace | Link | Remove | Rmdir | Touch | Truncate | Patch | List | NewFile | Written
+Op = Stat | Mkdir | Rename | Replace | Link | Remove | Rmdir | Touch | Truncate | Patch | List | NewFile
 Answer = FileStat | list[DirEntry] | FileError | None
-"""FileStat to Stat, a list to List, None to all others; what was refused, or failed later, is a FileError."""
+"""FileStat to Stat (and NewFile with `stat`), a list to List, None to all others; what was refused, or failed later,
+is a FileError."""
 
 
 @dataclass(frozen=True, slots=True)

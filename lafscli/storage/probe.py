@@ -21,7 +21,6 @@ from lafscli.storage.store import (
     Replace,
     Rmdir,
     Stat,
-    Written,
 )
 
 _BATCHES = 12
@@ -118,9 +117,10 @@ def _ordered(files: Files, paths: list[str]) -> bool:
         made += [Mkdir(f"{path}.o"), Mkdir(f"{path}.o/in"), NewFile(f"{path}.o/in/file", [b"1"])]
         made += [Rename(f"{path}.o", path), Stat(f"{path}/in/file"), Rename(f"{path}/in/file", f"{path}/file")]
         made += [Rmdir(f"{path}/in"), List(path)]
-    answers = files.do([*made, Written(), *(Stat(f"{path}/file") for path in paths)])
+    answers = files.do(made)
+    stats = files.do([Stat(f"{path}/file") for path in paths])
     listed = [names for names in answers if isinstance(names, list)]
-    sizes = [stat.size for stat in answers[len(made) :] if isinstance(stat, FileStat)]
+    sizes = [stat.size for stat in stats if isinstance(stat, FileStat)]
     refused = any(isinstance(answer, FileError) for answer in answers)
     return not refused and all(len(names) == 1 for names in listed) and sizes == [1] * len(paths)
 

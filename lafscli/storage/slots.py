@@ -2,45 +2,84 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from lafscli.errors import FileError, FileMissing, LafsError
-from lafscli.formats.container import share_folder, share_number
+from lafscli.formats.container import share_folder, share_number, share_path
 from lafscli.storage.leftovers import survivors
 from lafscli.storage.sight import Container, Sight
-from lafscli.storage.store import DirEntry, FileRange, Files, StorageIndex
+from lafscli.storage.store import Answer, Buffer, DirEntry, FileRange, Files, List, StorageIndex
 
 MOST_SHARES = 4096
 """Names in the folder of one storage index: 256 shares, and what else somebody may have left there."""
 
 
-def look(files: Files, sis: Sequence[StorageIndex], depth: int) -> list[Sight | LafsError]:
-    """The containers in place, of many slots at once: of each the first `depth` bytes."""
-    sights: list[Sight | LafsError] = []
+def look(
+    files: Files, sis: Sequence[StorageIndex], depth: int, expected: Sequence[int | None] | None = None
+) -> list[Sight | LafsError]:
+    """The containers in place, of many slots at once: of each the first `depth` bytes.
+
+    Two round trips where nothing else lies there than the one share number that is `expected` of each slot; else four.
+    """
+    guesses = [None] * len(sis) if expected is None else expected
+    guessed = {index: number for index, number in enumerate(guesses) if number is not None}
+    ranges = [FileRange(share_path(sis[index], number), 0, depth) for index, number in guessed.items()]
+    for item in ranges:
+        files.release(item.path)
+    listings, reading = files.do_and_read([list_shares(si) for si in sis], ranges)
+    fronts = dict(zip((item.path for item in ranges), reading.finish(), strict=True))
+    return sights(files, sis, listings, fronts, depth)
+
+
+def list_shares(si: StorageIndex) -> List:
+    """Asks for the names in the folder of a slot."""
+    return List(share_folder(si), MOST_SHARES)
+
+
+def sights(
+    files: Files,
+    sis: Sequence[StorageIndex],
+    listings: Sequence[Answer],
+    fronts: Mapping[str, Buffer | FileError],
+    depth: int,
+) -> list[Sight | LafsError]:
+    """The containers that these listings show; those whose `fronts` are not there by path are read."""
+    answers: list[Sight | LafsError] = []
     found: list[tuple[int, str, DirEntry]] = []
-    for index, (si, entries) in enumerate(
-        zip(sis, files.listing([share_folder(si) for si in sis], most=MOST_SHARES), strict=True)
-    ):
-        if isinstance(entries, FileError):
-            sights.append(Sight() if isinstance(entries, FileMissing) else entries)
-            continue
-        sights.append(Sight())
-        found += [(index, f"{share_folder(si)}/{entry.name}", entry) for entry in entries if is_share(entry)]
-    fronts = files.read([FileRange(path, 0, min(depth, entry.stat.size)) for _, path, entry in found]).finish()
+    for index, (si, entries) in enumerate(zip(sis, listings, strict=True)):
+        refused = isinstance(entries, FileError) and not isinstance(entries, FileMissing)
+        answers.append(entries if isinstance(entries, FileError) and refused else Sight())
+        if isinstance(entries, list):
+            found += [(index, f"{share_folder(si)}/{entry.name}", entry) for entry in entries if is_share(entry)]
+    # one that came after the guess was read, or was longer than that, is read now
+    unread = [
+        FileRange(path, 0, min(depth, entry.stat.size))
+        for _, path, entry in found
+        if _short(fronts.get(path), min(depth, entry.stat.size))
+    ]
+    known = {**fronts}
+    if unread:
+        known |= zip((item.path for item in unread), files.read(unread).finish(), strict=True)
     containers: dict[int, list[Container]] = {}
-    for (index, path, entry), front in zip(found, fronts, strict=True):
+    for index, path, entry in found:
+        front = known[path]
         if not isinstance(front, FileMissing):
             one = Container(path, int(entry.name), "place", entry.stat.size, entry.stat.mtime, front)
             containers.setdefault(index, []).append(one)
     for index, some in containers.items():
-        sights[index] = Sight(tuple(sorted(some, key=lambda one: one.shnum)))
-    return sights
+        answers[index] = Sight(tuple(sorted(some, key=lambda one: one.shnum)))
+    return answers
 
 
-def look_into_guards(files: Files, si: StorageIndex, depth: int) -> Sight:
-    """The containers that lie in the guard of a slot, and in its broken ones."""
-    found = survivors(files, si)
-    fronts = files.read([FileRange(one.path, 0, min(depth, one.size)) for one in found.containers]).finish()
+def _short(front: Buffer | FileError | None, size: int) -> bool:
+    return front is None or isinstance(front, FileMissing) or (not isinstance(front, FileError) and len(front) != size)
+
+
+def look_into_guards(files: Files, si: StorageIndex, depth: int, listed: Answer = None) -> Sight:
+    """The containers that lie in the guard of a slot, and in its broken ones; `listed`: `leftovers.survivors`."""
+    found = survivors(files, si, listed)
+    wanted = [FileRange(one.path, 0, min(depth, one.size)) for one in found.containers]
+    fronts = files.read(wanted).finish() if wanted else []
     containers = tuple(
         Container(one.path, one.shnum, "aside" if one.aside else "staged", one.size, one.mtime, front)
         for one, front in zip(found.containers, fronts, strict=True)

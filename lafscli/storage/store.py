@@ -8,6 +8,7 @@ A store is never called from two threads; `close` alone may come from another th
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Protocol, Self
 
@@ -37,7 +38,6 @@ from lafscli.storage.ops import (
     Stat,
     Touch,
     Truncate,
-    Written,
 )
 from lafscli.storage.report import Progress
 from lafscli.storage.shares import Lease, LeaseOf, NewShare, Server, ShareRange, StorageIndex
@@ -74,7 +74,6 @@ __all__ = [
     "StorageIndex",
     "Touch",
     "Truncate",
-    "Written",
 ]
 
 
@@ -124,8 +123,8 @@ class Files(Protocol):
     def close(self) -> None: ...
 
     def do(self, ops: Sequence[Op]) -> list[Answer]:
-        """Carry out in order, pipelined: one round trip, two with a List, a NewFile or a Patch, one more for each
-        Written that waits for a NewFile. A failed op does not stop the ones after it.
+        """Carry out in order, pipelined: one round trip, two with a List, a NewFile or a Patch. A failed op does not
+        stop the ones after it.
 
         That a server keeps the order is what SFTP says (draft-ietf-secsh-filexfer-02 §4.1) and what OpenSSH and
         ProFTPD do; the feature `ordered` says that `server add` saw it. What may lose data relies on it only then.
@@ -238,8 +237,9 @@ class Guard(Protocol):
     def rhythm(self) -> float:
         """Seconds within which `keep` should be called again."""
 
-    def stage(self, shares: Sequence[tuple[int, Sequence[Buffer]]]) -> None:
-        """Stage small whole containers, durably; invisible until `commit`: two round trips."""
+    def stage(self, shares: Sequence[tuple[int, Sequence[Buffer]]], *, look: Sequence[FileRange] = ()) -> Reading:
+        """Stage small whole containers, durably; invisible until `commit`. Two round trips, in which other files can
+        be read: `look`."""
 
     def create(self, shnum: int) -> FileWriter:
         """Stage a container piece by piece; it counts once `close` has returned."""
@@ -257,6 +257,16 @@ class Guard(Protocol):
 
     def set_aside(self) -> None:
         """Give the guard up, and keep all that is in it for the next writer (spec 10 §2.8f)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Entered:
+    """A guard on a mutable file, and what was seen under it: in place, in guards, and the list of servers."""
+
+    guard: Guard
+    placed: Sight
+    left: Sight
+    membership: Membership | None
 
 
 class ShareStore(Protocol):
@@ -310,8 +320,15 @@ class ShareStore(Protocol):
         come the answers to `look`: two round trips in all.
         NotSupported on a server where nothing that exists can be changed."""
 
-    def slots(self, sis: Sequence[StorageIndex], depth: int) -> list[Sight | LafsError]:
-        """What lies in place of mutable files: of each container the first `depth` bytes."""
+    def enter(self, si: StorageIndex, depth: int, expected: Sequence[int] = (), *, patience: float = 0.0) -> Entered:
+        """Take the guard on a mutable file, as `guard` does, and look at everything again under it. Two round trips
+        in all where no other share numbers lie there than those `expected`, and nobody left a guard."""
+
+    def slots(
+        self, sis: Sequence[StorageIndex], depth: int, expected: Sequence[int | None] | None = None
+    ) -> list[Sight | LafsError]:
+        """What lies in place of mutable files: of each container the first `depth` bytes. Two round trips where only
+        the number `expected` of each lies there, else four."""
 
     def leftovers(self, si: StorageIndex, depth: int) -> Sight:
         """The same of what lies in the guard of a mutable file, and in its broken ones."""

@@ -11,7 +11,7 @@ from lafscli.storage import packets
 from lafscli.storage.channel import WINDOW, Channel
 from lafscli.storage.packets import refusal
 from lafscli.storage.rate import RateLimit
-from lafscli.storage.store import Buffer, NewFile
+from lafscli.storage.store import Buffer, FileStat, NewFile
 from lafscli.storage.turn import Turn
 
 _FSYNC = packets.string(packets.FSYNC.encode())
@@ -175,13 +175,14 @@ class SftpWriter:
 class SmallFile:
     """A small file under way; `error` tells what went wrong with it."""
 
-    __slots__ = ("error", "handle", "left", "new", "size")
+    __slots__ = ("error", "handle", "left", "new", "size", "stat")
 
     def __init__(self, new: NewFile) -> None:
         self.new = new
         self.size = sum(len(part) for part in new.parts)
         self.handle = b""
         self.error: FileError | None = None
+        self.stat: FileStat | None = None
         self.left = 1
         """Answers to come before it is written; then, before it is closed."""
 
@@ -198,7 +199,6 @@ class SmallFiles:
         self._path = path
         self._rate = rate
         self._sync = sync and packets.FSYNC in channel.extensions
-        self._unopened = 0
         self._unwritten = 0
         self.open = 0
         """Files that are not closed yet."""
@@ -237,24 +237,17 @@ class SmallFiles:
         self._ask_to_open(file)
         return file
 
-    def send(self) -> None:
-        """Wait until the data of all that were begun is on its way."""
-        while self._unopened:
-            self._channel.step()
-
     def _too_much(self, file: SmallFile) -> bool:
         return bool(self._channel.writing) and self._channel.writing + file.size > WINDOW
 
     def _ask_to_open(self, file: SmallFile) -> None:
         self.open += 1
-        self._unopened += 1
         self._unwritten += 1
         self._channel.writing += file.size
         self._channel.request(packets.OPEN, packets.string(self._path(file.new.path)) + NEW_FILE, self._opened, file)
 
     def _opened(self, file: SmallFile, kind: int, body: memoryview) -> None:
         channel = self._channel
-        self._unopened -= 1
         if kind == packets.STATUS:
             file.error = refusal(body, file.new.path, channel.name)
             channel.writing -= file.size
@@ -276,7 +269,18 @@ class SmallFiles:
         if not self._sync:
             if file.new.sync and packets.FSYNC in channel.extensions:
                 channel.request(packets.EXTENDED, _FSYNC + file.handle, self._note, file)
-            channel.request(packets.CLOSE, file.handle, self._closed, file)
+            if file.new.stat:
+                channel.request(packets.CLOSE, file.handle, self._note, file)
+                channel.request(packets.LSTAT, packets.string(self._path(file.new.path)), self._looked, file)
+            else:
+                channel.request(packets.CLOSE, file.handle, self._closed, file)
+
+    def _looked(self, file: SmallFile, kind: int, body: memoryview) -> None:
+        self.open -= 1
+        if kind == packets.ATTRS:
+            file.stat = packets.parse_attrs(body)
+        else:
+            self._note(file, kind, body)
 
     def _written(self, file: SmallFile, kind: int, body: memoryview) -> None:
         self._note(file, kind, body)
