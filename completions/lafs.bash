@@ -12,8 +12,43 @@ _lafs_targets() {
             local IFS=$'\n'
             COMPREPLY=($(compgen -P @ -f -- "${cur#@}"))
             ;;
-        *) _lafs_files -f ;;
+        *)
+            _lafs_files -f
+            _lafs_aliases
+            ;;
     esac
+}
+
+_lafs_home() {
+    local i
+    home=${LAFS_HOME:-${XDG_CONFIG_HOME:-$HOME/.config}/lafs}
+    for ((i = 1; i < COMP_CWORD; i++)); do
+        [[ ${COMP_WORDS[i]} == --home ]] || continue
+        [[ ${COMP_WORDS[i+1]} == = ]] && i=$((i + 1))
+        home=${COMP_WORDS[i+1]}
+    done
+}
+
+_lafs_aliases() {
+    local home name rest
+    [[ $cur == *[:/]* ]] && return
+    _lafs_home
+    [[ -r $home/aliases ]] || return
+    while IFS=: read -r name rest; do
+        if [[ $name != \#* && -n $rest && $name == "$cur"* ]]; then
+            COMPREPLY+=("$name:")
+            compopt -o nospace 2>/dev/null
+        fi
+    done < "$home/aliases"
+}
+
+_lafs_alias_names() {
+    local home name rest
+    _lafs_home
+    [[ -r $home/aliases ]] || return
+    while IFS=: read -r name rest; do
+        [[ $name != \#* && -n $rest && $name == "$cur"* ]] && COMPREPLY+=("$name")
+    done < "$home/aliases"
 }
 
 _lafs_words() {
@@ -43,7 +78,7 @@ _lafs() {
         fi
         case $command in
             '') command=$word ;;
-            server|grid|cap|share) command="$command $word" ;;
+            server|alias|grid|cap|share) command="$command $word" ;;
             *) count=$((count + 1)) ;;
         esac
     done
@@ -70,6 +105,8 @@ _lafs() {
             "put":--segment-size) :; return ;;
             "get":--offset) :; return ;;
             "get":--length) :; return ;;
+            "mkdir":--format) _lafs_words 'sdmf mdmf'; return ;;
+            "mkdir":--private-key) _lafs_files -f; return ;;
             "check":--sample) :; return ;;
             "check":--assume-lost) :; return ;;
             "check":--max-time) :; return ;;
@@ -82,9 +119,14 @@ _lafs() {
                 'server add') word='--readonly --site --node-id --permutation-seed --option --accept-new' ;;
                 'server remove') word='--force' ;;
                 'server replace') word='--site --node-id --permutation-seed --option --accept-new --force' ;;
+                'alias list') word='--uri --readonly-uri' ;;
                 'put') word='--format --mutable --private-key --encoding --segment-size --no-convergence' ;;
                 'get') word='--offset --length --resume --strict' ;;
                 'cat') word='--strict' ;;
+                'ls') word='-l --long -R --recursive -F --classify --uri --readonly-uri -0 --null' ;;
+                'mkdir') word='--format --private-key' ;;
+                'ln') word='--readonly' ;;
+                'rm') word='-r --recursive' ;;
                 'check') word='-r --recursive --verify --sample --repair --rebalance --assume-lost --add-lease --max-time --force' ;;
                 'repair') word='-r --recursive --assume-lost --add-lease --max-time --force' ;;
                 '') word=--version ;;
@@ -95,11 +137,15 @@ _lafs() {
         fi
     fi
     case $command:$count in
-        :*) _lafs_words 'init server encoding grid put get cat cap batch check repair renew share completion help man' ;;
+        :*) _lafs_words 'init server encoding alias grid put get cat ls mkdir ln mv rm cap batch check repair renew share completion help man' ;;
         server:*) _lafs_words 'add list status remove drain replace' ;;
+        alias:*) _lafs_words 'create add list remove rename' ;;
         grid:*) _lafs_words 'export import' ;;
         cap:*) _lafs_words 'show read verify' ;;
         share:*) _lafs_words 'show find' ;;
+        "alias add":*) _lafs_targets ;;
+        "alias remove":*) _lafs_alias_names ;;
+        "alias rename":0) _lafs_alias_names ;;
         "grid export":*) _lafs_files -f ;;
         "grid import":*) _lafs_files -f ;;
         "put":0) _lafs_files -f ;;
@@ -107,6 +153,13 @@ _lafs() {
         "get":0) _lafs_targets ;;
         "get":*) _lafs_files -f ;;
         "cat":*) _lafs_targets ;;
+        "ls":*) _lafs_targets ;;
+        "mkdir":*) _lafs_targets ;;
+        "ln":0) _lafs_targets ;;
+        "ln":*) _lafs_targets ;;
+        "mv":0) _lafs_targets ;;
+        "mv":*) _lafs_targets ;;
+        "rm":*) _lafs_targets ;;
         "cap show":*) _lafs_targets ;;
         "cap read":*) _lafs_targets ;;
         "cap verify":*) _lafs_targets ;;
@@ -117,8 +170,8 @@ _lafs() {
         "share show":*) _lafs_files -f ;;
         "share find":*) _lafs_targets ;;
         "completion":*) _lafs_words 'bash zsh fish' ;;
-        "help":*) _lafs_words 'init server encoding grid put get cat cap batch check repair renew share completion help man' ;;
-        "man":*) _lafs_words 'init server encoding grid put get cat cap batch check repair renew share completion help man' ;;
+        "help":*) _lafs_words 'init server encoding alias grid put get cat ls mkdir ln mv rm cap batch check repair renew share completion help man' ;;
+        "man":*) _lafs_words 'init server encoding alias grid put get cat ls mkdir ln mv rm cap batch check repair renew share completion help man' ;;
     esac
 }
 

@@ -13,7 +13,7 @@ function __lafs_at --description 'Is the command before the cursor this one?'
             case '-*'
             case '*'
                 set -a found $word
-                contains -- $found[1] server grid cap share; and test (count $found) -lt 2; and continue
+                contains -- $found[1] server alias grid cap share; and test (count $found) -lt 2; and continue
                 break
         end
     end
@@ -29,14 +29,33 @@ function __lafs_at_files --description 'Files, where the word is @FILE'
     end
 end
 
+function __lafs_aliases --description 'Names of aliases, and what the first argument says behind each'
+    set -l home $HOME/.config/lafs
+    set -q XDG_CONFIG_HOME; and set home $XDG_CONFIG_HOME/lafs
+    set -q LAFS_HOME; and test -n "$LAFS_HOME"; and set home $LAFS_HOME
+    set -l words (commandline -opc)
+    set -l at (contains -i -- --home $words); and set home $words[(math $at + 1)]
+    test -r $home/aliases; or return
+    while read -l line
+        set -l name (string match -r '^([^#:]+):.' -- $line)[2]
+        and echo "$name$argv"
+    end < $home/aliases
+end
+
 complete -c lafs -f
 complete -c lafs -n '__lafs_at' -a init -d 'Make a home: configuration and secrets'
 complete -c lafs -n '__lafs_at' -a server -d 'The servers of this home'
 complete -c lafs -n '__lafs_at' -a encoding -d 'Show or set how many shares a file gets'
+complete -c lafs -n '__lafs_at' -a alias -d 'Names for directories and files'
 complete -c lafs -n '__lafs_at' -a grid -d 'What others need to use your caps'
 complete -c lafs -n '__lafs_at' -a put -d 'Store a file and print its cap'
 complete -c lafs -n '__lafs_at' -a get -d 'Fetch a file'
 complete -c lafs -n '__lafs_at' -a cat -d 'Write files to stdout'
+complete -c lafs -n '__lafs_at' -a ls -d 'List a directory'
+complete -c lafs -n '__lafs_at' -a mkdir -d 'Make a directory and print its write cap'
+complete -c lafs -n '__lafs_at' -a ln -d 'Give an object a name in a directory'
+complete -c lafs -n '__lafs_at' -a mv -d 'Give an entry another name or place'
+complete -c lafs -n '__lafs_at' -a rm -d 'Remove links from directories'
 complete -c lafs -n '__lafs_at' -a cap -d 'What a cap is and what it grants'
 complete -c lafs -n '__lafs_at' -a batch -d 'Run one command a line over one set of connections'
 complete -c lafs -n '__lafs_at' -a check -d 'Count the shares of objects, or prove them'
@@ -52,6 +71,11 @@ complete -c lafs -n '__lafs_at server' -a status -d 'Ask servers how they are'
 complete -c lafs -n '__lafs_at server' -a remove -d 'Forget a server; its shares stay there'
 complete -c lafs -n '__lafs_at server' -a drain -d 'Copy our shares from a server to the others'
 complete -c lafs -n '__lafs_at server' -a replace -d 'Put a new server in the place of another'
+complete -c lafs -n '__lafs_at alias' -a create -d 'Make a directory and give it a name'
+complete -c lafs -n '__lafs_at alias' -a add -d 'Give a name to what TARGET leads to'
+complete -c lafs -n '__lafs_at alias' -a list -d 'List the names that caps were given'
+complete -c lafs -n '__lafs_at alias' -a remove -d 'Forget a name, and print the cap that it stood for'
+complete -c lafs -n '__lafs_at alias' -a rename -d 'Give an alias another name'
 complete -c lafs -n '__lafs_at grid' -a export -d 'Write servers, host keys and encoding to a file'
 complete -c lafs -n '__lafs_at grid' -a import -d 'Take servers and encoding from a grid file'
 complete -c lafs -n '__lafs_at cap' -a show -d 'Show what a cap is and grants'
@@ -86,31 +110,57 @@ complete -c lafs -n '__lafs_at server replace' -l permutation-seed -x -d 'Its se
 complete -c lafs -n '__lafs_at server replace' -l option -x -d 'How to reach it; may be repeated'
 complete -c lafs -n '__lafs_at server replace' -l accept-new -d 'Accept and record a host key that is not known yet'
 complete -c lafs -n '__lafs_at server replace' -l force -d 'Forget OLD even if something on it could not be saved'
+complete -c lafs -n '__lafs_at alias add' -F
+complete -c lafs -n '__lafs_at alias add' -a '(__lafs_at_files) (__lafs_aliases :)'
+complete -c lafs -n '__lafs_at alias list' -l uri -d 'Show the caps too: write caps where there are'
+complete -c lafs -n '__lafs_at alias list' -l readonly-uri -d 'Show the read caps too'
+complete -c lafs -n '__lafs_at alias remove' -a '(__lafs_aliases)'
+complete -c lafs -n '__lafs_at alias rename' -a '(__lafs_aliases)'
 complete -c lafs -n '__lafs_at grid export' -F
 complete -c lafs -n '__lafs_at grid import' -F
-complete -c lafs -n '__lafs_at put' -l format -x -a 'chk sdmf mdmf' -d 'What to make; chk so far'
-complete -c lafs -n '__lafs_at put' -l mutable -d 'Make a mutable file (not in this version)'
-complete -c lafs -n '__lafs_at put' -l private-key -r -F -d 'The RSA key of a mutable file (not in this version)'
+complete -c lafs -n '__lafs_at put' -l format -x -a 'chk sdmf mdmf' -d 'What to make: chk unless said'
+complete -c lafs -n '__lafs_at put' -l mutable -d 'Make a mutable file: the same as --format sdmf'
+complete -c lafs -n '__lafs_at put' -l private-key -r -F -d 'Make it with this RSA key (PEM, 2048 bits) instead of a new one'
 complete -c lafs -n '__lafs_at put' -l encoding -x -d 'Any K of N shares rebuild the file, on at least H servers'
 complete -c lafs -n '__lafs_at put' -l segment-size -x -d 'Largest segment; 1M unless said'
 complete -c lafs -n '__lafs_at put' -l no-convergence -d 'Use a random key: equal files get different caps'
 complete -c lafs -n '__lafs_at put' -F
-complete -c lafs -n '__lafs_at put' -a '(__lafs_at_files)'
+complete -c lafs -n '__lafs_at put' -a '(__lafs_at_files) (__lafs_aliases :)'
 complete -c lafs -n '__lafs_at get' -l offset -x -d 'Begin at byte N'
 complete -c lafs -n '__lafs_at get' -l length -x -d 'Fetch N bytes; fewer where the file ends'
 complete -c lafs -n '__lafs_at get' -l resume -d 'Go on where an earlier get of the same file stopped'
 complete -c lafs -n '__lafs_at get' -l strict -d 'Refuse a version older than one that was seen before (exit 6)'
 complete -c lafs -n '__lafs_at get' -F
-complete -c lafs -n '__lafs_at get' -a '(__lafs_at_files)'
+complete -c lafs -n '__lafs_at get' -a '(__lafs_at_files) (__lafs_aliases :)'
 complete -c lafs -n '__lafs_at cat' -l strict -d 'Refuse a version older than one that was seen before (exit 6)'
 complete -c lafs -n '__lafs_at cat' -F
-complete -c lafs -n '__lafs_at cat' -a '(__lafs_at_files)'
+complete -c lafs -n '__lafs_at cat' -a '(__lafs_at_files) (__lafs_aliases :)'
+complete -c lafs -n '__lafs_at ls' -s l -l long -d 'Also what it grants, its size, and when it was changed or linked'
+complete -c lafs -n '__lafs_at ls' -s R -l recursive -d 'Also what is in the directories below, each once'
+complete -c lafs -n '__lafs_at ls' -s F -l classify -d 'Behind names: / directory, * file that can be changed, ? unknown'
+complete -c lafs -n '__lafs_at ls' -l uri -d 'Show the caps too: write caps where there are'
+complete -c lafs -n '__lafs_at ls' -l readonly-uri -d 'Show the read caps too'
+complete -c lafs -n '__lafs_at ls' -s 0 -l null -d 'End lines with NUL, and leave names as they are'
+complete -c lafs -n '__lafs_at ls' -F
+complete -c lafs -n '__lafs_at ls' -a '(__lafs_at_files) (__lafs_aliases :)'
+complete -c lafs -n '__lafs_at mkdir' -l format -x -a 'sdmf mdmf' -d 'How to keep it: sdmf unless said'
+complete -c lafs -n '__lafs_at mkdir' -l private-key -r -F -d 'Make it with this RSA key (PEM, 2048 bits) instead of a new one'
+complete -c lafs -n '__lafs_at mkdir' -F
+complete -c lafs -n '__lafs_at mkdir' -a '(__lafs_at_files) (__lafs_aliases :)'
+complete -c lafs -n '__lafs_at ln' -l readonly -d 'Link what can be read and not changed'
+complete -c lafs -n '__lafs_at ln' -F
+complete -c lafs -n '__lafs_at ln' -a '(__lafs_at_files) (__lafs_aliases :)'
+complete -c lafs -n '__lafs_at mv' -F
+complete -c lafs -n '__lafs_at mv' -a '(__lafs_at_files) (__lafs_aliases :)'
+complete -c lafs -n '__lafs_at rm' -s r -l recursive -d 'Also directories that are not empty'
+complete -c lafs -n '__lafs_at rm' -F
+complete -c lafs -n '__lafs_at rm' -a '(__lafs_at_files) (__lafs_aliases :)'
 complete -c lafs -n '__lafs_at cap show' -F
-complete -c lafs -n '__lafs_at cap show' -a '(__lafs_at_files)'
+complete -c lafs -n '__lafs_at cap show' -a '(__lafs_at_files) (__lafs_aliases :)'
 complete -c lafs -n '__lafs_at cap read' -F
-complete -c lafs -n '__lafs_at cap read' -a '(__lafs_at_files)'
+complete -c lafs -n '__lafs_at cap read' -a '(__lafs_at_files) (__lafs_aliases :)'
 complete -c lafs -n '__lafs_at cap verify' -F
-complete -c lafs -n '__lafs_at cap verify' -a '(__lafs_at_files)'
+complete -c lafs -n '__lafs_at cap verify' -a '(__lafs_at_files) (__lafs_aliases :)'
 complete -c lafs -n '__lafs_at batch' -F
 complete -c lafs -n '__lafs_at check' -s r -l recursive -d 'Also what directories lead to; a line for each object'
 complete -c lafs -n '__lafs_at check' -l verify -d 'Read every share and prove it'
@@ -122,19 +172,19 @@ complete -c lafs -n '__lafs_at check' -l add-lease -d 'Renew our leases, and add
 complete -c lafs -n '__lafs_at check' -l max-time -x -d 'Begin nothing more after so long'
 complete -c lafs -n '__lafs_at check' -l force -d 'Let a mutable repair merge versions, or give up a newer one'
 complete -c lafs -n '__lafs_at check' -F
-complete -c lafs -n '__lafs_at check' -a '(__lafs_at_files)'
+complete -c lafs -n '__lafs_at check' -a '(__lafs_at_files) (__lafs_aliases :)'
 complete -c lafs -n '__lafs_at repair' -s r -l recursive -d 'Also what directories lead to; a line for each object'
 complete -c lafs -n '__lafs_at repair' -l assume-lost -x -d 'Take a server for empty; may be repeated'
 complete -c lafs -n '__lafs_at repair' -l add-lease -d 'Renew our leases, and add them where there are none'
 complete -c lafs -n '__lafs_at repair' -l max-time -x -d 'Begin nothing more after so long'
 complete -c lafs -n '__lafs_at repair' -l force -d 'Let a mutable repair merge versions, or give up a newer one'
 complete -c lafs -n '__lafs_at repair' -F
-complete -c lafs -n '__lafs_at repair' -a '(__lafs_at_files)'
+complete -c lafs -n '__lafs_at repair' -a '(__lafs_at_files) (__lafs_aliases :)'
 complete -c lafs -n '__lafs_at renew' -F
-complete -c lafs -n '__lafs_at renew' -a '(__lafs_at_files)'
+complete -c lafs -n '__lafs_at renew' -a '(__lafs_at_files) (__lafs_aliases :)'
 complete -c lafs -n '__lafs_at share show' -F
 complete -c lafs -n '__lafs_at share find' -F
-complete -c lafs -n '__lafs_at share find' -a '(__lafs_at_files)'
+complete -c lafs -n '__lafs_at share find' -a '(__lafs_at_files) (__lafs_aliases :)'
 complete -c lafs -n '__lafs_at completion' -a 'bash zsh fish'
-complete -c lafs -n '__lafs_at help' -a 'init server encoding grid put get cat cap batch check repair renew share completion help man'
-complete -c lafs -n '__lafs_at man' -a 'init server encoding grid put get cat cap batch check repair renew share completion help man'
+complete -c lafs -n '__lafs_at help' -a 'init server encoding alias grid put get cat ls mkdir ln mv rm cap batch check repair renew share completion help man'
+complete -c lafs -n '__lafs_at man' -a 'init server encoding alias grid put get cat ls mkdir ln mv rm cap batch check repair renew share completion help man'

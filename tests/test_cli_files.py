@@ -22,6 +22,9 @@ VERIFY = "URI:CHK-Verifier:qqqqqqqqqqqqqqqqqqqqqqqqqa:" + 51 * "a" + "a:3:10:100
 SSK = "URI:SSK:fs6ul2fju2fvb2cfx7gt6ngycm:hncpinwszbggrurbvuaaexnftk3j5wfr7473pj2g734mo2isxlbq"
 
 
+SSK_RO = "URI:SSK-RO:65ruo2zytr3uxnaxkptdoqkth4:hncpinwszbggrurbvuaaexnftk3j5wfr7473pj2g734mo2isxlbq"
+
+
 @pytest.fixture(scope="module")
 def lafs(tmp_path_factory: pytest.TempPathFactory) -> Lafs:
     """A home with ten folders for servers, shared by the tests of this module."""
@@ -132,12 +135,16 @@ def test_cap_reaches_the_user_when_it_can_not_be_pinned(tmp_path: Path) -> None:
     [
         (["put", "no-such-file"], 3, "no such file"),
         (["put", "."], 2, "is a directory"),
-        (["put", "big", "alias:x"], 2, "can't be linked yet"),
-        (["put", "big", SSK], 2, "can't be linked yet"),
-        (["put", "big", "--mutable"], 2, "mutable files can't be made yet"),
-        (["put", "big", "--format", "mdmf"], 2, "mutable files can't be made yet"),
-        (["put", "big", "--format", "sdmf"], 2, "mutable files can't be made yet"),
-        (["put", "big", "--private-key", "x"], 2, "mutable files can't be made yet"),
+        (["put", "big", "alias:x"], 3, "no alias 'alias'"),
+        (["put", "big", SSK_RO], 9, "can't be written with its read cap"),
+        (["put", "big", LIT], 9, "immutable"),
+        (["put", "big", f"{LIT}/x"], 2, "no path leads into it"),
+        (["put", "big", "URI:DIR2-LIT:"], 9, "immutable"),
+        (["put", "-", "URI:DIR2-LIT:"], 2, "has no name"),
+        (["put", "big", "--private-key", "x"], 2, "an immutable file has no private key"),
+        (["put", "big", "--mutable", "--private-key", "no-such"], 3, "no such file"),
+        (["put", "big", "--mutable", "--private-key", "big"], 2, "private key can't be read"),
+        (["put", "big", "--mutable", "--format", "chk"], 2, "contradict"),
         (["put", "big", "--format", "tar"], 2, "'tar'"),
         (["put", "big", "--encoding", "3/11/20"], 4, "10 servers take shares, 11 are needed"),
         (["put", "big", "--segment-size", "0"], 2, "segment size"),

@@ -309,6 +309,26 @@ def test_bash_offers_commands_options_values_and_files_and_starts_no_process(fol
     assert bash(folder, "put", "--", "--x") == []
 
 
+@pytest.fixture
+def aliases(folder: Path) -> Path:
+    """A home with two aliases, beside the files of `folder`."""
+    (folder / "sub" / "aliases").write_text("# lines\nmusic: URI:DIR2:a:b\nmy-photos: URI:DIR2-RO:a:b\nempty:\n")
+    return folder
+
+
+def test_bash_offers_aliases(aliases: Path) -> None:
+    assert bash(aliases, "--home", "sub", "ls", "m") == ["music:", "my-photos:", "my.cap"]
+    assert bash(aliases, "--home", "sub", "ls", "mu") == ["music:"]
+    assert bash(aliases, "--home", "sub", "alias", "remove", "") == ["music", "my-photos"]
+    assert bash(aliases, "--home", "nowhere", "ls", "mu") == []
+    assert bash(aliases, "--home", "sub", "put", "mu") == []
+
+
+def test_fish_offers_aliases(aliases: Path) -> None:
+    assert fish(aliases, "lafs --home sub ls mu") == ["music:"]
+    assert fish(aliases, "lafs --home sub alias remove m") == ["music", "my-photos"]
+
+
 def test_every_option_of_every_command_is_offered_by_bash(folder: Path) -> None:
     for row in SHOWN:
         offered = bash(folder, *row.name.split(), "-")

@@ -10,13 +10,14 @@ import click
 
 from lafscli.cli import main, options, table
 
-_FILES = {"FILE", "PATH", "LOCAL", "SOURCE"}
+_FILES = {"FILE", "PATH", "LOCAL"}
 _HEADER = "# Completion of lafs for {shell}; made by `lafs generate-docs`, not by hand.\n"
 
 
 @dataclass(frozen=True, slots=True)
 class Word:
-    """What may follow: one of `choices`, else a path of `kind` ("file", "dir", "target"), else anything ("")."""
+    """What may follow: one of `choices`, else a path of `kind` ("file", "dir", "target"), the name of an "alias",
+    else anything ("")."""
 
     name: str
     kind: str = ""
@@ -82,7 +83,9 @@ def _word(param: click.Parameter) -> Word:
         "dir"
         if "DIR" in shown
         else "target"
-        if "TARGET" in shown
+        if "TARGET" in shown or shown in ("SOURCE", "DEST")
+        else "alias"
+        if shown == "ALIAS"
         else "file"
         if shown.partition("|")[0] in _FILES
         else ""
@@ -151,7 +154,12 @@ def _bash(usages: Sequence[Usage]) -> str:
 def _bash_action(word: Word) -> str:
     if word.choices:
         return f"_lafs_words '{' '.join(word.choices)}'"
-    return {"file": "_lafs_files -f", "dir": "_lafs_files -d", "target": "_lafs_targets"}.get(word.kind, ":")
+    return {
+        "file": "_lafs_files -f",
+        "dir": "_lafs_files -d",
+        "target": "_lafs_targets",
+        "alias": "_lafs_alias_names",
+    }.get(word.kind, ":")
 
 
 # ---- zsh ----
@@ -199,7 +207,8 @@ def _zsh_text(text: str) -> str:
 def _zsh_action(word: Word) -> str:
     if word.choices:
         return f"({' '.join(word.choices)})"
-    return {"file": "_files", "dir": "_files -/", "target": "_lafs_target"}.get(word.kind, "()")
+    actions = {"file": "_files", "dir": "_files -/", "target": "_lafs_target", "alias": "_lafs_alias_name"}
+    return actions.get(word.kind, "()")
 
 
 def _quoted(text: str) -> str:
@@ -237,7 +246,9 @@ def _fish(usages: Sequence[Usage]) -> str:
         if kinds & {"file", "target", "dir"}:
             lines.append(f"{where} -F\n")
         if "target" in kinds:
-            lines.append(f"{where} -a '(__lafs_at_files)'\n")
+            lines.append(f"{where} -a '(__lafs_at_files) (__lafs_aliases :)'\n")
+        if "alias" in kinds:
+            lines.append(f"{where} -a '(__lafs_aliases)'\n")
     return "".join(lines)
 
 

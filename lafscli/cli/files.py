@@ -1,160 +1,25 @@
-"""put, get, cat (CLI.md §4), for immutable files."""
+"""get and cat (CLI.md §4): files of any kind."""
 
 from __future__ import annotations
 
-import os
 import time
-from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from lafscli.cli.frame import Frame
 from lafscli.cli.landing import choose, landing, resumed
-from lafscli.cli.options import ENCODING, SIZE, command
-from lafscli.cli.output import Unheard
+from lafscli.cli.options import SIZE, command
 from lafscli.cli.progress import ShownProgress
 from lafscli.cli.targets import found, like_a_cap, readable_file
-from lafscli.config.home import Home
-from lafscli.errors import LafsError, NotHappy, Unreachable, UsageError
+from lafscli.errors import UsageError
 from lafscli.formats.caps import Cap, ChkCap, LitCap
-from lafscli.placement import Encoding
-from lafscli.primitives.encoding import b32encode
 from lafscli.primitives.hashes import tagged_hash
 
 if TYPE_CHECKING:
     from lafscli.tree.contents import Read
 
 STRICT = click.option("--strict", is_flag=True, help="Refuse a version older than one that was seen before (exit 6).")
-
-
-@command("put")
-@click.argument("local")
-@click.argument("target", required=False)
-@click.option("--format", "format_", type=click.Choice(["chk", "sdmf", "mdmf"]), help="What to make; chk so far.")
-@click.option("--mutable", is_flag=True, help="Make a mutable file (not in this version).")
-@click.option("--private-key", metavar="FILE", help="The RSA key of a mutable file (not in this version).")
-@click.option("--encoding", type=ENCODING, help="Any K of N shares rebuild the file, on at least H servers.")
-@click.option("--segment-size", type=SIZE, help="Largest segment; 1M unless said.")
-@click.option("--no-convergence", is_flag=True, help="Use a random key: equal files get different caps.")
-def put(
-    frame: Frame,
-    local: str,
-    target: str | None,
-    format_: str | None,
-    mutable: bool,
-    private_key: str | None,
-    encoding: Encoding | None,
-    segment_size: int | None,
-    no_convergence: bool,
-) -> None:
-    """Store a file and print its cap.
-
-    LOCAL is a file, or - for stdin, which is streamed. The cap is all one needs to fetch the file: keep it. It is
-    also written to `pins` in the home. The same file gives the same cap; what came through a pipe and is longer than
-    a segment gets a random key.
-    """
-    if target is not None:
-        raise UsageError("a TARGET can't be linked yet")
-    if mutable or private_key is not None or format_ in ("sdmf", "mdmf"):
-        raise UsageError("mutable files can't be made yet", hint="this version of lafs stores immutable files (chk)")
-    from lafscli.config import secrets
-    from lafscli.immutable.upload import upload
-
-    began = time.monotonic()
-    if local == "-":
-        frame.connections.take_stdin("the file")
-    client = frame.client()
-    try:
-        secrets.can_pin(client.config.home)
-    except LafsError as error:
-        frame.out.warn(f"the cap will not be kept among the pins, only printed: {error.message}")
-    chosen = encoding or client.config.encoding
-    largest = client.config.encoding.segment_size if segment_size is None else segment_size
-    chosen = replace(chosen, segment_size=largest)
-    writing = client.writing(chosen, convergent=not no_convergence)
-    if local != "-":
-        _enough_servers(frame, chosen, Path(local))
-    with ShownProgress(frame.connections, frame.out, f"put {local}") as progress:
-        try:
-            if local == "-":
-                with os.fdopen(0, "rb", buffering=0, closefd=False) as stream:
-                    done = upload(client.grid, stream, writing, progress)
-            else:
-                done = upload(client.grid, Path(local), writing, progress)
-        except (NotHappy, Unreachable):
-            _enough_servers(frame, chosen, None)
-            raise
-    for shnum, names in done.placement.items():
-        frame.out.tell(f"share {shnum}: {', '.join(names)}", level=1)
-    document: dict[str, Any] = {"cap": str(done.cap), "kind": done.cap.kind, "size": done.size}
-    if not isinstance(done.cap, LitCap) and done.encoding is not None:
-        verify = done.cap.verify_cap()
-        document |= {
-            "verify_cap": str(verify),
-            "storage_index": b32encode(verify.storage_index),
-            "encoding": encoding_document(done.encoding),
-            "happiness": done.happiness,
-            "pushed_shares": done.pushed,
-            "preexisting_shares": done.preexisting,
-            "resumed_bytes": done.resumed_bytes,
-            "placement": {str(shnum): names for shnum, names in done.placement.items()},
-        }
-    document["seconds"] = round(time.monotonic() - began, 3)
-    code = _hand_over(frame, client.config.home, document)
-    client.sweep({name for names in done.placement.values() for name in names})
-    if code:
-        raise SystemExit(code)
-
-
-def _hand_over(frame: Frame, home: Home, document: dict[str, Any]) -> int:
-    """Print the cap of what is stored, and pin it; the exit code. That one of both fails does not hold up the other."""
-    from lafscli.config import secrets
-
-    unheard: Unheard | None = None
-    unpinned: LafsError | None = None
-    newest = False
-    try:
-        frame.out.show(document, document["cap"])
-    except Unheard as error:
-        unheard = error
-    finally:  # also when nobody reads stdout, or a signal comes
-        try:
-            newest = secrets.pin(home, document["cap"])
-        except LafsError as error:
-            unpinned = error
-            frame.out.warn(f"the file is stored, but its cap is not among the pins: {error.message}")
-    if unheard is not None:
-        if unpinned is None:
-            where = "is the last line of" if newest else "stands in"
-            unheard.hint = f"the file is stored, and its cap {where} {home.path / 'pins'}"
-        raise unheard
-    return 0 if unpinned is None else unpinned.exit_code
-
-
-def _enough_servers(frame: Frame, encoding: Encoding, path: Path | None) -> None:
-    """Refuse what can't be happy on the servers there are, before anything is read or sent. A file so small that it
-    is kept in its cap needs none."""
-    from lafscli.immutable.upload import LIT_LIMIT
-
-    try:
-        if path is not None and path.stat().st_size <= LIT_LIMIT:
-            return
-    except OSError:
-        return
-    count = len(frame.client_with_servers().config.writable)
-    if count < encoding.happy:
-        fitting = f"; on {count} servers: lafs encoding {encoding.fitting(count)}" if count else ""
-        raise NotHappy(
-            f"{count} servers take shares, {encoding.happy} are needed to store safely ({encoding})",
-            hint=f"add servers with lafs server add{fitting}",
-        )
-
-
-def encoding_document(encoding: Encoding) -> dict[str, int]:
-    """An encoding as JSON."""
-    return {"k": encoding.k, "happy": encoding.happy, "n": encoding.n, "segment_size": encoding.segment_size}
 
 
 @command("get")

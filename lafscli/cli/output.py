@@ -39,6 +39,13 @@ class Output:
         elif text:
             self.write(text + "\n")
 
+    def put(self, document: Mapping[str, Any], text: str) -> None:
+        """Give the answer: `document` with --json, else `text` as it is, which has its own line ends."""
+        if self.settings.json:
+            self._document(document)
+        else:
+            self.write(text)
+
     def write(self, text: str) -> None:
         """Put text on stdout as it is, now; Unheard where that can't be done, BrokenPipeError where the reader left."""
         try:
@@ -56,16 +63,21 @@ class Output:
 
     def fail(self, error: LafsError) -> None:
         """Report an error: one line, one more for the hint; with --json the document too."""
-        message, hint = error.message, error.hint
+        message = self.complain(error)
+        if self.settings.json and not isinstance(error, Unheard):
+            body = {"code": error.exit_code, "kind": error.kind, "message": message}
+            self._document({"error": body | ({"hint": error.hint} if error.hint else {})})
+
+    def complain(self, error: LafsError) -> str:
+        """Report one of several errors, on stderr alone; its message as it is shown."""
+        message = error.message
         if isinstance(error, ServerError) and error.server and error.server not in message.split():
             message = f"server {error.server}: {message}"
         self.event("error", kind=error.kind, code=error.exit_code, message=escape(message))
         self._say(f"{self._paint('31', 'lafs:')} {self.place}{escape(message)}")
-        if hint:
-            self._hint(hint)
-        if self.settings.json and not isinstance(error, Unheard):
-            body = {"code": error.exit_code, "kind": error.kind, "message": message}
-            self._document({"error": body | ({"hint": hint} if hint else {})})
+        if error.hint:
+            self._hint(error.hint)
+        return message
 
     def warn(self, message: str) -> None:
         """Say what the user should know and what stops nothing."""

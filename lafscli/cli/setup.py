@@ -11,9 +11,10 @@ import click
 
 from lafscli.cli.frame import Frame
 from lafscli.cli.options import ENCODING, command
+from lafscli.config.aliases import parse_lines
 from lafscli.config.home import Home
 from lafscli.config.servers import Address
-from lafscli.config.settings import Config, encoding_table, write_table
+from lafscli.config.settings import DEFAULT_ALIAS, Config, encoding_table, write_table
 from lafscli.placement import Encoding, may_lose
 
 LOCAL_SERVERS = 10
@@ -56,9 +57,16 @@ def init(frame: Frame, local: bool, encoding: Encoding | None, from_tahoe: str |
         with home.locked():
             made = secrets.make_missing(home, os.urandom, given)
             if not home.config_file.exists():  # another init may have been faster
-                write_table(home, {"encoding": encoding_table(chosen), "servers": servers})
+                table = {"encoding": encoding_table(chosen), "servers": servers}
+                write_table(home, _default_alias(given.get("aliases", b"")) | table)
         config = frame.config()
     _answer(frame, config, created=not existed, made=made)
+
+
+def _default_alias(lines: bytes) -> dict[str, str]:
+    """Where a Tahoe node has its default alias, and there is none of ours, paths go on to begin there."""
+    names = {name for name, _ in parse_lines(lines.decode(errors="replace"))}
+    return {"default-alias": "tahoe"} if "tahoe" in names and DEFAULT_ALIAS not in names else {}
 
 
 def _answer(frame: Frame, config: Config, *, created: bool, made: list[str]) -> None:

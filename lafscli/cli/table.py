@@ -45,6 +45,7 @@ GROUPS = (SETUP, FILES, HEALTH, TOOL)
 
 FAMILIES = (
     Family("server", SETUP, "The servers of this home."),
+    Family("alias", SETUP, "Names for directories and files."),
     Family("grid", SETUP, "What others need to use your caps."),
     Family("cap", FILES, "What a cap is and what it grants."),
     Family("share", HEALTH, "Shares on servers and on disk."),
@@ -59,11 +60,23 @@ COMMANDS = (
     Command("server drain", "lafscli.cli.moves", "drain_", SETUP, "Copy our shares from a server to the others."),
     Command("server replace", "lafscli.cli.moves", "replace_", SETUP, "Put a new server in the place of another."),
     Command("encoding", "lafscli.cli.setup", "encoding", SETUP, "Show or set how many shares a file gets."),
+    Command("alias create", "lafscli.cli.aliases", "create", SETUP, "Make a directory and give it a name."),
+    Command("alias add", "lafscli.cli.aliases", "add", SETUP, "Give a name to what TARGET leads to."),
+    Command("alias list", "lafscli.cli.aliases", "list_", SETUP, "List the names that caps were given."),
+    Command(
+        "alias remove", "lafscli.cli.aliases", "remove", SETUP, "Forget a name, and print the cap that it stood for."
+    ),
+    Command("alias rename", "lafscli.cli.aliases", "rename", SETUP, "Give an alias another name."),
     Command("grid export", "lafscli.cli.grids", "export", SETUP, "Write servers, host keys and encoding to a file."),
     Command("grid import", "lafscli.cli.grids", "import_", SETUP, "Take servers and encoding from a grid file."),
-    Command("put", "lafscli.cli.files", "put", FILES, "Store a file and print its cap."),
+    Command("put", "lafscli.cli.put", "put", FILES, "Store a file and print its cap."),
     Command("get", "lafscli.cli.files", "get", FILES, "Fetch a file."),
     Command("cat", "lafscli.cli.files", "cat", FILES, "Write files to stdout."),
+    Command("ls", "lafscli.cli.listing", "ls", FILES, "List a directory."),
+    Command("mkdir", "lafscli.cli.directories", "mkdir", FILES, "Make a directory and print its write cap."),
+    Command("ln", "lafscli.cli.links", "ln", FILES, "Give an object a name in a directory."),
+    Command("mv", "lafscli.cli.links", "mv", FILES, "Give an entry another name or place."),
+    Command("rm", "lafscli.cli.links", "rm", FILES, "Remove links from directories."),
     Command("cap show", "lafscli.cli.caps", "show", FILES, "Show what a cap is and grants."),
     Command("cap read", "lafscli.cli.caps", "read", FILES, "Print the read cap."),
     Command("cap verify", "lafscli.cli.caps", "verify", FILES, "Print the verify cap."),
@@ -76,6 +89,34 @@ COMMANDS = (
     Command("completion", "lafscli.cli.generate", "completion", TOOL, "Print the completion script for a shell."),
     Command("help", "lafscli.cli.generate", "help_", TOOL, "Show the help of a command, or list the commands."),
     Command("man", "lafscli.cli.generate", "man", TOOL, "Show the manual page of a command."),
+    Command(
+        "create-alias",
+        "lafscli.cli.spelled",
+        "create_alias",
+        SETUP,
+        "Make a directory and give it a name.",
+        hidden=True,
+    ),
+    Command(
+        "add-alias", "lafscli.cli.spelled", "add_alias", SETUP, "Give a name to what TARGET leads to.", hidden=True
+    ),
+    Command(
+        "list-aliases",
+        "lafscli.cli.spelled",
+        "list_aliases",
+        SETUP,
+        "List the names that caps were given.",
+        hidden=True,
+    ),
+    Command("unlink", "lafscli.cli.spelled", "unlink", FILES, "Remove links from directories.", hidden=True),
+    Command(
+        "deep-check",
+        "lafscli.cli.spelled",
+        "deep_check",
+        HEALTH,
+        "Count the shares of objects, or prove them.",
+        hidden=True,
+    ),
     Command(
         "generate-docs",
         "lafscli.cli.generate",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -83,6 +84,13 @@ def spotted(frame: Frame, target: Target, *, make_parents: bool = False) -> Spot
     from lafscli.tree import paths
 
     return paths.spot(frame.access(target.cap), target.cap, target.names, make_parents=make_parents)
+
+
+def creatable(names: Sequence[str]) -> None:
+    """UsageError for names that nothing new is given: elsewhere they mean a folder, and no local copy can have them."""
+    for name in names:
+        if name in (".", ".."):
+            raise UsageError(f"{name!r} can't be the name of anything", hint="a path in the grid has no . and ..")
 
 
 def _must_lead_on(target: Target) -> None:

@@ -87,7 +87,7 @@ def free(lines: list[str], name: str) -> None:
         raise LafsError(f"there is an alias {name!r} already", hint=f"lafs alias rename {name} NEW, or another name")
 
 
-def can_change(home: Home, name: str) -> None:
+def can_add(home: Home, name: str) -> None:
     """Raise what `add` surely would, before anything is made that the name is for."""
     check_name(name)
     free(_read(home.path / "aliases").split("\n"), name)

@@ -138,13 +138,23 @@ class TahoeNode:
             found["convergence"] = read_secret(private / "convergence", blank=True)
         if (private / "secret").exists():
             found["secret"] = read_secret(private / "secret", length=LENGTH, blank=True)
-        try:
-            found["aliases"] = (self.folder / "private" / "aliases").read_bytes()
-        except FileNotFoundError:
-            pass
-        except OSError as error:
-            raise UsageError(f"cannot read the aliases of {self.folder}: {error.strerror}") from error
+        written = self._read("aliases")
+        root = self._read("root_dir.cap")
+        if root is not None and b"\ntahoe:" not in b"\n" + (written or b""):
+            # spec 08 §6: it supplies the alias `tahoe`
+            lines = written or b""
+            written = lines + (b"" if not lines or lines.endswith(b"\n") else b"\n") + b"tahoe: " + root.strip() + b"\n"
+        if written is not None:
+            found["aliases"] = written
         return found
+
+    def _read(self, name: str) -> bytes | None:
+        try:
+            return (self.folder / "private" / name).read_bytes()
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise UsageError(f"cannot read {name} of {self.folder}: {error.strerror}") from error
 
     def encoding(self) -> tuple[int, int, int]:
         """k, happy and n of tahoe.cfg; Tahoe's defaults where it says nothing."""

@@ -169,6 +169,16 @@ def store(
     )
 
 
+def overwrite(
+    access: Access, cap: MutableWriteCap, source: Path | bytes | BinaryIO, progress: Progress | None = None
+) -> Published:
+    """Replace the content of a mutable file, which keeps its cap."""
+    need_servers(access)
+    from lafscli.mutable import publish  # type: ignore[import-not-found,unused-ignore]
+
+    return publish.overwrite(access.grid, cap, source, access.publishing, progress=progress)
+
+
 def need_servers(access: Access) -> None:
     """UsageError where none is configured."""
     if not access.grid.stores:

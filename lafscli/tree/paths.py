@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
-from lafscli.errors import LafsError, NotFound, UsageError
+from lafscli.errors import LafsError, MalformedDirectory, NotFound, UsageError
 from lafscli.formats.caps import Cap, DirectoryCap, UnknownCap
 from lafscli.formats.child import Child
 from lafscli.formats.dirtable import Table
@@ -16,21 +16,24 @@ from lafscli.tree.directory import NewChild, changeable, create_directory, edit,
 @dataclass(frozen=True, slots=True)
 class Reached:
     """How far a path leads. `above`: the directories that were read on the way, the root first. `child`: what the last
-    name stands for. `missing`: the names that lead nowhere; then there is no child."""
+    name stands for. `missing`: the names that lead nowhere; `unusable`: why the last entry can't be understood. Then
+    there is no child."""
 
     above: tuple[DirectoryCap, ...]
     child: Child | None
     missing: tuple[str, ...] = ()
+    unusable: MalformedDirectory | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Spot:
-    """Where a name can be linked. `child`: what has that name, when it was looked at; `above`: the directories on the
-    way, the root first, `parent` last."""
+    """Where a name can be linked. `child`: what has that name, when it was looked at, or `unusable`: why its entry
+    can't be understood. `above`: the directories on the way, the root first, `parent` last."""
 
     parent: DirectoryCap = field(repr=False)
     name: str
     child: Child | None = field(default=None, repr=False)
+    unusable: MalformedDirectory | None = None
     above: tuple[DirectoryCap, ...] = field(default=(), repr=False)
 
 
@@ -47,6 +50,8 @@ def follow(access: Access, cap: Cap, names: Sequence[str]) -> Cap:
 def child_at(access: Access, cap: Cap, names: Sequence[str]) -> Child:
     """The entry that a path of at least one name leads to; NotFound names the part that is missing."""
     reached = reach(access, cap, names)
+    if reached.unusable is not None:
+        raise reached.unusable
     if reached.child is None:
         raise missing(names, reached)
     return reached.child
@@ -57,13 +62,14 @@ def spot(access: Access, cap: Cap, names: Sequence[str], *, make_parents: bool =
     or is NotFound."""
     reached = reach(access, cap, names)
     if len(reached.missing) < 2:
-        return Spot(reached.above[-1], names[-1], reached.child, reached.above)
+        return Spot(reached.above[-1], names[-1], reached.child, reached.unusable, reached.above)
     if not make_parents:
         raise missing(names, reached)
+    changeable(reached.above[-1])
     below, *rest = reached.missing
-    made = _make(access, reached.above[-1], below, rest[:-1])
+    made = hang(access, reached.above[-1], below, nested(access, rest[:-1]))
     further = spot(access, made, rest, make_parents=True)
-    return Spot(further.parent, further.name, further.child, (*reached.above, *further.above))
+    return replace(further, above=(*reached.above, *further.above))
 
 
 def reach(access: Access, cap: Cap, names: Sequence[str]) -> Reached:
@@ -78,7 +84,12 @@ def reach(access: Access, cap: Cap, names: Sequence[str]) -> Reached:
         table = load(access, here).table
         if name not in table:
             return Reached(tuple(above), None, tuple(names[index:]))
-        child = table.child(name)
+        try:
+            child = table.child(name)
+        except MalformedDirectory as error:
+            if index < len(names) - 1:
+                raise
+            return Reached(tuple(above), None, (), error)
         here = child.cap
     return Reached(tuple(above), child)
 
@@ -97,13 +108,16 @@ def _no_directory(cap: Cap, names: Sequence[str]) -> LafsError:
     return NotFound(f"{path}: is a file, not a directory")
 
 
-def _make(access: Access, parent: DirectoryCap, name: str, below: Sequence[str]) -> Cap:
-    """Make the directory `name` in `parent`, and in it those of `below`, each in the one before. All of them appear
-    with one change; where another was faster, what that one made is taken."""
-    changeable(parent)
-    made = create_directory(access)
-    for each in reversed(below):
-        made = create_directory(access, {each: NewChild(made, linked_at(access.now))})
+def nested(access: Access, names: Sequence[str], inside: Mapping[str, NewChild] | None = None) -> DirectoryCap:
+    """A new directory that holds a new directory of each of the names in turn, the last of them with these children."""
+    made = create_directory(access, inside)
+    for name in reversed(names):
+        made = create_directory(access, {name: NewChild(made, linked_at(access.now))})
+    return made
+
+
+def hang(access: Access, parent: DirectoryCap, name: str, made: DirectoryCap) -> Cap:
+    """Link a directory that was made for a name that was free; where another was faster, take what that one linked."""
     there: Child | None = None
 
     def link(table: Table) -> None:

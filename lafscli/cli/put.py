@@ -1,0 +1,304 @@
+"""put (CLI.md §4): a file of any kind, alone, linked in a directory, or in the place of a mutable one."""
+
+from __future__ import annotations
+
+import os
+import time
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+import click
+
+from lafscli.cli.frame import Frame
+from lafscli.cli.options import ENCODING, SIZE, command
+from lafscli.cli.output import Unheard
+from lafscli.cli.progress import ShownProgress
+from lafscli.cli.targets import Target, creatable, resolve
+from lafscli.config.home import Home
+from lafscli.errors import LafsError, NotFound, NotGranted, NotHappy, Unreachable, UsageError
+from lafscli.formats.caps import Cap, DirectoryCap, LitCap, MutableReadCap, MutableWriteCap, UnknownCap
+from lafscli.placement import Encoding
+from lafscli.primitives.encoding import b32encode
+
+if TYPE_CHECKING:
+    from lafscli.immutable.upload import Uploaded
+    from lafscli.mutable.publish import Published  # type: ignore[import-not-found,unused-ignore]
+    from lafscli.primitives.ciphers import PrivateKey
+    from lafscli.storage.store import Progress
+    from lafscli.tree.contents import Access, Kind
+    from lafscli.tree.paths import Reached
+
+
+PRIVATE_KEY = click.option(
+    "--private-key", metavar="FILE", help="Make it with this RSA key (PEM, 2048 bits) instead of a new one."
+)
+
+
+@command("put")
+@click.argument("local")
+@click.argument("target", required=False)
+@click.option("--format", "format_", type=click.Choice(["chk", "sdmf", "mdmf"]), help="What to make: chk unless said.")
+@click.option("--mutable", is_flag=True, help="Make a mutable file: the same as --format sdmf.")
+@PRIVATE_KEY
+@click.option("--encoding", type=ENCODING, help="Any K of N shares rebuild the file, on at least H servers.")
+@click.option("--segment-size", type=SIZE, help="Largest segment; 1M unless said.")
+@click.option("--no-convergence", is_flag=True, help="Use a random key: equal files get different caps.")
+def put(
+    frame: Frame,
+    local: str,
+    target: str | None,
+    format_: str | None,
+    mutable: bool,
+    private_key: str | None,
+    encoding: Encoding | None,
+    segment_size: int | None,
+    no_convergence: bool,
+) -> None:
+    """Store a file and print its cap.
+
+    LOCAL is a file, or - for stdin, which is streamed. The cap is all one needs to fetch the file. With TARGET
+    (alias:path, or CAP/path) the file is linked there, and directories on the way that are missing are made; TARGET/ or
+    a directory takes it under its own name. Where a mutable file is, its content is replaced, also when TARGET is its
+    write cap. Without TARGET keep the cap: only its read cap is written to `pins` in the home. The same immutable file
+    gives the same cap; what came through a pipe and is longer than a segment gets a random key.
+    """
+    began = time.monotonic()
+    kind = _kind(format_, mutable, private_key)
+    private = None if private_key is None else read_key(private_key)
+    if local == "-":
+        frame.connections.take_stdin("the file")
+    client = frame.client()
+    chosen = encoding or client.config.encoding
+    largest = client.config.encoding.segment_size if segment_size is None else segment_size
+    chosen = replace(chosen, segment_size=largest)
+    access = frame.access(None, chosen, convergent=not no_convergence)
+    place = Place(None) if target is None else _place(access, resolve(frame, target), local)
+    if place.slot is not None and private is not None:
+        raise UsageError("there is a mutable file already, which keeps its key", hint="leave out --private-key")
+    if place.pins:
+        warn_of_pins(frame, client.config.home)
+    alone = target is None and kind == "chk"  # it may fit into its cap, and then needs no server
+    if place.slot is None and not (alone and local == "-"):
+        enough_servers(frame, chosen, Path(local) if alone else None)
+    with ShownProgress(frame.connections, frame.out, f"put {local}") as progress:
+        try:
+            if local == "-":
+                with os.fdopen(0, "rb", buffering=0, closefd=False) as stream:
+                    done = _store(access, place, stream, kind, private, progress)
+            else:
+                done = _store(access, place, Path(local), kind, private, progress)
+        except (NotHappy, Unreachable):
+            enough_servers(frame, chosen, None)
+            raise
+    place.link(access, done.cap)
+    for shnum, names in done.placement.items():
+        frame.out.tell(f"share {shnum}: {', '.join(names)}", level=1)
+    document = _document(done) | {"seconds": round(time.monotonic() - began, 3)}
+    code = hand_over(frame, client.config.home, document, str(done.cap.read_cap()) if place.pins else None)
+    client.sweep({name for names in done.placement.values() for name in names})
+    if code:
+        raise SystemExit(code)
+
+
+def _kind(format_: str | None, mutable: bool, private_key: str | None) -> Kind:
+    if mutable and format_ == "chk":
+        raise UsageError("a chk file is immutable: --mutable and --format chk contradict one another")
+    kind = format_ or ("sdmf" if mutable else "chk")
+    if private_key is not None and kind == "chk":
+        raise UsageError("an immutable file has no private key", hint="--mutable, or --format sdmf or mdmf")
+    return "chk" if kind == "chk" else "sdmf" if kind == "sdmf" else "mdmf"
+
+
+def read_key(path: str) -> PrivateKey:
+    """The RSA key in a PEM file of the user."""
+    from lafscli.primitives.ciphers import load_private_key_pem
+
+    try:
+        text = Path(path).read_bytes()
+    except FileNotFoundError:
+        raise NotFound(f"no such file: {path}") from None
+    except OSError as error:
+        raise UsageError(f"cannot read {path}: {error.strerror}") from error
+    return load_private_key_pem(text)
+
+
+# ---- where it goes -------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a file goes: nowhere (no `target`), to a name, or into the `slot` of a mutable file."""
+
+    target: Target | None
+    slot: MutableWriteCap | None = field(default=None, repr=False)
+    names: tuple[str, ...] = ()
+    reached: Reached | None = field(default=None, repr=False)
+
+    @property
+    def pins(self) -> bool:
+        """Whether no alias leads to it (CLI.md §3)."""
+        return self.target is None or self.target.as_cap
+
+    def link(self, access: Access, cap: Cap) -> None:
+        """Link what was stored, if it is to be."""
+        if self.target is None or self.slot is not None or self.reached is None:
+            return
+        from lafscli.tree.directory import NewChild
+        from lafscli.tree.links import plant
+
+        plant(access, self.reached, self.names[-1], NewChild(cap), over="files")
+
+
+def _place(access: Access, target: Target, local: str) -> Place:
+    """Look what is at a TARGET; refuse what can't be put there before anything is sent."""
+    from lafscli.tree.directory import changeable
+    from lafscli.tree.paths import reach
+
+    root = target.cap
+    if not isinstance(root, DirectoryCap):
+        if target.names or target.slash:
+            raise UsageError("TARGET is the cap of a file: no path leads into it")
+        return Place(target, _slot(root, "the file"))
+    names = target.names
+    if not names or target.slash:
+        names = (*names, _base_name(local))
+    while True:
+        creatable(names)
+        reached = reach(access, root, names)
+        if reached.unusable is not None:
+            raise reached.unusable
+        child = reached.child
+        if child is None or not child.cap.is_directory:
+            break
+        names = (*names, _base_name(local))
+    if child is not None and isinstance(child.cap, MutableReadCap | MutableWriteCap):
+        return Place(target, _slot(child.cap, "/".join(names)), names, reached)
+    changeable(reached.above[-1])
+    if child is not None and isinstance(child.cap, UnknownCap):
+        raise LafsError(
+            f"{'/'.join(names)}: is of a kind that lafs does not know, and is not replaced", hint="lafs rm removes it"
+        )
+    return Place(target, None, names, reached)
+
+
+def _slot(cap: Cap, what: str) -> MutableWriteCap:
+    if isinstance(cap, MutableWriteCap):
+        return cap
+    if isinstance(cap, UnknownCap):
+        raise UsageError("this cap is of a kind that lafs does not know")
+    if cap.mutable:
+        raise NotGranted(f"{what} can't be written with its read cap", hint="that takes the write cap")
+    raise NotGranted(f"{what} is immutable: nothing can be written there", hint="put it under a name of a directory")
+
+
+def _base_name(local: str) -> str:
+    if local == "-":
+        raise UsageError("what comes from stdin has no name", hint="say one: lafs put - alias:dir/NAME")
+    name = Path(os.path.abspath(local)).name
+    if not name:
+        raise UsageError(f"{local} has no name")
+    return name
+
+
+def _store(
+    access: Access,
+    place: Place,
+    source: Path | BinaryIO,
+    kind: Kind,
+    private: PrivateKey | None,
+    progress: Progress,
+) -> Uploaded | Published:
+    from lafscli.tree.contents import overwrite, store
+
+    if place.slot is not None:
+        return overwrite(access, place.slot, source, progress)
+    return store(access, source, kind, private=private, progress=progress)
+
+
+# ---- the answer ----------------------------------------------------------------------------------------------------
+
+
+def _document(done: Uploaded | Published) -> dict[str, Any]:
+    from lafscli.immutable.upload import Uploaded
+
+    document: dict[str, Any] = {"cap": str(done.cap), "kind": done.cap.kind, "size": done.size}
+    if isinstance(done.cap, LitCap) or done.encoding is None:
+        return document
+    verify = done.cap.verify_cap()
+    document |= {
+        "verify_cap": str(verify),
+        "storage_index": b32encode(verify.storage_index),
+        "encoding": encoding_document(done.encoding),
+        "happiness": done.happiness,
+    }
+    if isinstance(done, Uploaded):
+        document |= {
+            "pushed_shares": done.pushed,
+            "preexisting_shares": done.preexisting,
+            "resumed_bytes": done.resumed_bytes,
+        }
+    else:
+        document |= {"pushed_shares": sum(map(len, done.placement.values())), "seqnum": done.seqnum}
+    return document | {"placement": {str(shnum): names for shnum, names in done.placement.items()}}
+
+
+def hand_over(frame: Frame, home: Home, document: dict[str, Any], pin: str | None) -> int:
+    """Print the cap of what is stored, and pin its read cap if that is given; the exit code. That one of both fails
+    does not hold up the other."""
+    from lafscli.config import secrets
+
+    unheard: Unheard | None = None
+    unpinned: LafsError | None = None
+    newest = False
+    try:
+        frame.out.show(document, document["cap"])
+    except Unheard as error:
+        unheard = error
+    finally:  # also when nobody reads stdout, or a signal comes
+        try:
+            newest = pin is not None and secrets.pin(home, pin)
+        except LafsError as error:
+            unpinned = error
+            frame.out.warn(f"it is stored, but its cap is not among the pins: {error.message}")
+    if unheard is not None:
+        if pin is not None and unpinned is None:
+            which = "its cap" if pin == document["cap"] else "its read cap"
+            where = "is the last line of" if newest else "stands in"
+            unheard.hint = f"the file is stored, and {which} {where} {home.path / 'pins'}"
+        raise unheard
+    return 0 if unpinned is None else unpinned.exit_code
+
+
+def warn_of_pins(frame: Frame, home: Home) -> None:
+    """Say so, before anything is made, where its cap can't be pinned."""
+    from lafscli.config import secrets
+
+    try:
+        secrets.can_pin(home)
+    except LafsError as error:
+        frame.out.warn(f"the cap will not be kept among the pins, only printed: {error.message}")
+
+
+def enough_servers(frame: Frame, encoding: Encoding, path: Path | None) -> None:
+    """Refuse what can't be happy on the servers there are, before anything is read or sent. A file so small that it
+    is kept in its cap needs none."""
+    from lafscli.immutable.upload import LIT_LIMIT
+
+    try:
+        if path is not None and path.stat().st_size <= LIT_LIMIT:
+            return
+    except OSError:
+        return
+    count = len(frame.client_with_servers().config.writable)
+    if count < encoding.happy:
+        fitting = f"; on {count} servers: lafs encoding {encoding.fitting(count)}" if count else ""
+        raise NotHappy(
+            f"{count} servers take shares, {encoding.happy} are needed to store safely ({encoding})",
+            hint=f"add servers with lafs server add{fitting}",
+        )
+
+
+def encoding_document(encoding: Encoding) -> dict[str, int]:
+    """An encoding as JSON."""
+    return {"k": encoding.k, "happy": encoding.happy, "n": encoding.n, "segment_size": encoding.segment_size}
