@@ -15,7 +15,10 @@ from lafscli.config.quantities import parse_duration, parse_size
 from lafscli.config.servers import Address, OptionValue, ServerRecord
 from lafscli.config.settings import Config, parse_persist
 from lafscli.errors import FileError, FileMissing, LafsError, NotFound, ServerError, UsageError
+from lafscli.immutable.pipeline import Codec
 from lafscli.immutable.upload import Writing
+from lafscli.mutable.publish import Publishing
+from lafscli.mutable.retrieve import Reading
 from lafscli.placement import Encoding
 from lafscli.recovery import GridFile
 from lafscli.storage.enrol import Enrolment, enrol, make_folders
@@ -24,6 +27,7 @@ from lafscli.storage.grid import Grid, shared_rate
 from lafscli.storage.hostkeys import resolve
 from lafscli.storage.journal import Journal
 from lafscli.storage.local import LocalFiles
+from lafscli.storage.memory import Seen
 from lafscli.storage.rate import RateLimit
 from lafscli.storage.sftp import SftpFiles
 from lafscli.storage.sshcommand import SshTarget
@@ -48,6 +52,8 @@ class Client:
         self._timeout = timeout
         self._rate = None if limit_rate is None else shared_rate(limit_rate)
         self._grid: Grid | None = None
+        self._seen: Seen | None = None
+        self._codec: Codec | None = None
 
     @property
     def grid(self) -> Grid:
@@ -87,13 +93,23 @@ class Client:
         encoding: Encoding | None = None,
         *,
         convergent: bool = True,
-        strict: bool = False,  # noqa: ARG002
+        strict: bool = False,
         warn: Callable[[str], None] = lambda _: None,
     ) -> Access:
         """What reading and writing takes, in the configured encoding unless another is given. `strict`: a slot that
         was seen in a newer version before is not read."""
         chosen = encoding or self.config.encoding
-        return Access(self.grid, self.writing(chosen, convergent=convergent), None, None, time.time(), warn)
+        if self._seen is None:
+            self._seen = Seen(self.config.home.state / "seen.sqlite")
+        if self._codec is None:
+            self._codec = Codec()
+        writing, lists = self.writing(chosen, convergent=convergent), None
+        world = self._seen, time.monotonic, time.sleep
+        publishing = Publishing(
+            chosen, writing.lease_secret, writing.now, os.urandom, *world, membership=lists, codec=self._codec
+        )
+        reading = Reading(*world, os.urandom, strict, membership=lists, codec=self._codec)
+        return Access(self.grid, writing, publishing, reading, time.time(), warn)
 
     def sweep(self, names: Collection[str]) -> None:
         """Once a day: have these servers remove what was staged more than a day ago, by their own clocks (DESIGN §1.9).
@@ -121,6 +137,10 @@ class Client:
         grid, self._grid = self._grid, None
         if grid is not None:
             grid.close()
+        if self._codec is not None:
+            self._codec.close()
+        if self._seen is not None:
+            self._seen.close()
 
 
 def server_of(record: ServerRecord) -> Server:

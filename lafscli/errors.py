@@ -70,6 +70,10 @@ class CannotTell(LafsError):
     exit_code = 6
 
 
+class RolledBack(CannotTell):
+    """Only older versions of a mutable file were found than one that was seen before, or it can't be told."""
+
+
 class Conflict(LafsError):
     """Another writer won, after all retries."""
 

@@ -178,6 +178,9 @@ class MutableReadCap(_MutableCap):
     def storage_index(self) -> bytes:
         return storage_index_from_readkey(self.readkey)
 
+    def read_cap(self) -> MutableReadCap:
+        return self
+
     def verify_cap(self) -> MutableVerifyCap:
         return MutableVerifyCap(self.mdmf, self.storage_index, self.fingerprint)
 

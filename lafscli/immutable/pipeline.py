@@ -39,6 +39,10 @@ class Codec:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the threads; what has not begun is given up."""
         self._pool.shutdown(wait=False, cancel_futures=True)
 
     def submit(self, work: Callable[[], R]) -> Future[R]:

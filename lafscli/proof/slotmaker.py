@@ -110,10 +110,15 @@ class NewVersion:
 
 
 class SlotMaker:
-    """Collects the hashes of the segments of one version, whose sizes are those of `plan` (`Prefix.plan`)."""
+    """Collects the hashes of the segments of one version, whose sizes are those of `plan` (`Prefix.plan`).
 
-    def __init__(self, plan: Prefix, signing: Signing) -> None:
+    `open_end`: how long the content of an MDMF version is, is only known at its end.
+    """
+
+    def __init__(self, plan: Prefix, signing: Signing, *, open_end: bool = False) -> None:
+        assert plan.mdmf or not open_end, "the segment size of SDMF is that of its content"
         self._plan = plan
+        self._open_end = open_end
         self._signing = signing
         self._added = 0
         self._leaves = [bytearray() for _ in range(plan.n)]
@@ -125,13 +130,15 @@ class SlotMaker:
 
     def add(self, segment: SlotSegment) -> None:
         """Take the next segment."""
-        assert segment.length == self._plan.segment_length(self._added), "a segment of another size"
+        assert self._open_end or segment.length == self._plan.segment_length(self._added), "a segment of another size"
         self._added += 1
         for leaves, leaf in zip(self._leaves, segment.leaves, strict=True):
             leaves += leaf
 
-    def finish(self, seqnum: int) -> NewVersion:
-        """After the last segment: trees, root hash, signature."""
+    def finish(self, seqnum: int, data_length: int | None = None) -> NewVersion:
+        """After the last segment: trees, root hash, signature. `data_length` is for an open end."""
+        if data_length is not None:
+            self._plan = replace(self._plan, data_length=data_length)
         assert self._added == self._plan.num_segments, "not all segments were added"
         block_trees = [build_serialised(leaves) for leaves in self._leaves]
         share_nodes = build([tree[:HASH_SIZE] for tree in block_trees])

@@ -112,6 +112,11 @@ class FolderGuard:
         return self._committed
 
     @property
+    def sync(self) -> bool:
+        """Whether what is staged is to be made durable."""
+        return self._sync
+
+    @property
     def rhythm(self) -> float:
         """Seconds within which the holder must show that it lives."""
         return self._every

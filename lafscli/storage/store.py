@@ -234,6 +234,10 @@ class Guard(Protocol):
         """Numbers whose commit was acknowledged."""
 
     @property
+    def sync(self) -> bool:
+        """Whether what is staged is to be made durable."""
+
+    @property
     def rhythm(self) -> float:
         """Seconds within which `keep` should be called again."""
 

@@ -6,25 +6,24 @@ A directory's content is its table, so the rooms above need not know which kind 
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, Literal, Self
+from typing import BinaryIO, Literal, Self
 
 from lafscli.errors import LafsError, NotGranted, UsageError
 from lafscli.formats.caps import Cap, ChkCap, DirectoryCap, LitCap, MutableReadCap, MutableWriteCap, UnknownCap
 from lafscli.immutable.download import Held, download
 from lafscli.immutable.fetchmany import download_many
 from lafscli.immutable.upload import Uploaded, Writing, upload
+from lafscli.mutable.publish import Published, Publishing
+from lafscli.mutable.retrieve import Reading
 from lafscli.placement import Encoding
 from lafscli.primitives.ciphers import PrivateKey
 from lafscli.storage.grid import Grid
 from lafscli.storage.report import BadShare
 from lafscli.storage.store import Buffer, Progress
-
-if TYPE_CHECKING:
-    from lafscli.mutable.publish import Published, Publishing  # type: ignore[import-not-found]
-    from lafscli.mutable.retrieve import Reading  # type: ignore[import-not-found]
 
 Kind = Literal["chk", "sdmf", "mdmf"]
 Readable = LitCap | ChkCap | MutableReadCap | MutableWriteCap
@@ -45,7 +44,11 @@ class Access:
     @classmethod
     def nowhere(cls, warn: Callable[[str], None]) -> Self:
         """Without servers and secrets: enough for what is in its cap."""
-        return cls(Grid(()), Writing(Encoding(), None, bytes(32), 0, os.urandom), None, None, 0, warn)
+        encoding, secret = Encoding(), bytes(32)
+        writing = Writing(encoding, None, secret, 0, os.urandom)
+        publishing = Publishing(encoding, secret, 0, os.urandom, None, time.monotonic, time.sleep)
+        reading = Reading(None, time.monotonic, time.sleep, os.urandom)
+        return cls(Grid(()), writing, publishing, reading, 0, warn)
 
 
 @dataclass(frozen=True, slots=True)

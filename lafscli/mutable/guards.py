@@ -1,0 +1,107 @@
+"""The guards of one try at a change, on many servers at once (spec 10 §2.6, §2.8)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+from functools import partial
+from typing import TypeVar
+
+from lafscli.errors import GuardLost, LafsError
+from lafscli.storage.grid import Grid
+from lafscli.storage.store import Guard, ShareStore, StorageIndex
+
+T = TypeVar("T")
+
+_TICK = 2.0
+_LAST_SECONDS = 5.0
+"""How long guards that are given up are waited for; a server that is slower does it when it comes to it."""
+_STOP_SECONDS = 1.5
+"""The same when the program is to stop."""
+
+
+class Guards:
+    """The guards that are held; whoever waits for some servers keeps the guards of the others alive.
+
+    `sent`: a commit was sent to some server. From then on what is staged may be needed by others: guards that are given
+    up are set aside, and never emptied (spec 10 §2.8f).
+    """
+
+    def __init__(self, grid: Grid, si: StorageIndex, monotonic: Callable[[], float]) -> None:
+        self._grid = grid
+        self._monotonic = monotonic
+        self.si = si
+        self.sent = False
+        self._asked: dict[str, ShareStore] = {}
+        self._held: dict[str, Guard] = {}
+        self._kept = monotonic()
+
+    def take(self, store: ShareStore) -> None:
+        """In the server's worker: take the guard there, or GuardHeld."""
+        self._held[store.server.name] = store.guard(self.si)
+
+    def drop(self, store: ShareStore) -> None:
+        """In the server's worker: give up a guard under which nothing was done."""
+        guard = self._held.pop(store.server.name, None)
+        if guard is not None:
+            guard.release()
+
+    def on(self, store: ShareStore) -> Guard:
+        """The guard on a server; GuardLost where none is held."""
+        guard = self._held.get(store.server.name)
+        if guard is None:
+            raise GuardLost("no guard is held there", server=store.server.name)
+        return guard
+
+    def each(self, work: Mapping[ShareStore, Callable[[ShareStore], T]]) -> dict[str, T | LafsError]:
+        """Do something in the workers of some servers, all at once; what came of it, or the error, by server name."""
+        self._asked |= {store.server.name: store for store in work}
+        calls = {store.server.name: call for store, call in work.items()}
+        answers = self._grid.ask(lambda store: calls[store.server.name](store), list(work))
+        said: dict[str, T | LafsError] = {}
+        while answers.pending:
+            answer = answers.poll(self._interval)
+            if answer is None:
+                self.keep(answers.pending.keys())
+            else:
+                said[answer.store.server.name] = answer.value
+        return {store.server.name: said[store.server.name] for store in work}
+
+    def keep(self, busy: Collection[str] = ()) -> None:
+        """Show on every server that we live, if it is time to; those that are busy do so by themselves."""
+        if self._monotonic() - self._kept < self._interval:
+            return
+        self._kept = self._monotonic()
+        for name, guard in list(self._held.items()):
+            if name not in busy:
+                self._grid.submit(self._asked[name], partial(_keep, guard))
+
+    @property
+    def _interval(self) -> float:
+        return min((guard.rhythm / 2 for guard in list(self._held.values())), default=_TICK)
+
+    def close(self, *, done: bool = False, stopping: bool = False) -> None:
+        """Give all guards up: emptied, or set aside if a commit was sent and it is not `done`. Never raises."""
+        stores = list(self._asked.values())
+        if not stores:
+            return
+        aside = self.sent and not done
+        answers = self._grid.ask(partial(self._give_up, aside), stores)
+        until = self._monotonic() + (_STOP_SECONDS if stopping else _LAST_SECONDS)
+        while answers.pending:
+            left = until - self._monotonic()
+            if left <= 0:
+                break
+            answers.poll(left)
+
+    def _give_up(self, aside: bool, store: ShareStore) -> None:
+        guard = self._held.pop(store.server.name, None)
+        if guard is None:
+            return
+        if aside:
+            guard.set_aside()
+        else:
+            guard.release()
+
+
+def _keep(guard: Guard, _: ShareStore) -> None:
+    guard.keep()

@@ -1,0 +1,104 @@
+"""Mutable files on a grid: made, read, changed, replaced; what is refused (spec 03, 10)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from lafscli.errors import LafsError
+from lafscli.mutable.publish import create, create_many, modify, overwrite
+from lafscli.mutable.retrieve import contents, contents_many, retrieve
+from lafscli.mutable.survey import survey
+from lafscli.placement import Encoding
+from tests.grids import LocalGrid, content
+from tests.slots import content_of, publishing, reading
+
+ENCODINGS = [(1, 1, 1), (2, 2, 2), (3, 4, 4), (5, 5, 6), (3, 7, 10), (1, 5, 10)]
+
+
+@pytest.fixture
+def servers(tmp_path: Path) -> Iterator[LocalGrid]:
+    grid = LocalGrid(tmp_path)
+    yield grid
+    grid.close()
+
+
+def guards(servers: LocalGrid) -> list[Path]:
+    return [path for index in range(len(servers.servers)) for path in (servers.root(index) / "locks").iterdir()]
+
+
+@pytest.mark.parametrize("mdmf", [False, True], ids=["sdmf", "mdmf"])
+@pytest.mark.parametrize("size", [0, 1, 19, 131072, 400_000])
+def test_made_read_changed_replaced(servers: LocalGrid, mdmf: bool, size: int) -> None:
+    grid = servers.grid()
+    first = content(size)
+    made = create(grid, first, publishing(), mdmf=mdmf)
+    assert (made.size, made.seqnum, made.happiness) == (size, 1, 10)
+    assert servers.shares() == {f"s{i}": [made_on(made.placement, f"s{i}")] for i in range(10)}
+    assert content_of(grid, made.cap) == first
+
+    changed = modify(grid, made.cap, lambda old: old + b"more", publishing())
+    assert (changed.seqnum, changed.size) == (2, size + 4)
+    assert content_of(servers.grid(), made.cap.read_cap()) == first + b"more"
+
+    replaced = overwrite(grid, made.cap, b"short", publishing())
+    assert replaced.seqnum == 3
+    assert content_of(grid, made.cap) == b"short"
+    assert guards(servers) == []
+
+
+def made_on(placement: dict[int, list[str]], name: str) -> int:
+    [number] = [shnum for shnum, names in placement.items() if name in names]
+    return number
+
+
+@pytest.mark.parametrize(("k", "happy", "n"), ENCODINGS)
+@pytest.mark.parametrize("mdmf", [False, True], ids=["sdmf", "mdmf"])
+def test_encodings(servers: LocalGrid, k: int, happy: int, n: int, mdmf: bool) -> None:
+    grid = servers.grid()
+    made = create(grid, b"one", publishing(Encoding(k, happy, n)), mdmf=mdmf)
+    assert sorted(made.placement) == list(range(n))
+    # the encoding of a file that exists is its own
+    modify(grid, made.cap, lambda old: old + b" two", publishing())
+    assert content_of(grid, made.cap) == b"one two"
+    found = survey(grid, made.cap.verify_cap())
+    assert found.versions.best is not None
+    assert (found.versions.best.prefix.k, found.versions.best.prefix.n) == (k, n)
+
+
+@pytest.mark.parametrize("mdmf", [False, True], ids=["sdmf", "mdmf"])
+def test_a_range_is_read(servers: LocalGrid, mdmf: bool) -> None:
+    grid = servers.grid()
+    data = content(700_000)
+    made = create(grid, data, publishing(), mdmf=mdmf)
+    for offset, length in [(0, 10), (131_071, 3), (250_000, 300_000), (699_999, 100), (700_000, 5), (0, None)]:
+        pieces: list[bytes] = []
+        answer = retrieve(grid, made.cap, pieces.append, reading(), offset=offset, length=length)
+        wanted = data[offset : None if length is None else offset + length]
+        assert b"".join(pieces) == wanted
+        assert answer.size == len(wanted)
+
+
+def test_many_at_once(servers: LocalGrid) -> None:
+    grid = servers.grid()
+    made = create_many(grid, [content(size) for size in range(10)], publishing(), mdmf=False)
+    caps = [one.cap for one in made if not isinstance(one, LafsError)]
+    assert len(caps) == 10
+    read = contents_many(grid, caps, reading())
+    assert [one[0] for one in read if not isinstance(one, LafsError)] == [content(size) for size in range(10)]
+
+
+def test_a_large_mdmf_file_is_streamed_from_a_path_and_from_a_pipe(servers: LocalGrid, tmp_path: Path) -> None:
+    grid = servers.grid()
+    data = content(9_000_000)
+    path = tmp_path / "file"
+    path.write_bytes(data)
+    made = create(grid, path, publishing(), mdmf=True)
+    assert content_of(grid, made.cap) == data
+    path.write_bytes(data[1:])
+    with path.open("rb", buffering=0) as pipe:
+        overwrite(grid, made.cap, pipe, publishing())
+    assert contents(grid, made.cap, reading())[0] == data[1:]
+    assert guards(servers) == []
