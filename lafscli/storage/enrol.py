@@ -11,25 +11,19 @@
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from lafscli.errors import FileDenied, FileError, FileMissing, ServerError, UsageError
+from lafscli.errors import FileDenied, FileError, ServerError, UsageError
 from lafscli.primitives.encoding import b32decode, b32encode
 from lafscli.storage.membership import NODE_ID_SIZE, Membership
 from lafscli.storage.probe import probe
-from lafscli.storage.store import Buffer, FileRange, Files, FileStat, Link, Mkdir, NewFile, Remove, Rename, Stat
+from lafscli.storage.serverfile import IDENTITY_FILE, bad, parse_table, read_table
+from lafscli.storage.store import FileRange, Files, FileStat, Link, Mkdir, NewFile, Remove, Rename, Stat
 
-IDENTITY_FILE = "server.toml"
 FOLDERS = ("shares", "staging", "locks", "trash", "quarantine")
 """What stands beside `server.toml`; all of it on one file system."""
-MAX_SIZE = 64 * 1024
-IDENTITY_RANGE = FileRange(IDENTITY_FILE, 0, MAX_SIZE + 1)
-"""All of it, and a byte to see that it is too long."""
-_MAX_DEPTH = 1000
-"""Dots, and brackets: the parser takes the square of the time for those of one name."""
 _TAHOE_FILES = ("my_nodeid", "permutation-seed")
 
 
@@ -52,27 +46,29 @@ class Identity:
     @classmethod
     def parse(cls, data: bytes) -> Identity:
         """Read a `server.toml`; ServerError says what is wrong with it."""
-        return cls.of(_table(data))
+        return cls.of(parse_table(data))
 
     @classmethod
     def of(cls, table: dict[str, Any]) -> Identity:
         """The same from its table."""
         if table.get("version") != 1 or isinstance(table["version"], bool):
-            raise _bad("its version is not 1")
+            raise bad("its version is not 1")
         node_id, seed = (_base32(table, key) for key in ("node-id", "permutation-seed"))
         if len(node_id) != NODE_ID_SIZE:
-            raise _bad(f"its node-id is not of {NODE_ID_SIZE} bytes")
+            raise bad(f"its node-id is not of {NODE_ID_SIZE} bytes")
         return cls(node_id, seed)
 
 
 @dataclass(frozen=True, slots=True)
 class Enrolment:
-    """A server that can be used: who it is, what it offers (`probe`), what the user should know about it."""
+    """A server that can be used: who it is, what it offers (`probe`), what the user should know about it, the list of
+    a grid's servers that it has already."""
 
     node_id: bytes
     seed: bytes
     features: frozenset[str]
     warnings: list[str]
+    membership: Membership | None = None
 
 
 def parse_node_id(text: str) -> bytes:
@@ -90,41 +86,6 @@ def read_identity(files: Files) -> Identity | None:
     """Who the server says it is, None where it has no `server.toml`. One small read; ServerError if that is broken."""
     table = read_table(files)
     return None if table is None else Identity.of(table)
-
-
-def read_membership(files: Files) -> Membership | None:
-    """The list of the grid's servers that stands there (spec 10 §2.7), None where there is none. One small read."""
-    return membership_in(*files.read([IDENTITY_RANGE]).finish())
-
-
-def membership_in(answer: Buffer | FileError) -> Membership | None:
-    """The same from what a read of IDENTITY_RANGE brought."""
-    table = _table_in(answer)
-    return None if table is None else Membership.parse(table)
-
-
-def read_table(files: Files) -> dict[str, Any] | None:
-    """All that `server.toml` says, None where there is none."""
-    return _table_in(*files.read([IDENTITY_RANGE]).finish())
-
-
-def _table_in(answer: Buffer | FileError) -> dict[str, Any] | None:
-    if isinstance(answer, FileMissing):
-        return None
-    if isinstance(answer, FileError):
-        raise answer
-    if len(answer) > MAX_SIZE:
-        raise _bad(f"it is longer than {MAX_SIZE} bytes")
-    return _table(bytes(answer))
-
-
-def _table(data: bytes) -> dict[str, Any]:
-    if max(data.count(b"."), data.count(b"[")) > _MAX_DEPTH:
-        raise _bad("it is nested too deep")
-    try:
-        return tomllib.loads(data.decode())
-    except (ValueError, RecursionError) as error:
-        raise _bad("it is not TOML") from error
 
 
 def enrol(
@@ -147,7 +108,9 @@ def enrol(
     ServerError for a server that can't be used.
     """
     files.connect()
-    found = read_identity(files)
+    table = read_table(files)
+    found = None if table is None else Identity.of(table)
+    membership = None if table is None else Membership.parse(table)
     tahoe_id, tahoe_seed, warnings = _tahoe(files)
     if found is not None:
         _agree(found, node_id, seed)
@@ -174,7 +137,7 @@ def enrol(
         [shares] = files.do([Stat("shares")])
         if not isinstance(shares, FileStat):
             raise ServerError("there is no folder shares", hint="the URL names the folder that contains shares/")
-        return Enrolment(identity.node_id, identity.seed, frozenset(), warnings)
+        return Enrolment(identity.node_id, identity.seed, frozenset(), warnings, membership)
     _make_root(files)
     features = probe(files, FOLDERS, b32encode(random_bytes(16)))
     if not {"rename-keeps", "folder-rename-keeps"} <= features:
@@ -182,7 +145,7 @@ def enrol(
     if found is None:
         identity = _publish(files, identity, features, b32encode(random_bytes(16)))
         _agree(identity, node_id, seed)
-    return Enrolment(identity.node_id, identity.seed, features, warnings)
+    return Enrolment(identity.node_id, identity.seed, features, warnings, membership)
 
 
 def make_folders(files: Files, path: str) -> None:
@@ -259,9 +222,5 @@ def _base32(table: dict[str, object], key: str) -> bytes:
     except ValueError:
         value = b""
     if not value:
-        raise _bad(f"its {key} is missing or not base32")
+        raise bad(f"its {key} is missing or not base32")
     return value
-
-
-def _bad(what: str) -> ServerError:
-    return ServerError(f"its {IDENTITY_FILE} can't be used: {what}")

@@ -22,10 +22,11 @@ from lafscli.errors import (
 from lafscli.formats import container
 from lafscli.primitives.encoding import b32decode, b32encode
 from lafscli.storage import leases
-from lafscli.storage.enrol import IDENTITY_RANGE, membership_in, read_identity, read_membership
+from lafscli.storage.enrol import read_identity
 from lafscli.storage.guard import FolderGuard
 from lafscli.storage.locks import LOCK_SECONDS, PATIENCE, Locks
 from lafscli.storage.membership import Membership
+from lafscli.storage.serverfile import IDENTITY_RANGE, LIST_LOCK, FileListGuard, membership_in, read_membership
 from lafscli.storage.shareranges import ReadingShares
 from lafscli.storage.sight import Sight, Survivors
 from lafscli.storage.slots import MOST_SHARES, is_share, list_shares, look, look_into_guards, sights
@@ -337,6 +338,13 @@ class FolderStore:
         self._folders -= set(folders)
 
     # ---- changing what exists
+
+    def guard_list(self) -> FileListGuard:
+        """Take the guard on the list of the grid's servers, now or GuardHeld."""
+        return FileListGuard(self.files, self.locks.take(LIST_LOCK), posix="posix-rename" in self.server.features)
+
+    def changing(self) -> frozenset[StorageIndex]:
+        return self.locks.held() - {LIST_LOCK}
 
     def guard(self, si: StorageIndex, *, patience: float = 0.0, look: Look = NOTHING) -> FolderGuard:
         """Take the guard on a storage index; where another one has it, try for so many seconds, then GuardHeld."""

@@ -364,6 +364,11 @@ class Locks:
                 leftovers.tidy(self._files, guard)
         return len(old - {entry.name for entry in self._names()})
 
+    def held(self) -> frozenset[StorageIndex]:
+        """The storage indexes on which there is a guard, or a broken one."""
+        found = (leftovers.broken_si(entry.name) or leftovers.storage_index(entry.name) for entry in self._names())
+        return frozenset(si for si in found if si is not None)
+
     def _names(self) -> list[DirEntry]:
         [names] = self._files.listing(["locks"])
         if isinstance(names, FileError):

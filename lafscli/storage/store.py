@@ -8,6 +8,7 @@ A store is never called from two threads; `close` alone may come from another th
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Protocol, Self
@@ -273,6 +274,25 @@ class Entered:
     membership: Membership | None
 
 
+class ListGuard(AbstractContextManager["ListGuard"], Protocol):
+    """The right to change the list of the grid's servers on one server; released at its end.
+
+    GuardLost from any method: another one has it, and nothing was changed.
+    """
+
+    def keep(self) -> None:
+        """Show that the holder lives, if it is time to."""
+
+    def read(self) -> Membership | None:
+        """The list that stands there now."""
+
+    def stage(self, membership: Membership) -> None:
+        """Write another one, durably and still invisible."""
+
+    def commit(self) -> None:
+        """Put it in place, and see that it stands there."""
+
+
 class ShareStore(Protocol):
     """All that a server is to us; `tests/store_contract.py` is this contract, run."""
 
@@ -351,3 +371,9 @@ class ShareStore(Protocol):
     def membership(self) -> Membership | None:
         """The list of the grid's servers as it stands there now (spec 10 §2.7); None where there is none. One small
         read. ServerError where it can't be used."""
+
+    def guard_list(self) -> ListGuard:
+        """Take the guard on that list, now or GuardHeld."""
+
+    def changing(self) -> frozenset[StorageIndex]:
+        """The objects on which a guard is held, or left of somebody who fell."""
