@@ -15,7 +15,7 @@ from lafscli.formats.caps import MutableWriteCap
 from lafscli.mutable.goal import goal
 from lafscli.mutable.made import Made, make, plan
 from lafscli.mutable.majority import require_members, require_same_list
-from lafscli.mutable.publishing import Published, Publishing, Small
+from lafscli.mutable.publishing import Published, Publishing, Small, bytes_of
 from lafscli.mutable.quorum import Quorum
 from lafscli.placement import happiness
 from lafscli.primitives.ciphers import PrivateKey, make_private_key
