@@ -83,11 +83,12 @@ def read(
     length: int | None = None,
     progress: Progress | None = None,
     held: Held | None = None,
+    again: Callable[[], object] | None = None,
 ) -> Read:
     """Write `length` bytes of the content from `offset` (to its end by default), in order, each proved before.
 
-    `held`: go on with an earlier read, where the content is immutable. Raises NotRecoverable, CannotTell; NotGranted
-    for a verify cap.
+    `held`: go on with an earlier read, where the content is immutable. `again`: forget what was written, where mutable
+    content changed in the middle. Raises NotRecoverable, CannotTell; NotGranted for a verify cap.
     """
     file = readable(cap)
     _need_servers(access, file)
@@ -96,7 +97,9 @@ def read(
         return Read(done.size, done.corrupt, done.silent, [], done.kept)
     from lafscli.mutable import retrieve  # type: ignore[import-not-found,unused-ignore]
 
-    found = retrieve.retrieve(access.grid, file, write, access.reading, offset=offset, length=length, progress=progress)
+    found = retrieve.retrieve(
+        access.grid, file, write, access.reading, offset=offset, length=length, progress=progress, again=again
+    )
     return Read(found.size, found.corrupt, found.silent, found.warnings)
 
 
