@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from lafscli.cli.enrolling import address_options, enrolled
+from lafscli.cli.enrolling import address_options, connecting, enrolled, forgotten, grid_facts, tell
 from lafscli.cli.frame import Frame
 from lafscli.cli.options import command
 from lafscli.cli.text import columns, facts, human_size
@@ -29,18 +29,26 @@ def add(frame: Frame, name: str, url: str, **given: Any) -> None:
     ssh_config. It names the folder that contains shares/ (of a Tahoe node: NODEDIR/storage), which is made if absent.
     The server is connected and tried, and its identity is written there as server.toml, or read if it is there.
     """
+    from lafscli.client import entered
+    from lafscli.health.members import changing_lists, keep_list
+
     config = frame.config()
     _free(config, check_name(name), None)
-    record = enrolled(frame, config, name, url, **given)
+    record, theirs = enrolled(frame, config, name, url, **given)
+    with changing_lists(config) as config:
+        _free(config, name, record)
+        listed = entered(config, record, theirs, connecting(frame))
 
-    def change(table: dict[str, Any]) -> None:
-        _free(Config.load(config.home), name, record)
-        table.setdefault("servers", {})[name] = record.table()
+        def change(table: dict[str, Any]) -> None:
+            table.setdefault("servers", {})[name] = record.table()
+            keep_list(table, listed.membership)
 
-    config.edit(change)
+        config = config.edit(change)
     frame.connections.forget()
     document = describe(record)
-    frame.out.show(document | {"features": sorted(record.features)}, facts(document))
+    more = {"features": sorted(record.features)} | grid_facts(listed.membership)
+    frame.out.show(document | more, facts(document))
+    tell(frame, config, listed)
 
 
 def _free(config: Config, name: str, record: ServerRecord | None) -> None:
@@ -139,17 +147,13 @@ def remove(frame: Frame, name: str, force: bool) -> None:
 
     config = frame.config()
     record = record_of(config, name)
-    left = len(config.writable) - (not record.readonly)
-    if not force and not record.readonly and left < config.encoding.happy:
+    fewer = len(config.writable) - (not record.readonly)
+    if not force and not record.readonly and fewer < config.encoding.happy:
         raise NotHappy(
-            f"{left} servers would be left, and files are stored on at least {config.encoding.happy}",
+            f"{fewer} servers would be left, and files are stored on at least {config.encoding.happy}",
             hint=f"add another server first, or lafs server remove --force {name}",
         )
 
-    def change(table: dict[str, Any]) -> None:
-        table.get("servers", {}).pop(name, None)
-
-    config.edit(change)
-    frame.connections.forget()
+    forgotten(frame, config, record, force=force)
     frame.out.show({"removed": name}, "")
     frame.out.tell(f"forgot {name}; its shares stay at {record.url}")
