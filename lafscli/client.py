@@ -371,4 +371,4 @@ def exported(config: Config, warn: Callable[[str], None]) -> GridFile:
         host_keys[name] = found.keys
         if not found.keys:
             warn(f"server {name}: no host key is known here; others must accept one themselves")
-    return GridFile(config.encoding, servers, host_keys)
+    return GridFile(config.encoding, servers, host_keys, members.known_list(config))

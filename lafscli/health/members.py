@@ -69,6 +69,20 @@ def not_configured(membership: Membership, servers: Collection[Server]) -> list[
     return sorted(map(b32encode, membership.node_ids - {server.node_id for server in servers}))
 
 
+def imported(known: Membership | None, given: Membership | None) -> Membership | None:
+    """What this home knows after another one has told it. UsageError for the list of another grid."""
+    if known is None or given is None:
+        return known or given
+    if known.grid != given.grid:
+        raise UsageError(
+            f"the file is of another grid ({given.grid.decode()}) than this home ({known.grid.decode()})",
+            hint="a home is of one grid: make another home for it (lafs --home DIR init)",
+        )
+    if known.epoch == given.epoch and not known.same_list(given):
+        return known  # the next change settles which of them counts
+    return newest([known, given])
+
+
 def made(grid: Grid, known: Membership | None, changing: Changing) -> Membership | None:
     """The list for a home that has servers and none, or not all of them in it: that of its servers where they have
     one, else a new one. None where no server has a say."""
