@@ -20,7 +20,7 @@ from lafscli.recovery import GridFile
 @command("grid export")
 @click.argument("file", metavar="FILE|-")
 def export(frame: Frame, file: str) -> None:
-    """Write servers, their list, host keys and encoding to a file.
+    """Write servers, host keys and encoding to a file.
 
     With it and a cap that you give them, others can fetch what the cap names; they also need a login on the servers.
     It holds no secret. Options that name files of this machine, or programs, are left out; hosts are written as your
@@ -45,7 +45,7 @@ def export(frame: Frame, file: str) -> None:
 @command("grid import")
 @click.argument("file")
 def import_(frame: Frame, file: str) -> None:
-    """Take servers, their list and encoding from a grid file.
+    """Take servers and encoding from a grid file.
 
     Servers that are here already stay as they are. Of the lists of servers that decide about mutable files the newer
     one counts; a file of another grid is refused. The file may not set ssh-command, ssh-config, ssh-option,
