@@ -107,10 +107,17 @@ class Client:
             self._seen = Seen(self.config.home.state / "seen.sqlite")
         if self._codec is None:
             self._codec = Codec()
-        writing, lists = self.writing(chosen, convergent=convergent), None
+        writing, lists = self.writing(chosen, convergent=convergent), self.membership()
         world = self._seen, time.monotonic, time.sleep
         publishing = Publishing(
-            chosen, writing.lease_secret, writing.now, os.urandom, *world, membership=lists, codec=self._codec
+            chosen,
+            writing.lease_secret,
+            writing.now,
+            os.urandom,
+            *world,
+            membership=lists,
+            codec=self._codec,
+            make_list=self._make_list,
         )
         reading = Reading(*world, os.urandom, strict, membership=lists, codec=self._codec)
         return Access(self.grid, writing, publishing, reading, time.time(), warn)
@@ -139,6 +146,16 @@ class Client:
     def membership(self) -> Membership | None:
         """The list of the grid's servers, as far as this home knows it."""
         return members.known_list(self.config)
+
+    def _make_list(self) -> Membership | None:
+        """The list of a home that is to write something mutable: made, or its servers' taken over, if it has none."""
+        with members.changing_lists(self.config) as config:
+            known = members.known_list(config)
+            if known is None and (known := members.made(self.grid, None, self.changing())) is not None:
+                listed = known
+                config = config.edit(lambda table: members.keep_list(table, listed))
+            self.config = config
+        return known
 
     def changing(self, *, lost: ServerRecord | None = None, force: bool = False) -> Changing:
         """How the list is changed; `lost`: a server that is given up."""
