@@ -26,6 +26,7 @@ from lafscli.storage.guard import FolderGuard
 from lafscli.storage.local import LocalFiles
 from lafscli.storage.locks import Locks
 from lafscli.storage.sftp import SftpFiles
+from lafscli.storage.sshcommand import SshTarget
 from lafscli.storage.store import (
     MANY_NAMES,
     Buffer,
@@ -41,7 +42,7 @@ from lafscli.storage.store import (
     Space,
     Stat,
 )
-from lafscli.storage.streams import SshTarget, open_stream
+from lafscli.storage.streams import open_stream
 from tests.scripted_sftp import PipeStream
 
 FOLDERS = ("shares", "staging", "locks", "trash", "quarantine")
@@ -66,6 +67,7 @@ class Reach:
     features: tuple[str, ...] = tuple(sorted(ALL))
     denied: str | None = None
     ssh_config: str | None = None
+    host: str = "s0"
 
     @classmethod
     def of(cls, root: Path, *, without: Sequence[str] = (), pipes: bool = False) -> Reach:
@@ -77,7 +79,7 @@ class Reach:
     def files(self) -> Files:
         if self.ssh_config is not None:
             config = Path(self.ssh_config)
-            target = SshTarget(host="s0", ssh_config=config, run_dir=None)
+            target = SshTarget(host=self.host, ssh_config=config, run_dir=None)
             return SftpFiles(lambda: open_stream(target), self.root, name="blue")
         if self.denied is None:
             return LocalFiles(Path(self.root))

@@ -17,22 +17,7 @@ from lafscli.config.home import sync_folder
 from lafscli.errors import Busy, LafsError, UsageError
 from lafscli.storage.store import Buffer
 
-
-class Landing:
-    """Takes what is fetched. `again` forgets it and begins anew, where that can be done."""
-
-    def __init__(self, handle: int, name: str, *, again: bool = False) -> None:
-        self._handle = handle
-        self._name = name
-        self.again: Callable[[], None] | None = self._begin_anew if again else None
-
-    def __call__(self, data: Buffer) -> None:
-        """Write it."""
-        _write(self._handle, data, self._name)
-
-    def _begin_anew(self) -> None:
-        os.ftruncate(self._handle, 0)
-        os.lseek(self._handle, 0, os.SEEK_SET)
+Write = Callable[[Buffer], None]
 
 
 def choose(frame: Frame, local: str | None, name: str | None) -> Path | None:
@@ -70,12 +55,12 @@ def _below(folder: Path, name: str | None) -> Path:
 
 
 @contextlib.contextmanager
-def landing(path: Path | None) -> Iterator[Landing]:
+def landing(path: Path | None) -> Iterator[Write]:
     """A place to write a file to. A regular file appears under its name, whole and durable, when the block ends
     well; after an error nothing of it is left. Stdout, devices and pipes take what comes."""
     if path is None:
         sys.stdout.flush()
-        yield Landing(1, "stdout")
+        yield lambda data: _write(1, data, "stdout")
         return
     try:
         kind = path.stat().st_mode
@@ -90,13 +75,13 @@ def landing(path: Path | None) -> Iterator[Landing]:
     except OSError as error:
         raise LafsError(f"cannot write {path}: {error.strerror}") from error
     try:
-        yield Landing(handle, str(path))
+        yield lambda data: _write(handle, data, str(path))
     finally:
         os.close(handle)
 
 
 @contextlib.contextmanager
-def _staged(path: Path) -> Iterator[Landing]:
+def _staged(path: Path) -> Iterator[Write]:
     temporary = path.with_name(f".lafs-{secrets.token_hex(8)}")
     try:
         handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
@@ -104,7 +89,7 @@ def _staged(path: Path) -> Iterator[Landing]:
         raise LafsError(f"cannot write {path}: {error.strerror}") from error
     try:
         try:
-            yield Landing(handle, str(path), again=True)
+            yield lambda data: _write(handle, data, str(path))
             os.fchmod(handle, _mode(path))
             os.fsync(handle)
         finally:
