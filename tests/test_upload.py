@@ -441,6 +441,57 @@ def test_many_files(ten: LocalGrid, tmp_path: Path) -> None:
     assert ten.staged() == []
 
 
+def test_many_files_that_are_there_already_are_compared_in_few_questions(ten: LocalGrid) -> None:
+    """Also those of which a run that was killed left some shares; our leases are renewed."""
+    contents = [content(2000, seed=index) for index in range(60)]
+    with ten.grid() as grid:
+        upload_many(grid, contents, writing())
+    for path in ten.share_files()[::7]:
+        path.unlink()
+    lost = 600 - len(ten.share_files())
+    kept = ten.share_files()[0]
+    before = kept.read_bytes()
+    calls: list[str] = []
+    for dial in ten.dials:
+        dial.before = calls.append
+    with ten.grid() as grid:
+        again = upload_many(grid, contents, replace(writing(), now=writing().now + 1000))
+    done = [result for result in again if isinstance(result, Uploaded)]
+    assert len(done) == 60
+    assert (sum(each.pushed for each in done), sum(each.preexisting for each in done)) == (lost, 600 - lost)
+    assert len(calls) < 10 * 30
+    assert len(ten.share_files()) == 600
+    after = kept.read_bytes()
+    assert (len(after), after[:-4], after != before) == (len(before), before[:-4], True)
+
+
+class Warned(Progress):
+    def __init__(self) -> None:
+        self.warnings: list[str] = []
+
+    def warn(self, message: str) -> None:
+        self.warnings.append(message)
+
+
+@pytest.mark.parametrize("damage", ["flip", "cut"])
+def test_many_files_do_not_trust_shares_that_they_find(ten: LocalGrid, damage: str) -> None:
+    contents = [content(2000, seed=index) for index in range(5)]
+    with ten.grid() as grid:
+        upload_many(grid, contents, writing())
+    path = ten.share_files()[3]
+    data = bytearray(path.read_bytes())
+    if damage == "flip":
+        data[-200] ^= 1  # in the UEB
+    path.write_bytes(data[:-100] if damage == "cut" else data)
+    with ten.grid() as grid:
+        progress = Warned()
+        again = upload_many(grid, contents, writing(), progress)
+    assert all(isinstance(result, Uploaded) for result in again)
+    assert any("is not what it should be" in each for each in progress.warnings)
+    [odd] = [each for each in again if isinstance(each, Uploaded) and (each.pushed, each.preexisting) != (0, 10)]
+    assert odd.happiness >= 7
+
+
 def test_many_files_with_servers_that_fail(ten: LocalGrid) -> None:
     ten.dials[2].refuse_create = True
     ten.dials[3].dead = True

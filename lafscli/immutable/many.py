@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-from lafscli.errors import LafsError
+from lafscli.errors import CorruptShare, LafsError
 from lafscli.formats.caps import ChkCap, LitCap
 from lafscli.formats.chk import Sizes
 from lafscli.immutable.pipeline import Codec, settle
@@ -19,7 +19,7 @@ from lafscli.primitives.ciphers import AesCtr
 from lafscli.proof.encoder import encode_small
 from lafscli.storage.grid import Grid
 from lafscli.storage.source import opened
-from lafscli.storage.store import Buffer, NewShare, Progress, ShareStore, StorageIndex
+from lafscli.storage.store import Buffer, LeaseOf, NewShare, Progress, ShareRange, ShareStore, StorageIndex
 
 _BATCH_FILES = 64
 _BATCH_BYTES = 4 << 20
@@ -29,7 +29,8 @@ _SMALL = 256 << 10
 
 @dataclass(slots=True)
 class _File:
-    """A small file, encoded. `parts`: share number to the pieces of the share."""
+    """A small file, encoded. `parts`: share number to the pieces of the share. `sent`, `proven`: who has which share,
+    of those that were stored now and those that were there."""
 
     index: int
     cap: ChkCap
@@ -37,6 +38,7 @@ class _File:
     size: int
     parts: Sequence[Sequence[Buffer]]
     sent: dict[int, str] = field(default_factory=dict)
+    proven: dict[int, str] = field(default_factory=dict)
     failed: bool = False
 
 
@@ -46,9 +48,12 @@ class _Batch:
 
     files: list[_File]
     asked: list[tuple[ShareStore, Future[list[frozenset[int] | LafsError]]]] = field(default_factory=list)
-    writes: list[tuple[tuple[str, list[tuple[_File, int]]], Future[list[LafsError | None]]]] = field(
-        default_factory=list
-    )
+    writes: list[tuple[_Places, Future[list[LafsError | None]]]] = field(default_factory=list)
+    proofs: list[tuple[_Places, Future[list[LafsError | None]]]] = field(default_factory=list)
+
+
+_Places = tuple[str, list[tuple[_File, int]]]
+"""A server, and shares of files there."""
 
 
 def upload_many(
@@ -56,8 +61,9 @@ def upload_many(
 ) -> list[Uploaded | LafsError]:
     """Store many files; the answers in the order of the sources, each its own success or error.
 
-    Small files travel in batches; while one batch is written the next is asked about and a third is encoded. What
-    does not go smoothly in a batch (a share that is there already, a server that fails) is done again by `upload`.
+    Small files travel in batches; while one batch is written the next is asked about and a third is encoded. Shares
+    that are there already are read and compared, and our leases on them renewed. What does not go smoothly in a batch
+    (a share that is not what it should be, a server that fails) is done again by `upload`.
     Each server commits its shares of a batch by itself: a file that ends as NotHappy may leave some behind, which serve
     the next try or, under a random key, expire with their leases.
     """
@@ -158,30 +164,57 @@ def _write(grid: Grid, batch: _Batch, writing: Writing) -> _Batch:
     for store, answer in settle(batch.asked):
         if not isinstance(answer, LafsError):
             held[store.server.name] = answer
-    shares: dict[str, list[tuple[_File, int]]] = {}
+    send: dict[str, list[tuple[_File, int]]] = {}
+    keep: dict[str, list[tuple[_File, int]]] = {}
+    n = writing.encoding.n
+    numbers = frozenset(range(n))
     for position, file in enumerate(batch.files):
         candidates = []
-        for store in grid.permuted(file.si)[: 2 * writing.encoding.n]:
+        for store in grid.permuted(file.si)[: 2 * n]:
             name = store.server.name
             found = held[name][position] if name in held else None
             if isinstance(found, frozenset):
-                file.failed |= bool(found)
-                candidates.append(Candidate(name, store.server.writable, frozenset(), store.server.site))
-        planned = plan(writing.encoding.n, candidates)
-        file.failed |= planned.happiness < writing.encoding.happy
+                candidates.append(Candidate(name, store.server.writable, found & numbers, store.server.site))
+        planned = plan(n, candidates)
+        file.failed = planned.happiness < writing.encoding.happy
         if not file.failed:
-            for shnum, chosen in planned.send.items():
-                shares.setdefault(str(chosen), []).append((file, shnum))
+            for places, planned_places in ((send, planned.send), (keep, planned.keep)):
+                for shnum, chosen in planned_places.items():
+                    places.setdefault(str(chosen), []).append((file, shnum))
     stores = {store.server.name: store for store in grid.stores}
-    for name, items in shares.items():
-        store = stores[name]
-        new = [NewShare(file.si, shnum, file.parts[shnum], writing.lease(file.si, store)) for file, shnum in items]
-        batch.writes.append(((name, items), grid.submit(store, partial(_create, new))))
+    for name, items in send.items():
+        new = [_share(file, shnum, writing, stores[name]) for file, shnum in items]
+        batch.writes.append(((name, items), grid.submit(stores[name], partial(_create, new))))
+    for name, items in keep.items():
+        there = [_share(file, shnum, writing, stores[name]) for file, shnum in items]
+        batch.proofs.append(((name, items), grid.submit(stores[name], partial(_compare, there))))
     return batch
+
+
+def _share(file: _File, shnum: int, writing: Writing, store: ShareStore) -> NewShare:
+    return NewShare(file.si, shnum, file.parts[shnum], writing.lease(file.si, store))
 
 
 def _create(new: Sequence[NewShare], store: ShareStore) -> list[LafsError | None]:
     return store.create_many(new)
+
+
+def _compare(there: Sequence[NewShare], store: ShareStore) -> list[LafsError | None]:
+    """Found shares are not trusted by their number (DESIGN §1.9): each must be, byte for byte, the one that would be
+    sent. Our leases on those that are get renewed (spec 05 §4.5)."""
+    wanted = [b"".join(share.parts) for share in there]
+    sizes = store.share_size([(share.si, share.shnum) for share in there])
+    ranges = [ShareRange(share.si, share.shnum, 0, len(data)) for share, data in zip(there, wanted, strict=True)]
+    outcomes: list[LafsError | None] = []
+    for data, size, found in zip(wanted, sizes, store.read(ranges).finish(), strict=True):
+        if isinstance(found, LafsError):
+            outcomes.append(found)
+        else:
+            outcomes.append(None if (size, found) == (len(data), data) else CorruptShare("not what it should be"))
+    good = [share for share, outcome in zip(there, outcomes, strict=True) if outcome is None]
+    if store.server.writable and good:
+        store.renew([LeaseOf(share.si, share.shnum, share.lease) for share in good])
+    return outcomes
 
 
 def _collect(
@@ -191,20 +224,24 @@ def _collect(
     alone: list[int],
     progress: Progress,
 ) -> None:
-    for (name, items), outcomes in settle(batch.writes):
-        for position, (file, shnum) in enumerate(items):
-            outcome = outcomes if isinstance(outcomes, LafsError) else outcomes[position]
-            if outcome is None:
-                file.sent[shnum] = name
+    for asked, new in ((batch.writes, True), (batch.proofs, False)):
+        for (name, items), outcomes in settle(asked):
+            for position, (file, shnum) in enumerate(items):
+                outcome = outcomes if isinstance(outcomes, LafsError) else outcomes[position]
+                if outcome is None:
+                    (file.sent if new else file.proven)[shnum] = name
+                elif isinstance(outcome, CorruptShare):
+                    progress.warn(f"server {name}: share {shnum} is there, and is not what it should be")
     for file in batch.files:
         holders: dict[str, list[int]] = {}
-        for shnum, name in file.sent.items():
+        lying = {**file.proven, **file.sent}
+        for shnum, name in lying.items():
             holders.setdefault(name, []).append(shnum)
-        if file.failed or len(file.sent) < writing.encoding.n:
+        if file.failed or len(lying) < writing.encoding.n or happiness(holders) < writing.encoding.happy:
             alone.append(file.index)
             continue
         progress.advance(file.size)
-        placement = {shnum: [name] for shnum, name in sorted(file.sent.items())}
+        placement = {shnum: [name] for shnum, name in sorted(lying.items())}
         results[file.index] = Uploaded(
-            file.cap, file.size, writing.encoding, happiness(holders), placement, len(file.sent), 0
+            file.cap, file.size, writing.encoding, happiness(holders), placement, len(file.sent), len(file.proven)
         )
