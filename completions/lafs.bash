@@ -68,7 +68,7 @@ _lafs() {
         if [[ -z $ended ]]; then
             case $word in
                 --) ended=1; continue ;;
-                --color|--log-file|--limit-rate|--timeout|--home|--encoding|--from-tahoe|--site|--node-id|--permutation-seed|--option|--format|--private-key|--segment-size|--offset|--length|--sample|--assume-lost|--max-time)
+                --color|--log-file|--limit-rate|--timeout|--home|--encoding|--from-tahoe|--site|--node-id|--permutation-seed|--option|--format|--private-key|--segment-size|--offset|--length|--name|--size|--type|--sample|--assume-lost|--max-time)
                     [[ ${COMP_WORDS[i+1]} == = ]] && i=$((i + 1))
                     i=$((i + 1))
                     continue
@@ -107,6 +107,9 @@ _lafs() {
             "get":--length) :; return ;;
             "mkdir":--format) _lafs_words 'sdmf mdmf'; return ;;
             "mkdir":--private-key) _lafs_files -f; return ;;
+            "find":--name) :; return ;;
+            "find":--size) :; return ;;
+            "find":--type) _lafs_words 'file directory unknown f d u'; return ;;
             "check":--sample) :; return ;;
             "check":--assume-lost) :; return ;;
             "check":--max-time) :; return ;;
@@ -127,6 +130,9 @@ _lafs() {
                 'mkdir') word='--format --private-key' ;;
                 'ln') word='--readonly' ;;
                 'rm') word='-r --recursive' ;;
+                'cp') word='-r -R --recursive -p --preserve -L --dereference' ;;
+                'find') word='--name --size --type -0' ;;
+                'manifest') word='--storage-index --verify-cap --read-cap' ;;
                 'check') word='-r --recursive --verify --sample --repair --rebalance --assume-lost --add-lease --max-time --force' ;;
                 'repair') word='-r --recursive --assume-lost --add-lease --max-time --force' ;;
                 '') word=--version ;;
@@ -137,7 +143,7 @@ _lafs() {
         fi
     fi
     case $command:$count in
-        :*) _lafs_words 'init server encoding alias grid put get cat ls mkdir ln mv rm cap batch check repair renew share completion help man' ;;
+        :*) _lafs_words 'init server encoding alias grid put get cat ls mkdir ln mv rm cp find manifest stats cap batch check repair renew share completion help man' ;;
         server:*) _lafs_words 'add list status remove drain replace' ;;
         alias:*) _lafs_words 'create add list remove rename' ;;
         grid:*) _lafs_words 'export import' ;;
@@ -160,6 +166,11 @@ _lafs() {
         "mv":0) _lafs_targets ;;
         "mv":*) _lafs_targets ;;
         "rm":*) _lafs_targets ;;
+        "cp":0) _lafs_targets ;;
+        "cp":*) _lafs_targets ;;
+        "find":*) _lafs_targets ;;
+        "manifest":*) _lafs_targets ;;
+        "stats":*) _lafs_targets ;;
         "cap show":*) _lafs_targets ;;
         "cap read":*) _lafs_targets ;;
         "cap verify":*) _lafs_targets ;;
@@ -170,8 +181,8 @@ _lafs() {
         "share show":*) _lafs_files -f ;;
         "share find":*) _lafs_targets ;;
         "completion":*) _lafs_words 'bash zsh fish' ;;
-        "help":*) _lafs_words 'init server encoding alias grid put get cat ls mkdir ln mv rm cap batch check repair renew share completion help man' ;;
-        "man":*) _lafs_words 'init server encoding alias grid put get cat ls mkdir ln mv rm cap batch check repair renew share completion help man' ;;
+        "help":*) _lafs_words 'init server encoding alias grid put get cat ls mkdir ln mv rm cp find manifest stats cap batch check repair renew share completion help man' ;;
+        "man":*) _lafs_words 'init server encoding alias grid put get cat ls mkdir ln mv rm cp find manifest stats cap batch check repair renew share completion help man' ;;
     esac
 }
 

@@ -8,7 +8,7 @@ function __lafs_at --description 'Is the command before the cursor this one?'
             continue
         end
         switch $word
-            case --color --log-file --limit-rate --timeout --home --encoding --from-tahoe --site --node-id --permutation-seed --option --format --private-key --segment-size --offset --length --sample --assume-lost --max-time
+            case --color --log-file --limit-rate --timeout --home --encoding --from-tahoe --site --node-id --permutation-seed --option --format --private-key --segment-size --offset --length --name --size --type --sample --assume-lost --max-time
                 set skip 1
             case '-*'
             case '*'
@@ -56,6 +56,10 @@ complete -c lafs -n '__lafs_at' -a mkdir -d 'Make a directory and print its writ
 complete -c lafs -n '__lafs_at' -a ln -d 'Give an object a name in a directory'
 complete -c lafs -n '__lafs_at' -a mv -d 'Give an entry another name or place'
 complete -c lafs -n '__lafs_at' -a rm -d 'Remove links from directories'
+complete -c lafs -n '__lafs_at' -a cp -d 'Copy files and directories to the grid, from it, or within it'
+complete -c lafs -n '__lafs_at' -a find -d 'Find files and directories in a tree'
+complete -c lafs -n '__lafs_at' -a manifest -d 'List every object of a tree with its cap'
+complete -c lafs -n '__lafs_at' -a stats -d 'Count what is in a tree, and how large it is'
 complete -c lafs -n '__lafs_at' -a cap -d 'What a cap is and what it grants'
 complete -c lafs -n '__lafs_at' -a batch -d 'Run one command a line over one set of connections'
 complete -c lafs -n '__lafs_at' -a check -d 'Count the shares of objects, or prove them'
@@ -155,6 +159,24 @@ complete -c lafs -n '__lafs_at mv' -a '(__lafs_at_files) (__lafs_aliases :)'
 complete -c lafs -n '__lafs_at rm' -s r -l recursive -d 'Also directories that are not empty'
 complete -c lafs -n '__lafs_at rm' -F
 complete -c lafs -n '__lafs_at rm' -a '(__lafs_at_files) (__lafs_aliases :)'
+complete -c lafs -n '__lafs_at cp' -s r -s R -l recursive -d 'Copy directories with all that is in them'
+complete -c lafs -n '__lafs_at cp' -s p -l preserve -d 'Keep the times and modes of files and folders'
+complete -c lafs -n '__lafs_at cp' -s L -l dereference -d 'Follow symbolic links in folders here'
+complete -c lafs -n '__lafs_at cp' -F
+complete -c lafs -n '__lafs_at cp' -a '(__lafs_at_files) (__lafs_aliases :)'
+complete -c lafs -n '__lafs_at find' -l name -x -d 'Only names that match, as a shell matches them'
+complete -c lafs -n '__lafs_at find' -l size -x -d 'Only files of that size, larger (+) or smaller (-)'
+complete -c lafs -n '__lafs_at find' -l type -x -a 'file directory unknown f d u' -d 'Only objects of that sort'
+complete -c lafs -n '__lafs_at find' -s 0 -d 'End each path with a zero byte, and show it as it is'
+complete -c lafs -n '__lafs_at find' -F
+complete -c lafs -n '__lafs_at find' -a '(__lafs_at_files) (__lafs_aliases :)'
+complete -c lafs -n '__lafs_at manifest' -l storage-index -d 'Only the storage index of each object'
+complete -c lafs -n '__lafs_at manifest' -l verify-cap -d 'Only the verify cap of each object'
+complete -c lafs -n '__lafs_at manifest' -l read-cap -d 'Only the read cap of each object'
+complete -c lafs -n '__lafs_at manifest' -F
+complete -c lafs -n '__lafs_at manifest' -a '(__lafs_at_files) (__lafs_aliases :)'
+complete -c lafs -n '__lafs_at stats' -F
+complete -c lafs -n '__lafs_at stats' -a '(__lafs_at_files) (__lafs_aliases :)'
 complete -c lafs -n '__lafs_at cap show' -F
 complete -c lafs -n '__lafs_at cap show' -a '(__lafs_at_files) (__lafs_aliases :)'
 complete -c lafs -n '__lafs_at cap read' -F
@@ -186,5 +208,5 @@ complete -c lafs -n '__lafs_at share show' -F
 complete -c lafs -n '__lafs_at share find' -F
 complete -c lafs -n '__lafs_at share find' -a '(__lafs_at_files) (__lafs_aliases :)'
 complete -c lafs -n '__lafs_at completion' -a 'bash zsh fish'
-complete -c lafs -n '__lafs_at help' -a 'init server encoding alias grid put get cat ls mkdir ln mv rm cap batch check repair renew share completion help man'
-complete -c lafs -n '__lafs_at man' -a 'init server encoding alias grid put get cat ls mkdir ln mv rm cap batch check repair renew share completion help man'
+complete -c lafs -n '__lafs_at help' -a 'init server encoding alias grid put get cat ls mkdir ln mv rm cp find manifest stats cap batch check repair renew share completion help man'
+complete -c lafs -n '__lafs_at man' -a 'init server encoding alias grid put get cat ls mkdir ln mv rm cp find manifest stats cap batch check repair renew share completion help man'

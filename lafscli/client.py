@@ -15,6 +15,8 @@ from lafscli.config.quantities import parse_duration, parse_size
 from lafscli.config.servers import Address, OptionValue, ServerRecord
 from lafscli.config.settings import Config, parse_persist
 from lafscli.errors import FileError, FileMissing, LafsError, NotFound, ServerError, UsageError
+from lafscli.health import members
+from lafscli.health.members import Listed
 from lafscli.immutable.pipeline import Codec
 from lafscli.immutable.upload import Writing
 from lafscli.mutable.publish import Publishing
@@ -26,7 +28,9 @@ from lafscli.storage.folder import FolderStore
 from lafscli.storage.grid import Grid, shared_rate
 from lafscli.storage.hostkeys import resolve
 from lafscli.storage.journal import Journal
+from lafscli.storage.lists import Changing
 from lafscli.storage.local import LocalFiles
+from lafscli.storage.membership import Membership
 from lafscli.storage.memory import Seen
 from lafscli.storage.rate import RateLimit
 from lafscli.storage.sftp import SftpFiles
@@ -103,10 +107,17 @@ class Client:
             self._seen = Seen(self.config.home.state / "seen.sqlite")
         if self._codec is None:
             self._codec = Codec()
-        writing, lists = self.writing(chosen, convergent=convergent), None
+        writing, lists = self.writing(chosen, convergent=convergent), self.membership()
         world = self._seen, time.monotonic, time.sleep
         publishing = Publishing(
-            chosen, writing.lease_secret, writing.now, os.urandom, *world, membership=lists, codec=self._codec
+            chosen,
+            writing.lease_secret,
+            writing.now,
+            os.urandom,
+            *world,
+            membership=lists,
+            codec=self._codec,
+            make_list=self._make_list,
         )
         reading = Reading(*world, os.urandom, strict, membership=lists, codec=self._codec)
         return Access(self.grid, writing, publishing, reading, time.time(), warn)
@@ -131,6 +142,35 @@ class Client:
                 with suppress(OSError):
                     marks.mkdir(mode=0o700, parents=True, exist_ok=True)
                     (marks / answer.store.server.name).touch()
+
+    def membership(self) -> Membership | None:
+        """The list of the grid's servers, as far as this home knows it."""
+        return members.known_list(self.config)
+
+    def _make_list(self) -> Membership | None:
+        """The list of a home that is to write something mutable: made, or its servers' taken over, if it has none."""
+        with members.changing_lists(self.config) as config:
+            known = members.known_list(config)
+            if known is None and (known := members.made(self.grid, None, self.changing())) is not None:
+                listed = known
+                config = config.edit(lambda table: members.keep_list(table, listed))
+            self.config = config
+        return known
+
+    def changing(self, *, lost: ServerRecord | None = None, force: bool = False) -> Changing:
+        """How the list is changed; `lost`: a server that is given up."""
+        return Changing(os.urandom, frozenset() if lost is None else frozenset((lost.node_id,)), force)
+
+    def drop_earlier(self) -> Listed:
+        """After a complete repair of all roots: drop the lists of servers before the current one, if nothing depends
+        on them any more (spec 10 §2.7), and keep what became of it."""
+        if (known := self.membership()) is None or not known.earlier:
+            return Listed(known)
+        with members.changing_lists(self.config) as config:
+            known, n = members.known_list(config), config.encoding.n
+            listed = members.all_dropped(self.grid, known, self.changing(), n=n)
+            self.config = config.edit(lambda table: members.keep_list(table, listed.membership))
+        return listed
 
     def close(self) -> None:
         """Close every connection; what waits for a server is woken by that."""
@@ -245,8 +285,9 @@ def enrol_server(
     accept_new: bool = False,
     timeout: int | None = None,
     warn: Callable[[str], None] = lambda _: None,
-) -> ServerRecord:
-    """Connect to a server that is to be added, find out or tell it who it is, and try what it can do.
+) -> tuple[ServerRecord, Membership | None]:
+    """Connect to a server that is to be added, find out or tell it who it is, and try what it can do: its record, and
+    the list of a grid's servers that it has already.
 
     Its folder is made, with those that it stands in. Raises what refuses it: ServerError, HostKeyUnknown.
     """
@@ -275,7 +316,8 @@ def enrol_server(
         files.close()
     for warning in found.warnings:
         warn(f"server {name}: {warning}")
-    return ServerRecord(name, url, found.node_id, found.seed, readonly, site, given, found.features)
+    record = ServerRecord(name, url, found.node_id, found.seed, readonly, site, given, found.features)
+    return record, found.membership
 
 
 def _make(
@@ -293,6 +335,33 @@ def _make(
         raise ServerError(f"the folder {folder} can't be made ({error.message})", server=name) from error
     finally:
         files.close()
+
+
+def entered(
+    config: Config,
+    record: ServerRecord,
+    theirs: Membership | None,
+    client: Callable[[Config], Client],
+    *,
+    lost: ServerRecord | None = None,
+) -> Listed:
+    """Have a server that is to be added take part in the grid (members.py). `client` connects a configuration."""
+    joined = client(replace(config, servers={**config.servers, record.name: record}))
+    try:
+        known, n = members.known_list(config), config.encoding.n
+        return members.entered(joined.grid, known, server_of(record), theirs, joined.changing(lost=lost), n=n)
+    finally:
+        joined.close()
+
+
+def left(config: Config, record: ServerRecord, client: Callable[[Config], Client], *, force: bool) -> Listed:
+    """Have a server leave the grid's list."""
+    leaving = client(config)
+    try:
+        known, n = members.known_list(config), config.encoding.n
+        return members.left(leaving.grid, known, server_of(record), leaving.changing(force=force), n=n)
+    finally:
+        leaving.close()
 
 
 def exported(config: Config, warn: Callable[[str], None]) -> GridFile:
@@ -319,4 +388,4 @@ def exported(config: Config, warn: Callable[[str], None]) -> GridFile:
         host_keys[name] = found.keys
         if not found.keys:
             warn(f"server {name}: no host key is known here; others must accept one themselves")
-    return GridFile(config.encoding, servers, host_keys)
+    return GridFile(config.encoding, servers, host_keys, members.known_list(config))

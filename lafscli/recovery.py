@@ -1,7 +1,7 @@
 """The grid file: what a person needs to use a cap that you give them, and no secret (CLI.md §3).
 
-TOML: `lafs-grid = 1`, `[encoding]` and `[servers.NAME]` as in config.toml, and in each server `host-keys`, lines of
-a known_hosts file for it.
+TOML: `lafs-grid = 1`, `[encoding]`, `[grid]` and `[servers.NAME]` as in config.toml, and in each server `host-keys`,
+lines of a known_hosts file for it.
 """
 
 from __future__ import annotations
@@ -14,8 +14,9 @@ from typing import Any
 
 from lafscli.config.servers import ServerRecord
 from lafscli.config.settings import encoding_table, parse_encoding
-from lafscli.errors import UsageError
+from lafscli.errors import ServerError, UsageError
 from lafscli.placement import Encoding
+from lafscli.storage.membership import Membership
 
 VERSION = 1
 
@@ -27,11 +28,12 @@ _HOST_KEY = re.compile(r"(?:\[[A-Za-z0-9._:-]+\]:[0-9]{1,5}|[A-Za-z0-9._:-]+) [a
 
 @dataclass(frozen=True, slots=True)
 class GridFile:
-    """Servers with their host keys, and the encoding."""
+    """Servers with their host keys, the encoding, and the list of servers that have a say, if there is one."""
 
     encoding: Encoding
     servers: Mapping[str, ServerRecord]
     host_keys: Mapping[str, Sequence[str]]
+    membership: Membership | None = None
     dropped: Sequence[tuple[str, str]] = ()
     """(server, option) pairs that the file tried to set and may not."""
 
@@ -57,7 +59,7 @@ class GridFile:
                 given["options"] = {key: value for key, value in options.items() if key not in LOCAL_OPTIONS}
             host_keys[name] = _host_keys(name, given.get("host-keys", []))
             servers[name] = ServerRecord.parse(name, given)
-        return cls(parse_encoding(table.get("encoding", {})), servers, host_keys, dropped)
+        return cls(parse_encoding(table.get("encoding", {})), servers, host_keys, _membership(table), dropped)
 
     def serialise(self) -> str:
         """The text of the file."""
@@ -69,7 +71,18 @@ class GridFile:
             servers[name] = replace(record, options=kept).table()
             if self.host_keys.get(name):
                 servers[name]["host-keys"] = list(self.host_keys[name])
-        return tomli_w.dumps({"lafs-grid": VERSION, "encoding": encoding_table(self.encoding), "servers": servers})
+        made: dict[str, Any] = {"lafs-grid": VERSION, "encoding": encoding_table(self.encoding)}
+        if self.membership is not None:
+            made["grid"] = self.membership.table(key="id")
+        return tomli_w.dumps(made | {"servers": servers})
+
+
+def _membership(table: Mapping[str, Any]) -> Membership | None:
+    given = table.get("grid", {})
+    try:
+        return Membership.parse(given, key="id") if isinstance(given, dict) else None
+    except ServerError as error:
+        raise UsageError(f"grid file: [grid]: {error.message}") from error
 
 
 def _host_keys(name: str, lines: object) -> list[str]:

@@ -61,7 +61,7 @@ def get(
                 done = read(access, cap, held.write, progress=progress, held=held)
         else:
             with landing(path) as write:
-                done = read(access, cap, write, offset=offset, length=length, progress=progress)
+                done = read(access, cap, write, offset=offset, length=length, progress=progress, again=write.again)
     if path is not None:
         document = {"path": str(path), "size": done.size, "seconds": round(time.monotonic() - began, 3)}
         if resume:

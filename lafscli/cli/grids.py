@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from lafscli.cli.enrolling import grid_facts, tell
 from lafscli.cli.frame import Frame
 from lafscli.cli.options import command
 from lafscli.config.home import write_atomically
@@ -46,27 +47,34 @@ def export(frame: Frame, file: str) -> None:
 def import_(frame: Frame, file: str) -> None:
     """Take servers and encoding from a grid file.
 
-    Servers that are here already stay as they are. The file may not set ssh-command, ssh-config, ssh-option,
+    Servers that are here already stay as they are. Of the lists of servers that decide about mutable files the newer
+    one counts; a file of another grid is refused. The file may not set ssh-command, ssh-config, ssh-option,
     known-hosts and identity: what it says of them is shown and dropped.
     """
+    from lafscli.health.members import Listed, changing_lists, imported, keep_list, known_list
+
     given = GridFile.parse(_text(frame, file))
     config = frame.config()
     for server, option in given.dropped:
         frame.out.warn(f"server {server}: the option {option} was dropped: a grid file may not set it")
-    added, known = _new_names(config, given)
+    with changing_lists(config) as config:
+        added, known = _new_names(config, given)
+        membership = imported(known_list(config), given.membership)
 
-    def change(table: dict[str, Any]) -> None:
-        servers = table.setdefault("servers", {})
-        for name in added:
-            servers.setdefault(name, given.servers[name].table())
-        table["encoding"] = table.get("encoding", {}) | encoding_table(given.encoding)
+        def change(table: dict[str, Any]) -> None:
+            servers = table.setdefault("servers", {})
+            for name in added:
+                servers.setdefault(name, given.servers[name].table())
+            table["encoding"] = table.get("encoding", {}) | encoding_table(given.encoding)
+            keep_list(table, membership)
 
-    after = config.edit(change)
+        after = config.edit(change)
     keys = _accept(config, [key for name in added for key in given.host_keys.get(name, ())])
     frame.connections.forget()
     document = {"added": added, "known": known, "host_keys": keys, "servers": list(after.servers)}
     text = f"added {len(added)} servers ({len(known)} were here), {keys} host keys; encoding {after.encoding}"
-    frame.out.show(document, text)
+    frame.out.show(document | grid_facts(membership), text)
+    tell(frame, after, Listed(membership))
 
 
 def _text(frame: Frame, file: str) -> str:

@@ -17,7 +17,22 @@ from lafscli.config.home import sync_folder
 from lafscli.errors import Busy, LafsError, UsageError
 from lafscli.storage.store import Buffer
 
-Write = Callable[[Buffer], None]
+
+class Landing:
+    """Takes what is fetched. `again` forgets it and begins anew, where that can be done."""
+
+    def __init__(self, handle: int, name: str, *, again: bool = False) -> None:
+        self._handle = handle
+        self._name = name
+        self.again: Callable[[], None] | None = self._begin_anew if again else None
+
+    def __call__(self, data: Buffer) -> None:
+        """Write it."""
+        _write(self._handle, data, self._name)
+
+    def _begin_anew(self) -> None:
+        os.ftruncate(self._handle, 0)
+        os.lseek(self._handle, 0, os.SEEK_SET)
 
 
 def choose(frame: Frame, local: str | None, name: str | None) -> Path | None:
@@ -55,12 +70,12 @@ def _below(folder: Path, name: str | None) -> Path:
 
 
 @contextlib.contextmanager
-def landing(path: Path | None) -> Iterator[Write]:
+def landing(path: Path | None) -> Iterator[Landing]:
     """A place to write a file to. A regular file appears under its name, whole and durable, when the block ends
     well; after an error nothing of it is left. Stdout, devices and pipes take what comes."""
     if path is None:
         sys.stdout.flush()
-        yield lambda data: _write(1, data, "stdout")
+        yield Landing(1, "stdout")
         return
     try:
         kind = path.stat().st_mode
@@ -75,13 +90,13 @@ def landing(path: Path | None) -> Iterator[Write]:
     except OSError as error:
         raise LafsError(f"cannot write {path}: {error.strerror}") from error
     try:
-        yield lambda data: _write(handle, data, str(path))
+        yield Landing(handle, str(path))
     finally:
         os.close(handle)
 
 
 @contextlib.contextmanager
-def _staged(path: Path) -> Iterator[Write]:
+def _staged(path: Path) -> Iterator[Landing]:
     temporary = path.with_name(f".lafs-{secrets.token_hex(8)}")
     try:
         handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
@@ -89,7 +104,7 @@ def _staged(path: Path) -> Iterator[Write]:
         raise LafsError(f"cannot write {path}: {error.strerror}") from error
     try:
         try:
-            yield lambda data: _write(handle, data, str(path))
+            yield Landing(handle, str(path), again=True)
             os.fchmod(handle, _mode(path))
             os.fsync(handle)
         finally:

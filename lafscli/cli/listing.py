@@ -72,7 +72,7 @@ def ls(
 
 def _recursively(frame: Frame, access: Access, cap: Cap, origin: Found, style: Style, document: dict[str, Any]) -> None:
     """Every directory once: in text one after the other, in JSON as entries that have a path."""
-    from lafscli.tree.walk import walk  # type: ignore[import-not-found,unused-ignore]
+    from lafscli.tree.walk import walk
 
     entries: list[dict[str, Any]] = []
     errors: list[dict[str, str]] = []

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from lafscli.cli.enrolling import address_options, enrolled
+from lafscli.cli.enrolling import address_options, connecting, enrolled, forgotten, tell
 from lafscli.cli.frame import Frame
 from lafscli.cli.options import command
 from lafscli.cli.progress import ShownProgress
@@ -103,8 +103,8 @@ def replace_(frame: Frame, old: str, new: str, url: str, force: bool, **given: A
     finally:
         frame.connections.forget()
     removed = moved or force or not saved.failed
-    if removed:
-        config.edit(lambda table: table.get("servers", {}).pop(old, None))
+    if removed and not moved:
+        forgotten(frame, config, record_of(frame.config(), old), force=force)
     frame.out.show(
         {"old": old, "new": new, "removed": removed} | saved.document() | ({"moved": True} if moved else {}),
         "\n".join(map(escape, saved.words(old))),
@@ -122,25 +122,34 @@ def replace_(frame: Frame, old: str, new: str, url: str, force: bool, **given: A
 def _add(frame: Frame, config: Config, old: ServerRecord, new: str, url: str, given: dict[str, Any]) -> bool:
     """Add the new server, if an earlier run did not. True when it turns out to be the old one at another address,
     which then has the new name."""
+    from lafscli.client import entered
+    from lafscli.health.members import changing_lists, keep_list
+
     if new in config.servers:
         if new == old.name or config.servers[new].url != url:
             raise UsageError(f"there is a server {new} already", hint="give the new server a name of its own")
         frame.out.tell(f"{new} is there already: going on", level=1)
         return False
-    record = enrolled(frame, config, new, url, **given)
-    for other in config.servers.values():
-        if other.node_id == record.node_id and other.name != old.name:
-            raise UsageError(f"this is the server {other.name}, which is there already")
+    record, theirs = enrolled(frame, config, new, url, **given)
     moved = record.node_id == old.node_id
+    with changing_lists(config) as config:
+        for other in config.servers.values():
+            if other.node_id == record.node_id and other.name != old.name:
+                raise UsageError(f"this is the server {other.name}, which is there already")
+        listed = None if moved else entered(config, record, theirs, connecting(frame), lost=old)
 
-    def change(table: dict[str, Any]) -> None:
-        servers = table.setdefault("servers", {})
-        servers.setdefault(new, record.table())
-        if moved:
-            servers.pop(old.name, None)
+        def change(table: dict[str, Any]) -> None:
+            servers = table.setdefault("servers", {})
+            servers.setdefault(new, record.table())
+            if moved:
+                servers.pop(old.name, None)
+            if listed is not None:
+                keep_list(table, listed.membership)
 
-    config.edit(change)
+        config = config.edit(change)
     frame.connections.forget()
+    if listed is not None:
+        tell(frame, config, listed)
     return moved
 
 

@@ -85,6 +85,11 @@ class Output:
         if not self.settings.quiet:
             self._say(f"{self._paint('33', 'lafs: warning:')} {self.place}{escape(message)}")
 
+    def name(self, message: str) -> None:
+        """Name one of many things that went wrong; the rest goes on, and the exit code tells."""
+        self.event("failed", message=escape(message))
+        self._say(f"{self._paint('31', 'lafs:')} {self.place}{escape(message)}")
+
     def tell(self, message: str, level: int = 0) -> None:
         """Say something on stderr, from `-v` times `level` on."""
         self.event("note", message=escape(message))

@@ -84,6 +84,14 @@ class ShownProgress(Progress):
         if not self._out.settings.quiet:
             self._bars.console.print(_markup_free(f"lafs: warning: {escape(message)}"), soft_wrap=True)
 
+    def name(self, message: str) -> None:
+        """Name something that went wrong, above the bars."""
+        if self._bars is None:
+            self._out.name(message)
+            return
+        self._out.event("failed", message=escape(message))
+        self._bars.console.print(_markup_free(f"lafs: {escape(message)}"), soft_wrap=True)
+
     def line(self) -> str:
         """All of it in one line."""
         seconds = max(time.monotonic() - self._began, 1e-3)

@@ -23,7 +23,7 @@ from lafscli.primitives.encoding import b32encode
 
 if TYPE_CHECKING:
     from lafscli.immutable.upload import Uploaded
-    from lafscli.mutable.publish import Published  # type: ignore[import-not-found,unused-ignore]
+    from lafscli.mutable.publish import Published
     from lafscli.primitives.ciphers import PrivateKey
     from lafscli.storage.store import Progress
     from lafscli.tree.contents import Access, Kind

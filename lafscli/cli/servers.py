@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import time
-from typing import Any
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from lafscli.cli.enrolling import address_options, enrolled
+from lafscli.cli.enrolling import address_options, connecting, enrolled, forgotten, grid_facts, tell
 from lafscli.cli.frame import Frame
 from lafscli.cli.options import command
 from lafscli.cli.text import columns, facts, human_size
 from lafscli.config.servers import ServerRecord, check_name
 from lafscli.config.settings import Config
-from lafscli.errors import LafsError, NotHappy, Partial, Unreachable, UsageError
+from lafscli.errors import LafsError, NotHappy, Partial, ServerError, Unreachable, UsageError
 from lafscli.primitives.encoding import b32encode
+
+if TYPE_CHECKING:
+    from lafscli.storage.membership import Membership
+    from lafscli.storage.store import ShareStore, Space
 
 
 @command("server add")
@@ -27,20 +32,31 @@ def add(frame: Frame, name: str, url: str, **given: Any) -> None:
 
     URL is sftp://[user@]host[:port]/absolute/path, sftp://host/~/relative or file:///path; host may be a Host of your
     ssh_config. It names the folder that contains shares/ (of a Tahoe node: NODEDIR/storage), which is made if absent.
-    The server is connected and tried, and its identity is written there as server.toml, or read if it is there.
+    The server is connected and tried, and its identity is written there as server.toml, or read if it is there. It is
+    entered in the list of the grid's servers, on more than half of which that is written: their majority decides about
+    mutable files. A server that is on a list already brings its list with it, and nothing is written; one of another
+    grid is refused. One that is --readonly, mutable=no or can't hold a guard has no say, and is not entered.
     """
+    from lafscli.client import entered
+    from lafscli.health.members import changing_lists, keep_list
+
     config = frame.config()
     _free(config, check_name(name), None)
-    record = enrolled(frame, config, name, url, **given)
+    record, theirs = enrolled(frame, config, name, url, **given)
+    with changing_lists(config) as config:
+        _free(config, name, record)
+        listed = entered(config, record, theirs, connecting(frame))
 
-    def change(table: dict[str, Any]) -> None:
-        _free(Config.load(config.home), name, record)
-        table.setdefault("servers", {})[name] = record.table()
+        def change(table: dict[str, Any]) -> None:
+            table.setdefault("servers", {})[name] = record.table()
+            keep_list(table, listed.membership)
 
-    config.edit(change)
+        config = config.edit(change)
     frame.connections.forget()
     document = describe(record)
-    frame.out.show(document | {"features": sorted(record.features)}, facts(document))
+    more = {"features": sorted(record.features)} | grid_facts(listed.membership)
+    frame.out.show(document | more, facts(document))
+    tell(frame, config, listed)
 
 
 def _free(config: Config, name: str, record: ServerRecord | None) -> None:
@@ -90,11 +106,15 @@ def status(frame: Frame, names: tuple[str, ...]) -> None:
     wanted = {record.name for record in records}
     stores = [store for store in client.grid.stores if store.server.name in wanted]
     found: dict[str, dict[str, Any]] = {}
+    known, newer = client.membership(), False
 
-    def question(store: Any) -> tuple[float, Any]:
+    def question(store: ShareStore) -> tuple[float, Space | None, Membership | None]:
         began = time.monotonic()
         store.present([(bytes(16), 0)])  # one round trip
-        return time.monotonic() - began, store.space()
+        seconds, listed = time.monotonic() - began, None
+        with suppress(ServerError):  # a list that can't be used is no reason to call the server silent
+            listed = store.membership()
+        return seconds, store.space(), listed
 
     for answer in client.grid.ask(question, stores):
         facts: dict[str, Any] = {"name": answer.store.server.name}
@@ -102,16 +122,27 @@ def status(frame: Frame, names: tuple[str, ...]) -> None:
             facts |= {"reachable": False, "reason": answer.value.message}
             facts |= {"hint": answer.value.hint} if answer.value.hint else {}
         else:
-            seconds, space = answer.value
+            seconds, space, listed = answer.value
             facts |= {"reachable": True, "latency_ms": round(seconds * 1000, 1)}
+            if listed is not None:
+                facts["epoch"] = listed.epoch
+                newer = newer or known is None or (listed.grid == known.grid and listed.epoch > known.epoch)
             if space is not None:
                 facts |= {"free": space.free, "total": space.total}
         facts |= {"writable": answer.store.server.writable, "features": sorted(answer.store.server.features)}
         found[answer.store.server.name] = facts
     servers = [found[record.name] for record in records]
-    frame.out.show({"servers": servers}, columns([("NAME", "", "LATENCY", "FREE", "TOTAL", ""), *map(_row, servers)]))
+    document = {"servers": servers} | grid_facts(known)
+    frame.out.show(document, columns([("NAME", "", "LATENCY", "FREE", "TOTAL", ""), *map(_row, servers)]))
     for hint in dict.fromkeys(each["hint"] for each in servers if "hint" in each and not frame.settings.json):
         frame.out.hint(hint)
+    if newer:
+        frame.out.warn("servers have a newer list of the grid's servers than this home: nothing mutable is written")
+        frame.out.hint("lafs grid import FILE, with what lafs grid export has written in a home that has it")
+    if known is not None and known.earlier:
+        frame.out.tell(
+            f"{len(known.earlier)} earlier lists of the grid's servers still count; lafs repair -r drops them"
+        )
     silent = [each for each in servers if not each["reachable"]]
     if len(silent) == len(servers):
         raise SystemExit(Unreachable.exit_code)
@@ -133,23 +164,21 @@ def remove(frame: Frame, name: str, force: bool) -> None:
     """Forget a server; its shares stay there.
 
     Refused without --force when fewer servers would be left than the encoding's happy: files that were put would
-    then lose happiness. Which files those are is not looked at.
+    then lose happiness. Which files those are is not looked at. The server is taken off the list of the grid's servers,
+    which is written to more than half of those that are left; where they don't answer that is refused too. With --force
+    the list is changed all the same: what another writer put on the silent ones alone may be lost.
     """
     from lafscli.client import record_of
 
     config = frame.config()
     record = record_of(config, name)
-    left = len(config.writable) - (not record.readonly)
-    if not force and not record.readonly and left < config.encoding.happy:
+    fewer = len(config.writable) - (not record.readonly)
+    if not force and not record.readonly and fewer < config.encoding.happy:
         raise NotHappy(
-            f"{left} servers would be left, and files are stored on at least {config.encoding.happy}",
+            f"{fewer} servers would be left, and files are stored on at least {config.encoding.happy}",
             hint=f"add another server first, or lafs server remove --force {name}",
         )
 
-    def change(table: dict[str, Any]) -> None:
-        table.get("servers", {}).pop(name, None)
-
-    config.edit(change)
-    frame.connections.forget()
+    forgotten(frame, config, record, force=force)
     frame.out.show({"removed": name}, "")
     frame.out.tell(f"forgot {name}; its shares stay at {record.url}")

@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from lafscli.cli.enrolling import connecting
 from lafscli.cli.frame import Frame
 from lafscli.cli.options import ENCODING, command
 from lafscli.config.aliases import parse_lines
@@ -60,6 +61,8 @@ def init(frame: Frame, local: bool, encoding: Encoding | None, from_tahoe: str |
                 table = {"encoding": encoding_table(chosen), "servers": servers}
                 write_table(home, _default_alias(given.get("aliases", b"")) | table)
         config = frame.config()
+        if local:
+            config = _listed(frame, config)
     _answer(frame, config, created=not existed, made=made)
 
 
@@ -91,8 +94,22 @@ def _local_servers(home: Home) -> dict[str, Any]:
         name = f"local{number}"
         folder = home.data / "grid" / name
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        tables[name] = enrol_server(None, name, str(Address(None, str(folder)))).table()
+        record, _ = enrol_server(None, name, str(Address(None, str(folder))))
+        tables[name] = record.table()
     return tables
+
+
+def _listed(frame: Frame, config: Config) -> Config:
+    """Make the list of these servers, or take over what folders of an earlier home have."""
+    from lafscli.health.members import changing_lists, keep_list, known_list, made
+
+    with changing_lists(config) as config:
+        client = connecting(frame)(config)
+        try:
+            membership = made(client.grid, known_list(config), client.changing())
+        finally:
+            client.close()
+        return config.edit(lambda table: keep_list(table, membership))
 
 
 @command("encoding")

@@ -16,6 +16,8 @@ from pathlib import Path
 from lafscli.config import environment
 from lafscli.errors import Busy, LafsError, UsageError
 
+LOCK_PATIENCE = 10
+
 
 @dataclass(frozen=True, slots=True)
 class Home:
@@ -78,19 +80,20 @@ class Home:
         return warnings
 
     @contextlib.contextmanager
-    def locked(self) -> Iterator[None]:
+    def locked(self, name: str = ".lock", patience: int = LOCK_PATIENCE) -> Iterator[None]:
         """Hold the home's lock: for reading, changing and writing back one of its files. Waits for others, who hold
-        it for moments; Busy after LOCK_PATIENCE seconds, LafsError where it can't be made."""
-        path = self.path / ".lock"
+        it for moments; Busy after LOCK_PATIENCE seconds, LafsError where it can't be made. Another `name`: another
+        lock, outside this one."""
+        path = self.path / name
         try:
             handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         except OSError as error:
             raise LafsError(f"cannot write {path}: {error.strerror}") from error
         try:
-            until = time.monotonic() + LOCK_PATIENCE
+            until = time.monotonic() + patience
             while not _taken(handle, path):
                 if time.monotonic() > until:
-                    raise Busy(f"another lafs process holds {path} for more than {LOCK_PATIENCE} seconds")
+                    raise Busy(f"another lafs process holds {path} for more than {patience} seconds")
                 time.sleep(0.02)
             yield
         finally:
@@ -114,7 +117,6 @@ class Home:
 
 
 SECRETS = ("aliases", "convergence", "secret", "pins")
-LOCK_PATIENCE = 10
 
 
 def _taken(handle: int, path: Path) -> bool:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 
-from lafscli.errors import CorruptShare, GuardLost, LafsError, NotHappy, NotRecoverable, UsageError
+from lafscli.errors import CorruptShare, FileError, GuardLost, LafsError, NotHappy, NotRecoverable, UsageError
 from lafscli.formats.caps import MutableWriteCap
 from lafscli.formats.container import share_path
 from lafscli.formats.mutable_container import DATA_OFFSET
@@ -24,11 +24,11 @@ from lafscli.primitives.hashes import write_enabler
 from lafscli.proof.slotkeys import open_private_key
 from lafscli.storage.grid import Grid
 from lafscli.storage.sight import Container, Sight
-from lafscli.storage.store import Buffer, ShareRange, ShareStore
+from lafscli.storage.store import Buffer, FileRange, Look, ShareStore
 
 _MOST_SEQNUM = (1 << 64) - 1
 _PREFIX = 107
-"""So many bytes of a share, at least, tell its version and where its sections lie."""
+"""So many bytes of a share, of either sort, tell its version: the checkstring, and where its sections lie."""
 
 Shares = Mapping[int, list[Buffer]]
 """Parts of each share by its number."""
@@ -174,8 +174,8 @@ class Attempt:
         for shnum in self._targets[store.server.name]:
             front, back = self.around(store, shnum, sum(memoryview(part).nbytes for part in shares[shnum]))
             containers.append((shnum, [front, *shares[shnum], back]))
-        self.guards.on(store).stage(containers)
-        self.unchanged(store)
+        placed = self.guards.on(store).stage(containers, look=self._fronts(self.shnums(store), DATA_OFFSET + _PREFIX))
+        self._compare(store, placed.finish())
 
     def around(self, store: ShareStore, shnum: int, size: int) -> tuple[bytes, bytes]:
         """In the server's worker: what of the container comes before and after a new share."""
@@ -186,27 +186,26 @@ class Attempt:
         return container.front(), container.back()
 
     def unchanged(self, store: ShareStore) -> None:
-        """In the server's worker, after staging: what stands where we will put shares is what was surveyed.
+        """In the server's worker, after staging: what stands where we will put shares is what was surveyed; else
+        GuardLost."""
+        ranges = self._fronts(self.shnums(store), DATA_OFFSET + _PREFIX)
+        self._compare(store, self.guards.on(store).look(Look(ranges=ranges)).data)
 
-        A writer that takes no guard is noticed by that (spec 03 §9.5).
-        """
-        shnums = self._targets[store.server.name]
+    def _compare(self, store: ShareStore, now: Sequence[Buffer | FileError]) -> None:
+        """A writer that takes no guard is noticed by its checkstring (spec 03 §9.5)."""
         placed = {file.shnum: file for file in self._files(store.server.name) if file.kind == "place"}
-        now = self._fronts(store, shnums)
-        for shnum, answer in zip(shnums, now, strict=True):
+        for shnum, answer in zip(self.shnums(store), now, strict=True):
             before = placed[shnum].front if shnum in placed else None
             if before is None or isinstance(before, LafsError):
                 same = isinstance(answer, LafsError)
             else:
-                was = bytes(memoryview(before)[DATA_OFFSET : DATA_OFFSET + _PREFIX])
-                same = not isinstance(answer, LafsError) and bytes(answer[:_PREFIX]) == was
+                was = memoryview(before)[DATA_OFFSET : DATA_OFFSET + _PREFIX]
+                same = not isinstance(answer, LafsError) and memoryview(answer)[DATA_OFFSET:] == was
             if not same:
                 raise GuardLost("a writer that takes no guard has changed the file", server=store.server.name)
 
-    def _fronts(self, store: ShareStore, shnums: list[int]) -> list[Buffer | LafsError]:
-        return store.read(
-            [ShareRange(self._si, shnum, 0, HEAD_SIZE, where=share_path(self._si, shnum)) for shnum in shnums]
-        ).finish()
+    def _fronts(self, shnums: Sequence[int], length: int) -> list[FileRange]:
+        return [FileRange(share_path(self._si, shnum), 0, length) for shnum in shnums]
 
     def staged(self, said: Mapping[str, object], k: int, n: int) -> None:
         """Go on only when what is staged would do (spec 10 §2.8d)."""
@@ -261,29 +260,42 @@ class Attempt:
         return {name: numbers for name, numbers in placed.items() if numbers}
 
     def _commit(self, fronts: Mapping[int, bytes], store: ShareStore) -> tuple[set[int], LafsError | None]:
+        """In the server's worker: commit and read back. A guard that has nothing left in it is released in the same
+        round trip as the data comes in: nobody can take all guards before the last of them is released."""
         guard = self.guards.on(store)
-        shnums = self._targets[store.server.name]
+        shnums = self.shnums(store)
+        length = DATA_OFFSET + HEAD_SIZE
         error: LafsError | None = None
         try:
-            guard.commit(shnums, quarantine=False)
+            placed = guard.commit(shnums, quarantine=False, then=self._fronts(shnums, length))
         except LafsError as refusal:
             error = refusal
-        done = [shnum for shnum in shnums if shnum in guard.committed]
+            shnums = [shnum for shnum in shnums if shnum in guard.committed]
+            data = guard.look(Look(ranges=self._fronts(shnums, length))).data if shnums else []
+        else:
+            if guard.bare and not self._broken(store):
+                self.guards.done(store)
+            data = placed.finish()
         good = set()
-        for shnum, answer in zip(done, self._fronts(store, done), strict=True):
+        for shnum, answer in zip(shnums, data, strict=True):
             wanted = fronts[shnum]
-            if not isinstance(answer, LafsError) and bytes(answer[: len(wanted)]) == wanted:
+            if not isinstance(answer, LafsError) and bytes(answer[DATA_OFFSET : DATA_OFFSET + len(wanted)]) == wanted:
                 good.add(shnum)
             elif error is None:
                 error = answer if isinstance(answer, LafsError) else LafsError("what was written is not there")
         return good, error
+
+    def _broken(self, store: ShareStore) -> bool:
+        """Whether there are broken guards on a server."""
+        sights = self.entry.seen[store.server.name]
+        return any(sight.survivors is not None and sight.survivors.folders for sight in sights)
 
     def finish(self) -> None:
         """After success: remove the broken guards that were surveyed (spec 10 §2.8g), release."""
         work = {}
         for store in self.entry.guarded:
             found = self.entry.seen[store.server.name]
-            if store.server.name not in self.failed and _all_read(found):
+            if store.server.name not in self.failed and self._broken(store) and _all_read(found):
                 work[store] = partial(_forget, found)
         if work:
             self.guards.each(work)
@@ -295,9 +307,8 @@ class Attempt:
 
 
 def _all_read(sights: list[Sight]) -> bool:
-    """Whether there are broken guards, and everything in them was counted."""
-    broken = any(sight.survivors is not None and sight.survivors.folders for sight in sights)
-    return broken and not any(
+    """Whether everything that lies in guards was counted."""
+    return not any(
         isinstance(file.front, LafsError) for sight in sights for file in sight.containers if file.kind != "place"
     )
 

@@ -31,7 +31,7 @@ from lafscli.storage.store import ShareStore
 
 
 @dataclass(frozen=True, slots=True)
-class _Entered:
+class _Said:
     """What a server said: whether its guard is ours, what it has, which lists of servers it knows."""
 
     guarded: bool
@@ -147,19 +147,16 @@ class Entry:
             raise held
         return had
 
-    def _enter(self, store: ShareStore) -> _Entered:
-        """In the server's worker: take the guard, then look at everything again under it."""
-        si = self._cap.si
+    def _enter(self, store: ShareStore) -> _Said:
+        """In the server's worker: take the guard, and look at everything under it. Two round trips where the shares lie
+        on the servers that come first for them."""
+        count = len(self._order)
+        expected = range(self._order.index(store), self.n, count)
         try:
-            self._guards.take(store)
+            entered = self._guards.take(store, DEEP, expected)
         except (NotSupported, FileDenied, OutOfSpace):
-            return _glance(si, store)
-        try:
-            membership = store.membership()
-            return _Entered(True, look(si, DEEP, True, store), membership)
-        except LafsError:
-            self._guards.drop(store)
-            raise
+            return _glance(self._cap.si, store)
+        return _Said(True, [entered.placed, entered.left], entered.membership)
 
     # ---- what to build on
 
@@ -199,8 +196,8 @@ class Entry:
         return NotHappy(f"{message} ({told(self.silent)})" if self.silent else message, hint="try again later")
 
 
-def _glance(si: bytes, store: ShareStore) -> _Entered:
-    return _Entered(False, look(si, DEEP, False, store))
+def _glance(si: bytes, store: ShareStore) -> _Said:
+    return _Said(False, look(si, DEEP, False, [{}], store))
 
 
 def _shares_of(found: SlotMap, n: int) -> int:

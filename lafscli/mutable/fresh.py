@@ -50,6 +50,7 @@ def create_fresh(
     grid: Grid, contents: Sequence[Small], publishing: Publishing, *, mdmf: bool
 ) -> list[Published | LafsError]:
     """Make a file of each content; each in its place, or why it could not be stored."""
+    publishing = publishing.ready()
     if publishing.membership is not None:
         require_members(publishing.membership, [store.server for store in grid.stores])
     grid.connect()

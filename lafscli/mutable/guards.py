@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 from typing import TypeVar
 
 from lafscli.errors import GuardLost, LafsError
 from lafscli.storage.grid import Grid
-from lafscli.storage.store import Guard, ShareStore, StorageIndex
+from lafscli.storage.store import Entered, Guard, ShareStore, StorageIndex
 
 T = TypeVar("T")
 
@@ -35,12 +35,14 @@ class Guards:
         self._held: dict[str, Guard] = {}
         self._kept = monotonic()
 
-    def take(self, store: ShareStore) -> None:
-        """In the server's worker: take the guard there, or GuardHeld."""
-        self._held[store.server.name] = store.guard(self.si)
+    def take(self, store: ShareStore, depth: int, expected: Sequence[int]) -> Entered:
+        """In the server's worker: take the guard there and look at everything under it, or GuardHeld."""
+        entered = store.enter(self.si, depth, expected)
+        self._held[store.server.name] = entered.guard
+        return entered
 
-    def drop(self, store: ShareStore) -> None:
-        """In the server's worker: give up a guard under which nothing was done."""
+    def done(self, store: ShareStore) -> None:
+        """In the server's worker: release a guard under which nothing is left to be done."""
         guard = self._held.pop(store.server.name, None)
         if guard is not None:
             guard.release()

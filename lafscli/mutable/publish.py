@@ -255,6 +255,7 @@ def _tries(
     work: Callable[[Attempt, bool], Published],
 ) -> Published:
     """Try until it is done, or another writer has won for as long as `patience`."""
+    publishing = publishing.ready()
     began = publishing.monotonic()
     pause = _FIRST_PAUSE
     n = publishing.encoding.n

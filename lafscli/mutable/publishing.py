@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from lafscli.formats.caps import MutableWriteCap
 from lafscli.mutable.blocks import Codec
@@ -26,7 +26,8 @@ class Publishing:
     `encoding` is for new files; one that exists keeps its k and N, so that everybody agrees on the servers that decide.
     `now`: Unix seconds. `patience`: for how long another writer is put up with, in seconds. `force`: write though half
     the servers or more hold something newer that can't be read (spec 10 §2.8b). `random_bytes`, `monotonic` and `sleep`
-    are the world. `codec`: threads for keys and for what is large.
+    are the world. `codec`: threads for keys and for what is large. `membership`: the grid's servers that have a say;
+    `make_list` makes one before the first write where there is none.
     """
 
     encoding: Encoding
@@ -40,6 +41,13 @@ class Publishing:
     patience: float = 300.0
     force: bool = False
     codec: Codec | None = None
+    make_list: Callable[[], Membership | None] | None = None
+
+    def ready(self) -> Publishing:
+        """The same with a list of the grid's servers: for a home that had none it is made now (spec 10 §2.7)."""
+        if self.membership is not None or self.make_list is None:
+            return self
+        return replace(self, membership=self.make_list(), make_list=None)
 
     def lease(self, si: StorageIndex, store: ShareStore) -> Lease:
         """Our lease on a share of `si` at that server (spec 06 §2)."""

@@ -179,14 +179,21 @@ def survey(
     """Ask every server, all at once, for its shares of a file; no guard is taken. With `guards`, what lies in guards
     is looked at too."""
     sights = Sights(cap, signatures)
-    for answer in grid.ask(partial(look, cap.si, depth, guards)):
+    for answer in grid.ask(partial(look, cap.si, depth, guards, [_expected(grid, cap.si)])):
         sights.add(answer.store, answer.value)
     return sights.map()
 
 
-def look(si: StorageIndex, depth: int, guards: bool, store: ShareStore) -> list[Sight]:
+def _expected(grid: Grid, si: StorageIndex) -> dict[str, int]:
+    """Which share number to expect on which server: each on the one that comes at its number (spec 03 §9.2)."""
+    return {store.server.name: number for number, store in enumerate(grid.permuted(si))}
+
+
+def look(
+    si: StorageIndex, depth: int, guards: bool, expected: Sequence[Mapping[str, int]], store: ShareStore
+) -> list[Sight]:
     """In a server's worker: what it has of one file."""
-    [placed] = store.slots([si], depth)
+    [placed] = store.slots([si], depth, [one.get(store.server.name) for one in expected])
     if isinstance(placed, LafsError):
         raise placed
     return [placed, store.leftovers(si, depth)] if guards else [placed]
@@ -196,7 +203,8 @@ def survey_many(grid: Grid, caps: Sequence[MutableVerifyCap], *, depth: int = SH
     """`survey` of many files: one question to each server."""
     sis = [cap.si for cap in caps]
     sights = [Sights(cap) for cap in caps]
-    for answer in grid.ask(lambda store: store.slots(sis, depth)):
+    expected = [_expected(grid, si) for si in sis]
+    for answer in grid.ask(lambda store: store.slots(sis, depth, [one.get(store.server.name) for one in expected])):
         said = answer.value
         for index, one in enumerate(sights):
             if isinstance(said, LafsError):

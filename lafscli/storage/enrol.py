@@ -12,6 +12,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -110,7 +111,11 @@ def enrol(
     files.connect()
     table = read_table(files)
     found = None if table is None else Identity.of(table)
-    membership = None if table is None else Membership.parse(table)
+    membership: Membership | None = None
+    with suppress(
+        ServerError
+    ):  # one that can't be used is no reason to refuse a server; who is to write it will say so
+        membership = None if table is None else Membership.parse(table)
     tahoe_id, tahoe_seed, warnings = _tahoe(files)
     if found is not None:
         _agree(found, node_id, seed)

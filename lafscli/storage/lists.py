@@ -17,7 +17,7 @@ from typing import TypeVar
 from lafscli.errors import Conflict, GuardHeld, GuardLost, LafsError, NotHappy, ServerError, Unreachable, UsageError
 from lafscli.storage.grid import Grid
 from lafscli.storage.membership import Members, Membership, most_of
-from lafscli.storage.standing import Standing, missed, standing
+from lafscli.storage.standing import TOO_MANY, Standing, missed, standing
 from lafscli.storage.store import ListGuard, ShareStore
 
 T = TypeVar("T")
@@ -28,6 +28,7 @@ brought to those that have it not."""
 
 PATIENCE = 60.0
 """Seconds for which another one who changes the list is waited for: longer than a dead one's guard lasts."""
+_HINT = "try again when they answer; lafs server remove NAME gives up one that is lost"
 _FIRST_PAUSE = 0.05
 _LONGEST_PAUSE = 5.0
 
@@ -121,26 +122,23 @@ def drop_earlier(
     if not membership.earlier:
         return Dropped(membership, None)
     everybody = {member.node_id for each in membership.lists for member in each}
-    stores = [store for store in grid.stores if store.server.node_id in everybody]
-
-    def look(store: ShareStore) -> Standing | None:
-        return standing(store, most) if store.membership() == membership else None
-
     found: dict[bytes, Standing] = {}
-    for answer in grid.ask(look, stores):
+    for answer in grid.ask(
+        lambda store: standing(store, most) if store.membership() == membership else None,
+        [store for store in grid.stores if store.server.node_id in everybody],
+    ):
         if isinstance(answer.value, Standing):
             found[answer.store.server.node_id] = answer.value
-        elif answer.value is None and answer.store.server.node_id in changed.reached:
-            return Dropped(membership, "there are many objects, and it would take long to look at all of them")
+        elif answer.value is TOO_MANY:
+            return Dropped(membership, "there are many objects, and not all of them were looked at")
     kept = missed(membership, found, n=n)
     if kept is not None:
         return Dropped(membership, kept)
-    after = change_list(
-        grid,
-        membership,
-        lambda base: membership.without_earlier() if base in (None, membership) else base or membership,
-        changing,
-    ).membership
+
+    def drop(base: Membership | None) -> Membership:
+        return membership.without_earlier() if base in (None, membership) else base or membership
+
+    after = change_list(grid, membership, drop, changing).membership
     return Dropped(after, "the list was changed meanwhile" if after.earlier else None)
 
 
@@ -199,10 +197,14 @@ class _Attempt:
             raise held
 
     def _read(self) -> None:
-        found = self._do(lambda _store, guard: guard.read())
-        self._found = {store.server.node_id: each for store, each in found.items()}
+        self._found = {
+            store.server.node_id: found for store, found in self._do(lambda _store, guard: guard.read()).items()
+        }
 
     def _base(self, known: Membership | None) -> Membership | None:
+        for node_id, each in self._found.items():
+            if each is not None and node_id not in each.node_ids and (known is None or each.grid != known.grid):
+                self._found[node_id] = None  # its grid has let it go
         listed = [each for each in self._found.values() if each is not None]
         grids = {each.grid for each in ([known] if known is not None else listed)}
         if len(grids) > 1:
@@ -245,16 +247,16 @@ class _Attempt:
 
     def _insist(self, counting: Collection[Members], reached: Collection[ShareStore], what: str) -> None:
         some = self._node_ids(reached)
-        if not some and counting:
-            raise Unreachable(f"none of the grid's servers answered ({_reasons(self._silent)})")
         for members in counting:
             if not self._most(members, some):
+                if not some:
+                    raise Unreachable(f"none of the grid's servers {what} ({_reasons(self._silent)})", hint=_HINT)
                 count = sum(member.node_id in some for member in members)
                 others = _reasons(self._silent) or "the others are not configured here"
                 raise NotHappy(
                     f"the list of the grid's servers can't be changed: {count} of {len(members)} servers {what},"
                     f" and more than half are needed ({others})",
-                    hint="try again when they answer; lafs server remove NAME gives up one that is lost",
+                    hint=_HINT,
                 )
 
     def _most(self, members: Members, node_ids: frozenset[bytes]) -> bool:

@@ -7,7 +7,7 @@ In `server.toml` of each server, and under `[grid]` in the configuration and the
     members = ["node id", …]           the servers of the list, sorted
     earlier = [["node id", …], …]      lists before it that still count, the latest first; absent: none
     [seeds]                            permutation seeds of all of them, so that the order of a list is known to one
-    "node id" = "base32"               who can't reach a server; whose is missing is permuted by its node id
+    "node id" = "base32"               who can't reach a server; whose is missing has its node id for one
 
 `members` are those that have a say: a majority of the first N of them in permuted order acknowledges a version, and a
 majority of each earlier list besides. A server that is not among them has shares all the same: it counts for nothing.
@@ -103,11 +103,12 @@ class Membership:
 
     def table(self, *, key: str = "grid") -> dict[str, Any]:
         """The fields, for a table of TOML."""
-        seeds = {b32encode(member.node_id): b32encode(member.seed) for each in self.lists for member in each}
+        everybody = sorted({member for each in self.lists for member in each if member.seed != member.node_id})
         made: dict[str, Any] = {key: self.grid.decode(), "epoch": self.epoch, "members": _names(self.members)}
         if self.earlier:
             made["earlier"] = [_names(each) for each in self.earlier]
-        return made | {"seeds": dict(sorted(seeds.items()))}
+        seeds = {b32encode(member.node_id): b32encode(member.seed) for member in everybody}
+        return made | ({"seeds": seeds} if seeds else {})
 
 
 FIELDS = ("grid", "epoch", "members", "earlier", "seeds")
@@ -125,12 +126,12 @@ def most_of(members: Members, node_ids: frozenset[bytes]) -> bool:
 
 
 def _names(members: Members) -> list[str]:
-    return [b32encode(member.node_id) for member in sorted(members)]
+    return sorted(b32encode(member.node_id) for member in members)
 
 
 def _members(names: object, seeds: Mapping[bytes, bytes]) -> Members:
-    if not isinstance(names, list) or not 1 <= len(names) <= MOST_MEMBERS:
-        raise _bad(f"a list of members is not one of 1 to {MOST_MEMBERS}")
+    if not isinstance(names, list) or len(names) > MOST_MEMBERS:
+        raise _bad(f"a list of members is not one of at most {MOST_MEMBERS}")
     node_ids = [_node_id(name) for name in names]
     if len(set(node_ids)) < len(node_ids):
         raise _bad("a list of members names a server twice")

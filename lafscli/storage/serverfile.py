@@ -138,8 +138,9 @@ class FileListGuard:
             self._insist([Replace(staged, IDENTITY_FILE)])
         else:
             aside = f"{_OLD}{self._guard.token}"
+            self._insist([Rename(IDENTITY_FILE, aside)])
             try:
-                self._insist([Rename(IDENTITY_FILE, aside), Rename(staged, IDENTITY_FILE)])
+                self._insist([Rename(staged, IDENTITY_FILE)])
             except (FileError, GuardLost):
                 self._files.do([Rename(aside, IDENTITY_FILE)])  # never over what stands there
                 raise

@@ -23,6 +23,7 @@ from lafscli.formats.slot import Prefix
 from lafscli.storage.membership import Membership, first
 from lafscli.storage.store import ShareStore, StorageIndex
 
+TOO_MANY = "too many"
 _DEPTH = DATA_OFFSET + 80
 _TOGETHER = 256
 
@@ -44,13 +45,13 @@ class _Gathered:
     unread: int = 0
 
 
-def standing(store: ShareStore, most: int | None = None) -> Standing | None:
-    """Look at every share of a server; None where there are more than `most` objects."""
+def standing(store: ShareStore, most: int | None = None) -> Standing | str:
+    """Look at every share of a server; TOO_MANY where there are more than `most` objects."""
     found = _Gathered()
     changing = store.changing()  # first: a guard that is gone by then has left its shares for us to see
     for number, sis in enumerate(_batches(store)):
         if most is not None and number * _TOGETHER + len(sis) > most:
-            return None
+            return TOO_MANY
         for si, sight in zip(sis, store.slots(sis, _DEPTH), strict=True):
             if isinstance(sight, LafsError):
                 found.unread += 1

@@ -235,6 +235,10 @@ class Guard(Protocol):
         """Numbers whose commit was acknowledged."""
 
     @property
+    def bare(self) -> bool:
+        """Whether nothing lies in it that its release would remove."""
+
+    @property
     def sync(self) -> bool:
         """Whether what is staged is to be made durable."""
 

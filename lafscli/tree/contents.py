@@ -17,6 +17,7 @@ from lafscli.formats.caps import Cap, ChkCap, DirectoryCap, LitCap, MutableReadC
 from lafscli.immutable.download import Held, download
 from lafscli.immutable.fetchmany import download_many
 from lafscli.immutable.upload import Uploaded, Writing, upload
+from lafscli.mutable import publish, retrieve
 from lafscli.mutable.publish import Published, Publishing
 from lafscli.mutable.retrieve import Reading
 from lafscli.placement import Encoding
@@ -83,20 +84,21 @@ def read(
     length: int | None = None,
     progress: Progress | None = None,
     held: Held | None = None,
+    again: Callable[[], object] | None = None,
 ) -> Read:
     """Write `length` bytes of the content from `offset` (to its end by default), in order, each proved before.
 
-    `held`: go on with an earlier read, where the content is immutable. Raises NotRecoverable, CannotTell; NotGranted
-    for a verify cap.
+    `held`: go on with an earlier read, where the content is immutable. `again`: forget what was written, where mutable
+    content changed in the middle. Raises NotRecoverable, CannotTell; NotGranted for a verify cap.
     """
     file = readable(cap)
     _need_servers(access, file)
     if isinstance(file, LitCap | ChkCap):
         done = download(access.grid, file, write, offset=offset, length=length, progress=progress, held=held)
         return Read(done.size, done.corrupt, done.silent, [], done.kept)
-    from lafscli.mutable import retrieve  # type: ignore[import-not-found,unused-ignore]
-
-    found = retrieve.retrieve(access.grid, file, write, access.reading, offset=offset, length=length, progress=progress)
+    found = retrieve.retrieve(
+        access.grid, file, write, access.reading, offset=offset, length=length, progress=progress, again=again
+    )
     return Read(found.size, found.corrupt, found.silent, found.warnings)
 
 
@@ -110,8 +112,6 @@ def content(access: Access, cap: Cap) -> bytes:
         pieces = bytearray()
         download(access.grid, file, pieces.extend)
         return bytes(pieces)
-    from lafscli.mutable import retrieve  # type: ignore[import-not-found,unused-ignore]
-
     data: bytes
     data, found = retrieve.contents(access.grid, file, access.reading)
     _pass_on(access, cap, found.warnings)
@@ -140,8 +140,6 @@ def contents_of(access: Access, caps: Sequence[Cap]) -> list[bytes | LafsError]:
     for place, fetched in download_many(access.grid, [file for _, file in immutable]):
         results[immutable[place][0]] = fetched if isinstance(fetched, LafsError) else bytes(fetched.content)
     if mutable:
-        from lafscli.mutable import retrieve  # type: ignore[import-not-found,unused-ignore]
-
         answers = retrieve.contents_many(access.grid, [file for _, file in mutable], access.reading)
         for (index, _), answer in zip(mutable, answers, strict=True):
             if isinstance(answer, LafsError):
@@ -165,8 +163,6 @@ def store(
     if kind == "chk":
         return upload(access.grid, source, access.writing, progress)
     need_servers(access)
-    from lafscli.mutable import publish  # type: ignore[import-not-found,unused-ignore]
-
     return publish.create(
         access.grid, source, access.publishing, mdmf=kind == "mdmf", private=private, progress=progress
     )
@@ -177,8 +173,6 @@ def overwrite(
 ) -> Published:
     """Replace the content of a mutable file, which keeps its cap."""
     need_servers(access)
-    from lafscli.mutable import publish  # type: ignore[import-not-found,unused-ignore]
-
     return publish.overwrite(access.grid, cap, source, access.publishing, progress=progress)
 
 

@@ -12,6 +12,7 @@ from lafscli.formats.child import Child
 from lafscli.formats.dirtable import LeftOut, Table
 from lafscli.immutable.many import upload_many
 from lafscli.immutable.upload import upload
+from lafscli.mutable import publish
 from lafscli.primitives.ciphers import PrivateKey
 from lafscli.tree.contents import Access, Kind, content, contents_of, need_servers
 
@@ -92,8 +93,6 @@ def edit(access: Access, cap: DirectoryCap, change: Change) -> None:
     When another writer was faster, `change` is applied again to what that one wrote: it must depend on nothing but
     the table. What it raises is raised, and nothing is changed. A table that stays the same is not written.
     """
-    from lafscli.mutable import publish  # type: ignore[import-not-found,unused-ignore]
-
     inner = changeable(cap)
     need_servers(access)
     size = 0
@@ -128,8 +127,6 @@ def create_directory(
     given = children or {}
     if kind == "chk":
         return DirectoryCap(upload(access.grid, immutable_table(given), access.writing).cap)
-    from lafscli.mutable import publish  # type: ignore[import-not-found,unused-ignore]
-
     need_servers(access)
     made = publish.create(access.grid, _mutable_table(given), access.publishing, mdmf=kind == "mdmf", private=private)
     for warning in made.warnings:
@@ -153,8 +150,6 @@ def create_directories(
         for (index, _), done in zip(tables, uploaded, strict=True):
             results[index] = done if isinstance(done, LafsError) else DirectoryCap(done.cap)
     else:
-        from lafscli.mutable import publish  # type: ignore[import-not-found,unused-ignore]
-
         need_servers(access)
         contents = [_mutable_table(children) for children in many]
         made = publish.create_many(access.grid, contents, access.publishing, mdmf=kind == "mdmf")
