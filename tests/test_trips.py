@@ -10,6 +10,7 @@ import pytest
 
 from lafscli.formats.container import share_path
 from lafscli.formats.mutable_container import DATA_OFFSET, MutableContainer
+from lafscli.storage.enrol import Identity
 from lafscli.storage.folder import FolderStore
 from lafscli.storage.sftp import SftpFiles
 from lafscli.storage.store import FileRange, List, Mkdir, NewFile, Rename, Server, Stat
@@ -26,6 +27,7 @@ CONTAINER = MutableContainer.new(NODE_ID, bytes(32)).resized(1000)
 def root(tmp_path: Path) -> Path:
     for folder in FOLDERS:
         (tmp_path / folder).mkdir()
+    (tmp_path / "server.toml").write_bytes(Identity(NODE_ID, bytes(20)).serialise())
     return tmp_path
 
 
