@@ -35,7 +35,11 @@ Shares = Mapping[int, list[Buffer]]
 
 
 class Undone(LafsError):
-    """A try came to nothing: another writer was in the way. `sent`: after a commit was sent."""
+    """A try came to nothing, because another writer or a failing server was in the way."""
+
+
+class ForeignWrite(GuardLost):
+    """Somebody who takes no guard has changed the file under ours."""
 
 
 class Attempt:
@@ -48,7 +52,8 @@ class Attempt:
         self._verify = cap.verify_cap()
         self._si = self._verify.si
         self.guards = Guards(grid, self._si, publishing.monotonic)
-        self.entry = Entry(grid, self._verify, self.guards, n, publishing.membership, one_first=one_first)
+        happy, lists = publishing.encoding.happy, publishing.membership
+        self.entry = Entry(grid, self._verify, self.guards, n, happy, lists, one_first=one_first)
         self._found: SlotMap | None = None
         self._lost: set[str] = set()
         self._blocks: Blocks | None = None
@@ -63,9 +68,14 @@ class Attempt:
         return self._found
 
     @property
-    def silent(self) -> dict[str, str]:
+    def errors(self) -> dict[str, LafsError]:
         """Servers that did not take part to the end, and why."""
-        return self.entry.silent | {name: error.message for name, error in self.failed.items()}
+        return self.entry.errors | self.failed
+
+    @property
+    def silent(self) -> dict[str, str]:
+        """The same in words."""
+        return {name: error.message for name, error in self.errors.items()}
 
     # ---- a, b: survey, base
 
@@ -129,6 +139,18 @@ class Attempt:
             raise UsageError(f"{b32encode(self._si)[:5]} has the highest version number that there is")
         return highest + 1
 
+    @property
+    def warnings(self) -> list[str]:
+        """What casts a doubt on the base: this home has seen a newer version."""
+        seen = self._publishing.seen
+        known = None if seen is None else seen.highest(self._si, self._verify.fingerprint)
+        if known is None or self.base is None or known[0] <= self.base.prefix.seqnum:
+            return []
+        return [
+            f"{b32encode(self._si)[:5]}: the newest version found was {self.base.prefix.seqnum}, but {known[0]} "
+            "was seen here before: servers may have been rolled back, and the change was made to the older one"
+        ]
+
     # ---- where to
 
     def targets(self, n: int) -> dict[str, list[int]]:
@@ -166,7 +188,11 @@ class Attempt:
 
     def stage(self, shares: Shares, k: int, n: int) -> None:
         """Stage whole shares; NotHappy or Undone when that does not reach enough servers."""
-        said = self.guards.each({store: partial(self._stage, shares) for store in self.stores.values()})
+
+        def enough(said: Mapping[str, LafsError | None]) -> bool:
+            return self._enough({name: set(self._targets[name]) for name in said if said[name] is None}, k, n)
+
+        said = self.guards.each({store: partial(self._stage, shares) for store in self.stores.values()}, enough)
         self.staged(said, k, n)
 
     def _stage(self, shares: Shares, store: ShareStore) -> None:
@@ -202,7 +228,7 @@ class Attempt:
                 was = memoryview(before)[DATA_OFFSET : DATA_OFFSET + _PREFIX]
                 same = not isinstance(answer, LafsError) and memoryview(answer)[DATA_OFFSET:] == was
             if not same:
-                raise GuardLost("a writer that takes no guard has changed the file", server=store.server.name)
+                raise ForeignWrite("a writer that takes no guard has changed the file", server=store.server.name)
 
     def _fronts(self, shnums: Sequence[int], length: int) -> list[FileRange]:
         return [FileRange(share_path(self._si, shnum), 0, length) for shnum in shnums]
@@ -210,6 +236,9 @@ class Attempt:
     def staged(self, said: Mapping[str, object], k: int, n: int) -> None:
         """Go on only when what is staged would do (spec 10 §2.8d)."""
         self.failed |= {name: error for name, error in said.items() if isinstance(error, LafsError)}
+        foreign = next((error for error in self.failed.values() if isinstance(error, ForeignWrite)), None)
+        if foreign is not None:
+            raise Undone(f"server {foreign.server}: {foreign.message}")
         placed = {name: set(self._targets[name]) for name in self.stores}
         if not self._enough(placed, k, n):
             if any(isinstance(error, GuardLost) for error in self.failed.values()):
@@ -246,7 +275,11 @@ class Attempt:
         `fronts`: what each share begins with.
         """
         self.guards.sent = True
-        said = self.guards.each({store: partial(self._commit, fronts) for store in self.stores.values()})
+
+        def enough(said: Mapping[str, tuple[set[int], LafsError | None] | LafsError]) -> bool:
+            return self._enough({name: done[0] for name, done in said.items() if not isinstance(done, LafsError)}, k, n)
+
+        said = self.guards.each({store: partial(self._commit, fronts) for store in self.stores.values()}, enough)
         placed: dict[str, set[int]] = {}
         for name, answer in said.items():
             if isinstance(answer, LafsError):

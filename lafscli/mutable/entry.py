@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 
 from lafscli.errors import (
     CannotTell,
     FileDenied,
     GuardHeld,
+    GuardLost,
     LafsError,
     NotHappy,
     NotRecoverable,
@@ -37,6 +38,7 @@ class _Said:
     guarded: bool
     sights: list[Sight]
     membership: Membership | None = None
+    refusal: LafsError | None = None
 
 
 class Entry:
@@ -52,11 +54,13 @@ class Entry:
         cap: MutableVerifyCap,
         guards: Guards,
         n: int,
+        happy: int,
         membership: Membership | None,
         *,
         one_first: bool,
     ) -> None:
         self.n = n
+        self._happy = happy
         self._grid = grid
         self._cap = cap
         self._guards = guards
@@ -67,8 +71,12 @@ class Entry:
         self._sights = Sights(cap)
         self._guarded: set[str] = set()
         self._tried: set[str] = set()
-        self.silent: dict[str, str] = {}
+        self.errors: dict[str, LafsError] = {}
         self.seen: dict[str, list[Sight]] = {}
+
+    @property
+    def silent(self) -> dict[str, str]:
+        return {name: error.message for name, error in self.errors.items()}
 
     @property
     def quorum(self) -> Quorum:
@@ -125,14 +133,14 @@ class Entry:
         work = dict.fromkeys(stores, self._enter) | {
             store: partial(_glance, self._cap.si) for store in others if store.server.name not in self._tried
         }
-        held: GuardHeld | None = None
+        held: GuardHeld | GuardLost | None = None
         had = False
-        for name, said in self._guards.each(work).items():
+        for name, said in self._guards.each(work, self._enough).items():
             store = self._stores[name]
-            if isinstance(said, GuardHeld):
+            if isinstance(said, GuardHeld | GuardLost):
                 held = said
             elif isinstance(said, LafsError):
-                self.silent[name] = said.message
+                self.errors[name] = said
                 self._sights.add(store, said)
             else:
                 self.seen[name] = said.sights
@@ -142,10 +150,15 @@ class Entry:
                     had = True
                     self._guarded.add(name)
                 elif name in self._tried:
-                    self.silent[name] = "nothing can be changed there"
+                    self.errors[name] = said.refusal or LafsError("nothing can be changed there")
         if held is not None:
             raise held
         return had
+
+    def _enough(self, said: Mapping[str, _Said | LafsError]) -> bool:
+        """Whether guards are held on enough servers, so that one that does not answer is no longer waited for."""
+        names = self._guarded | {name for name, one in said.items() if isinstance(one, _Said) and one.guarded}
+        return self.quorum.majority(names) and len(names) >= min(self._happy, len(self.quorum.ids))
 
     def _enter(self, store: ShareStore) -> _Said:
         """In the server's worker: take the guard, and look at everything under it. Two round trips where the shares lie
@@ -154,8 +167,8 @@ class Entry:
         expected = range(self._order.index(store), self.n, count)
         try:
             entered = self._guards.take(store, DEEP, expected)
-        except (NotSupported, FileDenied, OutOfSpace):
-            return _glance(self._cap.si, store)
+        except (NotSupported, FileDenied, OutOfSpace) as refusal:
+            return replace(_glance(self._cap.si, store), refusal=refusal)
         return _Said(True, [entered.placed, entered.left], entered.membership)
 
     # ---- what to build on
@@ -164,7 +177,8 @@ class Entry:
         """The version to build on; None if the file does not exist yet. `lost`: servers that failed since.
 
         NotHappy where half of H or more is unreachable or holds something newer: an acknowledged version might be among
-        what is not seen (spec 10 §2.8b).
+        what is not seen (spec 10 §2.8b). So might it be where a server has a container, and no good share: that counts
+        as something newer.
         """
         reachable = self._guarded - lost
         if not self.quorum.majority(reachable):
@@ -173,7 +187,8 @@ class Entry:
         base = versions.best
         if base is None and (found.counted or found.bad):
             raise unreadable(found, self.silent)
-        newer = {
+        good = {one.place[0] for one in found.found if one.file.kind == "place"}
+        newer = ({name for name, _ in found.bad} - good) | {
             one.place[0]
             for one in found.counted
             if base is not None
@@ -181,9 +196,10 @@ class Entry:
         }
         if not force and not self.quorum.majority(reachable - newer):
             raise NotHappy(
-                f"{b32encode(self._cap.si)[:5]}: too many servers hold a newer version than the newest that can be "
+                f"{b32encode(self._cap.si)[:5]}: too many servers hold damaged shares, or a newer version than can be "
                 "read; nothing was changed",
-                hint="bring back the servers that are away; lafs repair --force gives the newer version up",
+                hint="bring back the servers that are away; lafs repair mends damage, and with --force gives the newer "
+                "version up",
             )
         return base
 

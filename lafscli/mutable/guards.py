@@ -6,13 +6,14 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 from typing import TypeVar
 
-from lafscli.errors import GuardLost, LafsError
+from lafscli.errors import GuardLost, LafsError, ServerUnreachable
 from lafscli.storage.grid import Grid
 from lafscli.storage.store import Entered, Guard, ShareStore, StorageIndex
 
 T = TypeVar("T")
 
 _TICK = 2.0
+_LAGGARD_SECONDS = 10.0
 _LAST_SECONDS = 5.0
 """How long guards that are given up are waited for; a server that is slower does it when it comes to it."""
 _STOP_SECONDS = 1.5
@@ -33,6 +34,7 @@ class Guards:
         self.sent = False
         self._asked: dict[str, ShareStore] = {}
         self._held: dict[str, Guard] = {}
+        self._late: set[str] = set()
         self._kept = monotonic()
 
     def take(self, store: ShareStore, depth: int, expected: Sequence[int]) -> Entered:
@@ -54,19 +56,35 @@ class Guards:
             raise GuardLost("no guard is held there", server=store.server.name)
         return guard
 
-    def each(self, work: Mapping[ShareStore, Callable[[ShareStore], T]]) -> dict[str, T | LafsError]:
-        """Do something in the workers of some servers, all at once; what came of it, or the error, by server name."""
+    def each(
+        self,
+        work: Mapping[ShareStore, Callable[[ShareStore], T]],
+        enough: Callable[[Mapping[str, T | LafsError]], bool] | None = None,
+    ) -> dict[str, T | LafsError]:
+        """Do something in the workers of some servers, all at once; what came of it, or the error, by server name.
+
+        Once what has come is `enough`, the others are not waited for very long: they count as unreachable. What was
+        asked of them may still happen; their guards are given up behind it.
+        """
         self._asked |= {store.server.name: store for store in work}
         calls = {store.server.name: call for store, call in work.items()}
         answers = self._grid.ask(lambda store: calls[store.server.name](store), list(work))
         said: dict[str, T | LafsError] = {}
+        until: float | None = None
         while answers.pending:
-            answer = answers.poll(self._interval)
-            if answer is None:
-                self.keep(answers.pending.keys())
-            else:
+            if until is None and enough is not None and enough(said):
+                until = self._monotonic() + _LAGGARD_SECONDS
+            left = self._interval if until is None else min(self._interval, until - self._monotonic())
+            answer = answers.poll(max(0.0, left))
+            if answer is not None:
                 said[answer.store.server.name] = answer.value
-        return {store.server.name: said[store.server.name] for store in work}
+                continue
+            self.keep(answers.pending.keys())
+            if until is not None and self._monotonic() >= until:
+                break
+        late = ServerUnreachable("did not answer in time")
+        self._late |= answers.pending.keys()
+        return {store.server.name: said.get(store.server.name, late) for store in work}
 
     def keep(self, busy: Collection[str] = ()) -> None:
         """Show on every server that we live, if it is time to; those that are busy do so by themselves."""
@@ -83,10 +101,13 @@ class Guards:
 
     def close(self, *, done: bool = False, stopping: bool = False) -> None:
         """Give all guards up: emptied, or set aside if a commit was sent and it is not `done`. Never raises."""
-        stores = list(self._asked.values())
+        aside = self.sent and not done
+        for name in (self._asked.keys() if stopping else self._late) - self._held.keys():
+            # it may come to hold a guard yet
+            self._grid.submit(self._asked[name], partial(self._give_up, aside))
+        stores = [self._asked[name] for name in list(self._held)]
         if not stores:
             return
-        aside = self.sent and not done
         answers = self._grid.ask(partial(self._give_up, aside), stores)
         until = self._monotonic() + (_STOP_SECONDS if stopping else _LAST_SECONDS)
         while answers.pending:
@@ -99,10 +120,15 @@ class Guards:
         guard = self._held.pop(store.server.name, None)
         if guard is None:
             return
-        if aside:
-            guard.set_aside()
-        else:
-            guard.release()
+        try:
+            if aside:
+                guard.set_aside()
+            else:
+                guard.release()
+        except ServerUnreachable:
+            # the connection was lost; over a new one, the guard is broken at once
+            store.settle()
+            raise
 
 
 def _keep(guard: Guard, _: ShareStore) -> None:

@@ -14,6 +14,7 @@ from lafscli.errors import (
     LafsError,
     NotHappy,
     NotRecoverable,
+    ServerUnreachable,
     Unreachable,
     UsageError,
 )
@@ -207,13 +208,14 @@ def _write(
         version, fronts = made.version, made.fronts
         attempt.stage(made.shares, k, n)
         progress.advance(len(content))
+    warnings = attempt.warnings
     placed = attempt.commit(fronts, k, n)
     attempt.finish()
     prefix = version.header.prefix
     if publishing.seen is not None:
         verify = cap.verify_cap()
         publishing.seen.note(verify.si, verify.fingerprint, prefix.seqnum, prefix.root_hash)
-    return _published(attempt, cap, publishing, k, n, prefix.data_length, prefix.seqnum, placed)
+    return _published(attempt, cap, publishing, k, n, prefix.data_length, prefix.seqnum, placed, warnings)
 
 
 def _unchanged(attempt: Attempt, cap: MutableWriteCap, publishing: Publishing) -> Published:
@@ -237,6 +239,7 @@ def _published(
     size: int,
     seqnum: int,
     placed: dict[str, set[int]],
+    warnings: Sequence[str] = (),
 ) -> Published:
     placement: dict[int, list[str]] = {}
     for name, numbers in placed.items():
@@ -244,7 +247,7 @@ def _published(
             placement.setdefault(shnum, []).append(name)
     encoding = replace(publishing.encoding, k=k, n=n, happy=min(publishing.encoding.happy, n))
     ordered = {shnum: sorted(placement[shnum]) for shnum in sorted(placement)}
-    return Published(cap, size, seqnum, encoding, happiness(placed), ordered, attempt.silent)
+    return Published(cap, size, seqnum, encoding, happiness(placed), ordered, attempt.silent, list(warnings))
 
 
 def _tries(
@@ -261,6 +264,8 @@ def _tries(
     n = publishing.encoding.n
     unsure = False
     one_first = False
+    gone: set[str] = set()
+    """Servers whose connection was lost: that it died idle, and the server is there, is seen by trying once more."""
     while True:
         attempt = Attempt(grid, cap, publishing, n, one_first=one_first)
         try:
@@ -270,7 +275,12 @@ def _tries(
             reason: LafsError = error
         except (NotHappy, CannotTell, NotRecoverable, Unreachable) as error:
             attempt.close()
-            if not unsure or publishing.monotonic() - began > min(_UNSURE_SECONDS, publishing.patience):
+            lost = {name for name, one in attempt.errors.items() if isinstance(one, ServerUnreachable)}
+            again = bool(lost - gone)
+            gone |= lost
+            if unsure:
+                again = publishing.monotonic() - began <= min(_UNSURE_SECONDS, publishing.patience)
+            if not again:
                 raise _unsure(cap, error) if unsure else error from None
             reason = error
         except Exception:

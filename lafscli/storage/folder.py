@@ -368,6 +368,9 @@ class FolderStore:
                 guard.release()
             raise
 
+    def settle(self) -> None:
+        self.locks.settle()
+
     def forget(self, found: Survivors) -> None:
         self.locks.discard(found)
 

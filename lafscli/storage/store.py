@@ -361,6 +361,9 @@ class ShareStore(Protocol):
     def leftovers(self, si: StorageIndex, depth: int) -> Sight:
         """The same of what lies in the guard of a mutable file, and in its broken ones."""
 
+    def settle(self) -> None:
+        """Break guards of our own on which a connection was lost, so that nobody waits for them (spec 10 §1.1)."""
+
     def forget(self, found: Survivors) -> None:
         """Remove broken guards, with what was found in them (spec 10 §2.8g)."""
 
