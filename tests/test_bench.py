@@ -66,6 +66,22 @@ def test_the_proxy_delays_each_direction_and_counts_every_byte() -> None:
     assert (proxies.sent, proxies.received) == (len(data), len(data))
 
 
+def test_the_proxy_counts_round_trips() -> None:
+    """Two connections, one that asks five times and one that asks for much at once."""
+    with socket.create_server(("127.0.0.1", 0)) as listener, delayed(0.02, [listener.getsockname()[1]]) as proxies:
+        for question, times in ((b"q", 5), (bytes(50_000), 1)):
+            echo = threading.Thread(target=_echo, args=(listener,))
+            echo.start()
+            with socket.create_connection(("127.0.0.1", proxies.ports[0])) as client:
+                for _ in range(times):
+                    client.sendall(question)
+                    left = len(question)
+                    while left:
+                        left -= len(client.recv(left))
+            echo.join()
+    assert proxies.trips == [5]
+
+
 def _echo(listener: socket.socket) -> None:
     connection, _ = listener.accept()
     with connection:

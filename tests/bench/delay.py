@@ -1,7 +1,11 @@
 """TCP proxies that delay every byte by a fixed time and count it: `python -m tests.bench.delay SECONDS PORT…`.
 
 Each PORT gets a proxy in front of it. The first line on stdout is the proxies' ports; when stdin ends, a second line
-tells the bytes that went to the ports and the bytes that came back. Bandwidth is not limited.
+tells the bytes that went to the ports, the bytes that came back, and the round trips of each port. Bandwidth is not
+limited.
+
+A round trip: what a client sends comes one after all that it has received by then. With a delay that is longer than
+either side takes to answer, that is how often the client had to wait for what it needed to go on.
 """
 
 from __future__ import annotations
@@ -22,14 +26,29 @@ _MOST = 32 << 20
 """Bytes on their way in one direction of one connection; more than any window of ssh."""
 
 
-class _Way:
-    """One direction of a connection: what was read from `source`, with the time when it is due at `target`."""
+class _Connection:
+    """The last round trip of which either end has received something."""
 
-    def __init__(self, source: socket.socket, target: socket.socket, direction: int) -> None:
+    def __init__(self, port: int) -> None:
+        self.port = port
+        self.seen = [0, 0]
+        """By the server, and by the client: as the directions of its ways."""
+
+    def trip(self, direction: int) -> int:
+        """Of what is sent now in this direction."""
+        return self.seen[1] + 1 if direction == 0 else self.seen[0]
+
+
+class _Way:
+    """One direction of a connection: what was read from `source`, with the time when it is due at `target`, and its
+    round trip."""
+
+    def __init__(self, source: socket.socket, target: socket.socket, direction: int, connection: _Connection) -> None:
         self.source = source
         self.target = target
         self.direction = direction
-        self.waiting: deque[tuple[float, memoryview]] = deque()
+        self.connection = connection
+        self.waiting: deque[tuple[float, memoryview, int]] = deque()
         self.held = 0
         self.reads = True
         self.blocked = False
@@ -39,6 +58,7 @@ class _Way:
 class _Proxies:
     def __init__(self, delay: float, ports: Sequence[int]) -> None:
         self.counts = [0, 0]
+        self.trips = dict.fromkeys(ports, 0)
         self._delay = delay
         self._poll = select.epoll()
         self._listeners: dict[int, tuple[socket.socket, int]] = {}
@@ -84,10 +104,11 @@ class _Proxies:
     def _accept(self, listener: socket.socket, port: int) -> None:
         near, _ = listener.accept()
         far = socket.create_connection(("127.0.0.1", port))
+        connection = _Connection(port)
         for direction, (source, target) in enumerate(((near, far), (far, near))):
             source.setblocking(False)
             source.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            self._from[source.fileno()] = self._to[target.fileno()] = _Way(source, target, direction)
+            self._from[source.fileno()] = self._to[target.fileno()] = _Way(source, target, direction, connection)
             self._poll.register(source.fileno(), select.EPOLLIN)
             self._watched[source.fileno()] = select.EPOLLIN
 
@@ -102,12 +123,13 @@ class _Proxies:
             data = b""
         way.held += len(data)
         way.reads = bool(data)
-        way.waiting.append((time.monotonic() + self._delay, memoryview(data)))
+        trip = way.connection.trip(way.direction)
+        way.waiting.append((time.monotonic() + self._delay, memoryview(data), trip))
 
     def _write(self, way: _Way, now: float) -> None:
         try:
             while way.waiting and way.waiting[0][0] <= now and not way.blocked:
-                due, data = way.waiting.popleft()
+                due, data, trip = way.waiting.popleft()
                 if not data:
                     way.over = True
                     way.target.shutdown(socket.SHUT_WR)
@@ -115,10 +137,11 @@ class _Proxies:
                 count = way.target.send(data)
                 self.counts[way.direction] += count
                 way.held -= count
+                self._note(way, trip)
                 if count < len(data):
-                    way.waiting.appendleft((due, data[count:]))
+                    way.waiting.appendleft((due, data[count:], trip))
         except BlockingIOError:
-            way.waiting.appendleft((due, data))
+            way.waiting.appendleft((due, data, trip))
             way.blocked = True
         except OSError:
             way.over = True
@@ -128,6 +151,12 @@ class _Proxies:
         else:
             self._watch(way.source)
             self._watch(way.target)
+
+    def _note(self, way: _Way, trip: int) -> None:
+        connection = way.connection
+        connection.seen[way.direction] = max(connection.seen[way.direction], trip)
+        if way.direction == 1:
+            self.trips[connection.port] = max(self.trips[connection.port], trip)
 
     def _watch(self, end: socket.socket) -> None:
         """Read what there is room for, and learn when a full socket takes more."""
@@ -155,12 +184,14 @@ class _Proxies:
 
 
 class Delayed:
-    """Proxies that run: their `ports`; after the block the bytes `sent` to the servers and `received` from them."""
+    """Proxies that run: their `ports`; after the block the bytes `sent` to the servers and `received` from them, and
+    the round `trips` of each."""
 
     def __init__(self, ports: list[int]) -> None:
         self.ports = ports
         self.sent = 0
         self.received = 0
+        self.trips: list[int] = []
 
 
 @contextmanager
@@ -176,7 +207,7 @@ def delayed(seconds: float, ports: Sequence[int]) -> Iterator[Delayed]:
         yield made
     finally:
         process.stdin.close()
-        made.sent, made.received = json.loads(process.stdout.readline())
+        made.sent, made.received, made.trips = json.loads(process.stdout.readline())
         process.stdout.close()
         process.wait()
 
@@ -186,7 +217,7 @@ def main() -> None:
     proxies = _Proxies(float(sys.argv[1]), [int(port) for port in sys.argv[2:]])
     print(json.dumps(proxies.ports), flush=True)
     proxies.run()
-    print(json.dumps(proxies.counts), flush=True)
+    print(json.dumps([*proxies.counts, list(proxies.trips.values())]), flush=True)
 
 
 if __name__ == "__main__":

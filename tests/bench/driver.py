@@ -5,6 +5,12 @@ file CAPS. Connecting is part of the time.
 
 `check HOME CAPS`: one `check_many` of all caps of that file, when every server is connected.
 
+`directory HOME CAP N`: make a directory with so many entries, write its cap to the file CAP.
+
+`edit HOME CAP N`: so many times, link one more child there, when every server is connected; the seconds of each.
+
+`tree HOME TARGET`: `check -r` of a tree, when every server is connected.
+
 Prints the seconds of the call, how many files or objects failed, and how many shares there were.
 """
 
@@ -14,20 +20,25 @@ import json
 import os
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from lafscli.client import Client
 from lafscli.config.home import Home
 from lafscli.config.settings import Config
 from lafscli.errors import LafsError
 from lafscli.formats import caps
-from lafscli.formats.caps import ChkCap
+from lafscli.formats.caps import ChkCap, DirectoryCap
+from lafscli.formats.dirtable import Table
 from lafscli.health.check import Checking, check_many
 from lafscli.immutable.many import upload_many
 from lafscli.immutable.upload import Uploaded
+from lafscli.tree.directory import NewChild, create_directory
+from lafscli.tree.directory import edit as change
 
 
-def many(client: Client, folder: Path, listed: Path | None = None) -> dict[str, float]:
+def many(client: Client, folder: Path, listed: str | None = None) -> dict[str, float]:
     """Upload all files of a folder."""
     writing = client.writing(client.config.encoding, convergent=True)
     sources = sorted(folder.iterdir())
@@ -36,7 +47,7 @@ def many(client: Client, folder: Path, listed: Path | None = None) -> dict[str, 
     seconds = time.perf_counter() - began
     done = [result for result in results if isinstance(result, Uploaded)]
     if listed is not None:
-        listed.write_text("".join(f"{result.cap}\n" for result in done))
+        Path(listed).write_text("".join(f"{result.cap}\n" for result in done))
     return {
         "seconds": seconds,
         "failed": len(results) - len(done),
@@ -48,8 +59,7 @@ def check(client: Client, listed: Path) -> dict[str, float]:
     """Check all objects of a list."""
     parsed = [caps.parse_strict(line) for line in listed.read_text().splitlines()]
     wanted = [cap for cap in parsed if isinstance(cap, ChkCap)]
-    silent = [answer for answer in client.grid.ask(lambda _store: None) if isinstance(answer.value, LafsError)]
-    assert not silent, f"servers did not answer: {silent}"
+    _connect(client)
     checking = Checking(client.config.encoding.happy, os.urandom)
     healthy = shares = 0
     began = time.perf_counter()
@@ -60,12 +70,52 @@ def check(client: Client, listed: Path) -> dict[str, float]:
     return {"seconds": seconds, "failed": len(parsed) - healthy, "shares": shares}
 
 
+def directory(client: Client, written: Path, count: str) -> dict[str, float]:
+    """Make a directory; its children are as long as those of files, and are no files."""
+    access = client.access()
+    children = {f"child {number:06}": NewChild(_cap(number), {"mtime": 1.5}) for number in range(int(count))}
+    began = time.perf_counter()
+    written.write_text(str(create_directory(access, children)))
+    return {"seconds": time.perf_counter() - began}
+
+
+def _cap(number: int) -> ChkCap:
+    return ChkCap(number.to_bytes(16, "big"), number.to_bytes(32, "big"), 3, 10, 1 + number)
+
+
+def edit(client: Client, written: Path, count: str) -> dict[str, list[float]]:
+    """Link children one by one, each under a name of its own."""
+    access = client.access()
+    cap = caps.parse_strict(written.read_text())
+    assert isinstance(cap, DirectoryCap)
+    _connect(client)
+    seconds = []
+    for _ in range(int(count)):
+        name = os.urandom(8).hex()
+
+        def link(table: Table, name: str = name) -> None:
+            table.link(name, _cap(1))
+
+        began = time.perf_counter()
+        change(access, cap, link)
+        seconds.append(time.perf_counter() - began)
+    return {"seconds": seconds}
+
+
+def _connect(client: Client) -> None:
+    silent = [answer for answer in client.grid.ask(lambda _store: None) if isinstance(answer.value, LafsError)]
+    assert not silent, f"servers did not answer: {silent}"
+
+
+DRIVES: dict[str, Callable[..., Any]] = {"many": many, "check": check, "directory": directory, "edit": edit}
+
+
 def main() -> None:
     """Run what the command line says."""
-    what, home, *paths = sys.argv[1:]
+    what, home, first, *rest = sys.argv[1:]
     client = Client(Config.load(Home.find(home)))
     try:
-        answer = many(client, *map(Path, paths)) if what == "many" else check(client, *map(Path, paths))
+        answer = DRIVES[what](client, Path(first), *rest)
     finally:
         client.close()
     print(json.dumps(answer))
