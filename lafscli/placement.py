@@ -97,9 +97,9 @@ def permuted(si: bytes, servers: Iterable[T], seed: Callable[[T], bytes]) -> lis
     return sorted(servers, key=lambda server: sha1(si + seed(server), usedforsecurity=False).digest())
 
 
-def happiness(holders: Mapping[S, Iterable[int]]) -> int:
+def happiness(holders: Mapping[S, Iterable[Hashable]]) -> int:
     """Size of a maximum matching between servers and the shares they hold (spec 05 §3)."""
-    bits: dict[int, int] = {}
+    bits: dict[Hashable, int] = {}
     numbered = [[bits.setdefault(share, len(bits)) for share in shares] for shares in holders.values()]
     edges = [_mask(shares, len(bits)) for shares in numbered]
     matching = _Matching(edges)

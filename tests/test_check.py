@@ -21,7 +21,8 @@ from lafscli.formats.chk import HEADER_MAX, Layout, Sizes
 from lafscli.formats.container import HEADER_SIZE, LEASE_SIZE, share_path
 from lafscli.health import verify as verify_module
 from lafscli.health.check import Checking, check, check_many
-from lafscli.health.report import CheckReport, Summary
+from lafscli.health.report import CheckReport
+from lafscli.health.summary import Summary
 from lafscli.health.underway import Sample
 from lafscli.immutable.many import upload_many
 from lafscli.immutable.upload import upload

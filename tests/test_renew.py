@@ -87,7 +87,7 @@ def test_copies_get_their_lease_too(local: LocalGrid, caps: list[ChkVerifyCap]) 
     data = bytearray(path.read_bytes())
     data[8:12] = bytes(4)
     copy.write_bytes(data[:-LEASE_SIZE])
-    done = {each.cap.si: each.leases for each in renew(local, caps)}
+    done = {each.si: each.leases for each in renew(local, caps)}
     assert sorted(done.values(), key=lambda each: each.added)[-1] == Leases(renewed=10, added=1)
     assert len(records(copy)) == 1
 

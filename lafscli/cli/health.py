@@ -25,7 +25,8 @@ from lafscli.health.rebalance import rebalance_many
 from lafscli.health.regrowth import Mending
 from lafscli.health.renew import MakeLease, renew_many
 from lafscli.health.repair import repair_many
-from lafscli.health.report import CheckReport, Leases, Silence, Summary, leases_document
+from lafscli.health.report import CheckReport, Leases, Silence, leases_document
+from lafscli.health.summary import Summary
 from lafscli.primitives.encoding import b32encode
 from lafscli.storage.grid import Grid
 

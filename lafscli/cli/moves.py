@@ -219,10 +219,10 @@ def _save(frame: Frame, old: str) -> Saved:
         if report.repair is not None:
             saved.repaired += report.repair.successful
             saved.written += report.repair.written
-        if report.good_shares == report.cap.n:
+        if report.complete:
             lost.pop(report.cap.si, None)
         else:
-            reason = f"{report.good_shares} of {report.cap.n} shares are there"
+            reason = f"{report.good_shares} of {report.encoding[1]} shares are there"
             if report.repair is not None and report.repair.reason:
                 reason += f"; {report.repair.reason}"
             lost[report.cap.si] = reason

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from lafscli.cli.text import escape
-from lafscli.health.report import CheckReport, Repair, Summary
+from lafscli.health.report import CheckReport, Repair
+from lafscli.health.summary import Summary
 
 
 def text(report: CheckReport, target: str) -> str:
@@ -35,14 +36,14 @@ _WORDS = {"healthy": "healthy", "degraded": "damaged", "unrecoverable": "lost", 
 
 
 def _state(report: CheckReport) -> str:
-    cap = report.cap
-    if cap is None:
+    if report.cap is None:
         return "healthy: the content is in the cap itself"
     if report.flaw is not None:
         return f"lost: {report.flaw}"
-    found = f"{report.good_shares} of {cap.n} shares on {count(len(report.holders), 'server')}"
+    k, n = report.encoding
+    found = f"{report.good_shares} of {n} shares on {count(len(report.holders), 'server')}"
     if report.recoverable is not True:
-        found += f", {cap.k} are needed"
+        found += f", {k} are needed"
     elif report.state == "degraded" and report.happiness < report.happy:
         found += f" (happiness {report.happiness}, {report.happy} wanted)"
     return f"{_WORDS[report.state]}: {found}"
@@ -66,8 +67,7 @@ def _advice(report: CheckReport, target: str) -> str:
     if report.repair is not None:
         return "lafs server status shows how the servers are" if report.state == "degraded" else ""
     if report.state == "degraded":
-        assert report.cap is not None
-        crowded = report.good_shares == report.cap.n and not report.corrupt
+        crowded = report.complete
         command = "check --rebalance" if crowded else "repair"
         return f"to mend it: lafs {command} {target if target.startswith('@') else 'CAP'}"
     if report.state == "unrecoverable":

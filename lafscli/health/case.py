@@ -54,7 +54,7 @@ class Case:
     @classmethod
     def of(cls, report: CheckReport, order: Sequence[ShareStore]) -> Case:
         """Open a case; `order` without the servers that were assumed lost."""
-        assert report.cap is not None
+        assert isinstance(report.cap, ChkVerifyCap)
         silent = {each.server for each in report.unreachable}
         answered = [store for store in order if store.server.name not in silent]
         good = {shnum: set(names) for shnum, names in report.shares.items()}

@@ -44,7 +44,7 @@ def rebalance_many(
             for number, report in reports:
                 cap = report.cap
                 late = until is not None and time.monotonic() >= until
-                if cap is None or not report.recoverable or late:
+                if not isinstance(cap, ChkVerifyCap) or not report.recoverable or late:
                     yield _as_it_is(number, report)
                 else:
                     order = [store for store in grid.permuted(cap.si) if store.server.name not in assume_lost]

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
+from typing import Protocol
 
 from lafscli.errors import LafsError
-from lafscli.formats.caps import ChkVerifyCap
+from lafscli.formats.caps import ChkVerifyCap, MutableVerifyCap
 from lafscli.health.report import Leases, Silence
-from lafscli.health.survey import Seen, Silences, Survey
+from lafscli.health.survey import Silences, Survey
 from lafscli.storage.grid import Grid
 from lafscli.storage.store import Lease, LeaseOf, ShareStore, StorageIndex
 
@@ -22,36 +23,78 @@ MakeLease = Callable[[StorageIndex, ShareStore], Lease]
 """Our lease, from now on, on shares of an object at a server."""
 
 
+class Held(Protocol):
+    """An object and where its shares lie, as a survey or a look has found."""
+
+    @property
+    def found(self) -> Collection[tuple[str, int]]: ...
+    @property
+    def silent(self) -> Mapping[str, str]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class _Listed:
+    """The shares of a mutable object, by name only."""
+
+    found: Sequence[tuple[str, int]]
+    silent: Mapping[str, str]
+
+
 @dataclass(frozen=True, slots=True)
 class Renewed:
     """What became of our leases on one object. `failures`: server and reason of each that failed."""
 
-    cap: ChkVerifyCap
+    si: StorageIndex
     leases: Leases
     failures: tuple[Silence, ...]
     unreachable: tuple[Silence, ...]
 
 
-def renew_many(grid: Grid, caps: Iterable[ChkVerifyCap], lease: MakeLease) -> Iterator[Renewed]:
+def renew_many(grid: Grid, caps: Iterable[ChkVerifyCap | MutableVerifyCap], lease: MakeLease) -> Iterator[Renewed]:
     """Renew the leases on all shares of these objects, wherever they lie; in the order of the caps."""
     silences = Silences(None)
     survey = Survey(grid, grid.stores, silences, all_copies=True)
     left = iter(caps)
     while batch := list(islice(left, _TOGETHER)):
-        yield from renew_found(grid, survey.finish(survey.begin(batch)), lease, silences)
+        asked = survey.begin([cap for cap in batch if isinstance(cap, ChkVerifyCap)])
+        slots = iter(_listed(grid, [cap.si for cap in batch if isinstance(cap, MutableVerifyCap)], silences))
+        files = iter(survey.finish(asked))
+        objects: list[tuple[StorageIndex, Held]] = []
+        for cap in batch:
+            objects.append((cap.si, next(files) if isinstance(cap, ChkVerifyCap) else next(slots)))
+        yield from renew_found(grid, objects, lease, silences)
 
 
-def renew_found(grid: Grid, objects: Sequence[Seen], lease: MakeLease, silences: Silences) -> list[Renewed]:
-    """The same for shares that a survey found: one call a server for all. Servers that are read-only are left out."""
+def _listed(grid: Grid, sis: Sequence[StorageIndex], silences: Silences) -> list[_Listed]:
+    """The shares of mutable objects, whatever their numbers."""
+    found: list[list[tuple[str, int]]] = [[] for _ in sis]
+    silent: list[dict[str, str]] = [{} for _ in sis]
+    asked = [(store, grid.submit(store, lambda store: store.shares(sis))) for store in grid.stores if sis]
+    for store, future in asked:
+        name = store.server.name
+        answers = silences.result(name, future)
+        for index in range(len(sis)):
+            answer = answers if isinstance(answers, LafsError) else answers[index]
+            if isinstance(answer, LafsError):
+                silent[index][name] = answer.message
+            else:
+                found[index] += [(name, shnum) for shnum in sorted(answer)]
+    return [_Listed(*each) for each in zip(found, silent, strict=True)]
+
+
+def renew_found(
+    grid: Grid, objects: Sequence[tuple[StorageIndex, Held]], lease: MakeLease, silences: Silences
+) -> list[Renewed]:
+    """The same for shares that were found: one call a server for all. Servers that are read-only are left out."""
     stores = {store.server.name: store for store in grid.stores if store.server.writable}
     items: dict[str, list[tuple[int, int]]] = {}
-    for index, seen in enumerate(objects):
-        for name, shnum in seen.found:
+    for index, (_, held) in enumerate(objects):
+        for name, shnum in held.found:
             if name in stores:
                 items.setdefault(name, []).append((index, shnum))
     asked = []
     for name, places in items.items():
-        wanted = [(objects[index].cap.si, shnum) for index, shnum in places]
+        wanted = [(objects[index][0], shnum) for index, shnum in places]
         asked.append((name, places, grid.submit(stores[name], partial(extend, wanted, lease))))
     counts = [Leases() for _ in objects]
     failures: list[list[Silence]] = [[] for _ in objects]
@@ -65,8 +108,8 @@ def renew_found(grid: Grid, objects: Sequence[Seen], lease: MakeLease, silences:
             else:
                 counts[index] += Leases(renewed=1) if answer else Leases(added=1)
     return [
-        Renewed(seen.cap, count, tuple(failed), tuple(Silence(*item) for item in sorted(seen.silent.items())))
-        for seen, count, failed in zip(objects, counts, failures, strict=True)
+        Renewed(si, count, tuple(failed), tuple(Silence(*item) for item in sorted(held.silent.items())))
+        for (si, held), count, failed in zip(objects, counts, failures, strict=True)
     ]
 
 

@@ -73,8 +73,7 @@ def _refusal(report: CheckReport) -> str | None:
         return "too few shares were seen, and servers did not answer"
     if not report.recoverable:
         return "there are too few good shares"
-    assert report.cap is not None
-    missing = report.good_shares < report.cap.n
+    missing = report.good_shares < report.encoding[1]
     if not report.corrupt and missing and report.unreachable:
         return "the missing shares may lie on servers that did not answer"
     if not report.corrupt and not missing:

@@ -5,12 +5,12 @@ Missing, corrupt and unknown are three things: a server that did not answer make
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from lafscli import placement
-from lafscli.formats.caps import ChkVerifyCap
+from lafscli.formats.caps import ChkVerifyCap, MutableVerifyCap
 from lafscli.primitives.encoding import b32encode
 
 Sort = Literal["corrupt", "incompatible", "unreadable"]
@@ -60,17 +60,48 @@ class Repair:
 
 
 @dataclass(frozen=True, slots=True)
-class CheckReport:
-    """One object. `cap` None is a literal file, which has no shares.
+class SlotState:
+    """What there is of the versions of a mutable object (spec 03 §7, 05 §5).
 
-    `shares`: good ones, by number, with the servers that hold them; `happy`: the happiness that is wanted of it.
+    How many are `recoverable`, and how many `unrecoverable`. `k`, `n`, `seqnum` and `size` are those of the version
+    that is looked at: the best one, else some unrecoverable one; 3 of 10 when there is none. `others`: valid shares of
+    other versions, by server, each as (number of the version, share number). `newer`: seqnum of an unrecoverable one
+    above all recoverable ones; `merge`: two recoverable ones have one seqnum; `interrupted`: only what a writer that
+    died has left in the guards makes it recoverable.
+    """
+
+    recoverable: int
+    unrecoverable: int
+    k: int = 3
+    n: int = 10
+    seqnum: int = 0
+    size: int = 0
+    others: Mapping[str, tuple[tuple[int, int], ...]] = field(default_factory=dict)
+    newer: int | None = None
+    merge: bool = False
+    interrupted: bool = False
+
+    @property
+    def single(self) -> bool:
+        """Whether there is one version, and no trace of another."""
+        return self.recoverable == 1 and not self.unrecoverable and not self.interrupted and self.newer is None
+
+
+@dataclass(frozen=True, slots=True)
+class CheckReport:
+    """One object. `cap` is that of the file, also of a directory (`directory`); None is a literal one, without shares.
+
+    `shares`: good ones (of the best version), by number, with the servers that hold them; `slot`: the versions of a
+    mutable object. `happy`: the happiness that is wanted of it.
     When the check was to verify, `proved` of `to_prove` bytes of the blocks of good shares were read. `flaw`: why the
     file can't be rebuilt although its shares are what the uploader stored. `leases`: what became of ours, when
     they were to be renewed; `not_renewed`: server and reason of each that failed.
     """
 
-    cap: ChkVerifyCap | None = field(repr=False)
+    cap: ChkVerifyCap | MutableVerifyCap | None = field(repr=False)
     happy: int = 0
+    directory: bool = False
+    slot: SlotState | None = None
     shares: Mapping[int, tuple[str, ...]] = field(default_factory=dict)
     corrupt: tuple[Damage, ...] = ()
     unreachable: tuple[Silence, ...] = ()
@@ -88,7 +119,26 @@ class CheckReport:
 
     @property
     def kind(self) -> str:
-        return "lit" if self.cap is None else self.cap.kind
+        kind = "lit" if self.cap is None else self.cap.kind
+        if not self.directory:
+            return kind
+        return "dir2" if kind == "sdmf" else f"dir2-{kind}"
+
+    @property
+    def encoding(self) -> tuple[int, int]:
+        """k and n of an object that has shares."""
+        if isinstance(self.cap, ChkVerifyCap):
+            return self.cap.k, self.cap.n
+        assert self.slot is not None, "a literal object has none"
+        return self.slot.k, self.slot.n
+
+    @property
+    def complete(self) -> bool:
+        """Whether all n shares are there, and nothing that is bad or of another version."""
+        if self.cap is None:
+            return True
+        whole = len(self.shares) == self.encoding[1] and not self.corrupt and self.flaw is None
+        return whole and (self.slot is None or self.slot.single)
 
     @property
     def good_shares(self) -> int:
@@ -106,8 +156,13 @@ class CheckReport:
 
     @property
     def happiness(self) -> int:
-        """Spec 05 §3, of the good shares."""
+        """Spec 05 §3, of the good shares; of a mutable object, of all valid ones, each version with its own."""
         held = self.holders
+        if self.slot is not None and self.slot.others:
+            edges: dict[str, list[Hashable]] = {server: list(shnums) for server, shnums in held.items()}
+            for server, others in self.slot.others.items():
+                edges.setdefault(server, []).extend(others)
+            return placement.happiness(edges)
         if sum(map(len, held.values())) == len(self.shares):  # each share lies on one server, as a put leaves it
             return len(held)
         return placement.happiness(held)
@@ -119,33 +174,30 @@ class CheckReport:
             return None
         held = self.holders
         if sum(map(len, held.values())) > len(self.shares):
-            return placement.spare(held, self.cap.k)
+            return placement.spare(held, self.encoding[0])
         left, lost = len(self.shares), -1
         for count in (0, *sorted(map(len, held.values()), reverse=True)):
             left -= count
-            if left < self.cap.k:
+            if left < self.encoding[0]:
                 break
             lost += 1
         return lost
 
     @property
     def recoverable(self) -> bool | None:
-        """Whether k good shares exist; None when silent servers leave that open."""
+        """Whether k good shares exist (of some version); None when silent servers leave that open."""
         if self.cap is None:
             return True
         if self.flaw is not None:
             return False
-        if len(self.shares) >= self.cap.k:
+        if len(self.shares) >= self.encoding[0] if self.slot is None else self.slot.recoverable:
             return True
         return None if self.unreachable else False
 
     @property
     def healthy(self) -> bool:
-        """All n shares, none corrupt, on servers enough."""
-        if self.cap is None:
-            return True
-        whole = len(self.shares) == self.cap.n and not self.corrupt and self.flaw is None
-        return whole and self.happiness >= self.happy
+        """All n shares of one version, none corrupt and none of another version, on servers enough."""
+        return self.cap is None or (self.complete and self.happiness >= self.happy)
 
     @property
     def state(self) -> State:
@@ -154,20 +206,21 @@ class CheckReport:
             return "healthy"
         if self.recoverable is not True:
             return "unknown" if self.recoverable is None else "unrecoverable"
-        assert self.cap is not None
-        missing = len(self.shares) < self.cap.n
-        return "unknown" if missing and self.unreachable and not self.corrupt else "degraded"
+        missing = len(self.shares) < self.encoding[1]
+        seen = self.corrupt or (self.slot is not None and not self.slot.single)
+        return "unknown" if missing and self.unreachable and not seen else "degraded"
 
     def document(self) -> dict[str, Any]:
         """The report as CLI.md §5 has it."""
         cap = self.cap
+        k, n = (None, None) if cap is None else self.encoding
         found: dict[str, Any] = {
             "storage_index": None if cap is None else b32encode(cap.si),
             "kind": self.kind,
             "healthy": self.healthy,
             "recoverable": self.recoverable,
-            "k": None if cap is None else cap.k,
-            "n": None if cap is None else cap.n,
+            "k": k,
+            "n": n,
             "happy": None if cap is None else self.happy,
             "good_shares": self.good_shares,
             "happiness": self.happiness,
@@ -176,6 +229,9 @@ class CheckReport:
             "corrupt": [{"server": bad.server, "share": bad.shnum, "reason": bad.reason} for bad in self.corrupt],
             "unreachable": [{"server": each.server, "reason": each.reason} for each in self.unreachable],
         }
+        if self.slot is not None:
+            versions = {"recoverable": self.slot.recoverable, "unrecoverable": self.slot.unrecoverable}
+            found |= {"seqnum": self.slot.seqnum, "versions": versions}
         if self.verified:
             found |= {"bytes_proved": self.proved, "bytes_not_proved": self.to_prove - self.proved}
         if self.flaw is not None:
@@ -194,35 +250,3 @@ class CheckReport:
 def leases_document(leases: Leases) -> dict[str, int]:
     """Leases as `renew` tells them."""
     return {"renewed": leases.renewed, "added": leases.added, "failed": leases.failed}
-
-
-class Summary:
-    """What a run over several objects found."""
-
-    def __init__(self) -> None:
-        self.objects = 0
-        self.literal = 0
-        self.states: dict[State, int] = {"healthy": 0, "degraded": 0, "unrecoverable": 0, "unknown": 0}
-        self.corrupt_shares = 0
-        self.repaired = 0
-        self.leases = Leases()
-        self.not_reached = 0
-        """Objects that the time was too short for."""
-
-    def add(self, report: CheckReport) -> None:
-        self.objects += 1
-        self.literal += report.cap is None
-        self.states[report.state] += 1
-        self.corrupt_shares += len(report.corrupt)
-        self.repaired += report.repair is not None and report.repair.successful
-        if report.leases is not None:
-            self.leases += report.leases
-
-    def document(self) -> dict[str, Any]:
-        """The last line of several (CLI.md §5)."""
-        found: dict[str, Any] = {"objects": self.objects}
-        found |= {str(state): count for state, count in self.states.items()}
-        found |= {"repaired": self.repaired, "corrupt_shares": self.corrupt_shares}
-        if self.not_reached:
-            found["not_reached"] = self.not_reached
-        return found

@@ -46,6 +46,19 @@ class Sample:
         self._carry -= count
         return count / segments
 
+    def numbers(self, count: int) -> Sequence[int]:
+        """That part of `count` segments."""
+        if self._part is None:
+            return range(count)
+        wanted = self._part * count
+        if self._alone:
+            some = ceil(wanted)
+        else:
+            self._carry += wanted
+            some = int(self._carry)
+            self._carry -= some
+        return sorted(self._random.sample(range(count), min(some, count)))
+
     def stripes(self, sizes: Sizes, part: float) -> Sequence[tuple[int, int]]:
         """That part of a file's segments in runs of neighbours: the first of each run, and one past its last."""
         most = max(1, STRIPE // sizes.block_size)

@@ -20,6 +20,11 @@ def seal_private_key(private: PrivateKey) -> bytes:
     return AesCtr(writekey_from_private_key(private.der)).update(private.der)
 
 
+def is_private_key(cap: MutableWriteCap, sealed: Buffer) -> bool:
+    """Whether what a share carries is the private key of the cap (spec 03 §2)."""
+    return writekey_from_private_key(AesCtr(cap.writekey).update(sealed)) == cap.writekey
+
+
 def open_private_key(cap: MutableWriteCap, sealed: Buffer) -> PrivateKey:
     """The private key of the cap from what a share carries; CorruptShare if it is not that."""
     der = AesCtr(cap.writekey).update(sealed)
