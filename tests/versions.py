@@ -18,7 +18,7 @@ from lafscli.proof.slotmaker import Signing, make_shares
 from tests.grids import LocalGrid, writing
 from tests.test_slots import KEY, VECTORS, key_of
 
-KEYS = [KEY, *(key_of(one["key"]) for one in VECTORS[:12] if one["key"])]
+KEYS = list({key.der: key for key in [KEY, *(key_of(one["key"]) for one in VECTORS[:12] if one["key"])]}.values())
 
 
 def shares_of(

@@ -31,7 +31,7 @@ def _repaired(repair: Repair) -> str:
     return done if repair.successful else f"repaired in part: {count(repair.written, 'share')} stored ({repair.reason})"
 
 
-_SORTS = {"corrupt": "corrupt", "incompatible": "of another version", "unreadable": "unreadable"}
+_SORTS = {"corrupt": "corrupt", "incompatible": "of another version", "unreadable": "unreadable", "key": "corrupt"}
 _WORDS = {"healthy": "healthy", "degraded": "damaged", "unrecoverable": "lost", "unknown": "cannot tell"}
 
 

@@ -15,9 +15,9 @@ from itertools import islice
 from lafscli.errors import NotFound
 from lafscli.formats.caps import ChkCap, ChkVerifyCap, DirectoryCap, FileCap, LitCap
 from lafscli.health.renew import MakeLease, Renewed, renew_found
-from lafscli.health.report import CheckReport, Silence
+from lafscli.health.report import CheckReport, MutableCap, Silence
 from lafscli.health.slotproof import PROOF_DEPTH, SlotProver
-from lafscli.health.slots import MutableCap, SlotSeen, look
+from lafscli.health.slots import SlotSeen, look
 from lafscli.health.survey import Asked, Seen, Silences, Survey, least_size
 from lafscli.health.underway import Sample
 from lafscli.health.verify import Prover
@@ -212,6 +212,7 @@ def slot_report(seen: SlotSeen, checking: Checking, servers: int) -> CheckReport
         seen.map.cap,
         happy=min(checking.happy, state.n, servers),
         directory=seen.directory,
+        given=seen.cap,
         slot=state,
         shares=seen.shares(),
         corrupt=tuple(seen.damage()),

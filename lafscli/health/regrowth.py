@@ -16,11 +16,13 @@ from lafscli.health.replacement import put_in_place, take_out
 from lafscli.immutable.fetch import SegmentFetch
 from lafscli.immutable.pipeline import Codec, ShareFeed, fetcher, settle
 from lafscli.immutable.placing import discard
+from lafscli.mutable.publishing import Publishing
 from lafscli.proof.encoder import Trailer
 from lafscli.proof.remaker import Kin, Remaker
 from lafscli.proof.shares import ShareReader
 from lafscli.storage.grid import Grid
 from lafscli.storage.locks import PATIENCE
+from lafscli.storage.membership import Membership
 from lafscli.storage.store import Lease, Progress, ShareStore, ShareWriter
 
 _PASSES = 5
@@ -31,10 +33,21 @@ _SPACE_MATTERS = 1 << 20
 
 @dataclass(frozen=True, slots=True)
 class Mending:
-    """How to repair. `lease`: ours, for the new shares. `patience`: seconds to wait for a guard that another has."""
+    """How to repair. `lease`: ours, for the new shares. `patience`: seconds to wait for a guard that another has.
+
+    Of mutable objects: `publishing` is what a new version needs, where one must be written; with `force` one is also
+    written where that merges versions, or gives up a newer one that can't be recovered.
+    """
 
     lease: MakeLease
     patience: float = PATIENCE
+    publishing: Publishing | None = None
+    force: bool = False
+
+    @property
+    def membership(self) -> Membership | None:
+        """The list of the grid's servers that this home knows."""
+        return None if self.publishing is None else self.publishing.membership
 
 
 class Regrowth:

@@ -1,4 +1,5 @@
-"""Bring objects back to all their shares, on as many servers as can be (spec 05 §6). A verify cap is enough.
+"""Bring objects back to all their shares, on as many servers as can be (spec 05 §6). Of immutable ones a verify cap is
+enough.
 
 Who has the least to spare is repaired first; a bad object never stops a run.
 """
@@ -8,15 +9,21 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
+from itertools import groupby
 
 from lafscli.health.case import Case
 from lafscli.health.check import Checkable, Checking, check_many
 from lafscli.health.regrowth import Mending, Regrowth
 from lafscli.health.report import CheckReport, Repair
+from lafscli.health.slotrepair import SlotRepair
+from lafscli.health.slotrepair import refusal as slot_refusal
 from lafscli.health.small import batches, is_small, regrow_small
 from lafscli.immutable.pipeline import Codec
 from lafscli.storage.grid import Grid
 from lafscli.storage.store import Progress
+
+_TOGETHER = 128
+"""Objects between two looks at the clock."""
 
 
 def repair(
@@ -38,25 +45,46 @@ def repair_many(
     for index, report in enumerate(check_many(grid, caps, checking, progress)):
         if report.healthy:
             yield index, report
-        elif (reason := _refusal(report)) is not None:
+        elif (reason := _refusal(report, force=mending.force)) is not None:
             yield index, replace(report, repair=Repair(False, False, 0, reason))
         else:
             ailing.append((index, report))
-    ailing.sort(key=lambda each: each[1].spare or 0)
-    cases = {_case(grid, report, checking): index for index, report in ailing}
+    ailing.sort(key=lambda each: (each[1].spare or 0, each[1].slot is not None))
     with Codec() as codec:
-        regrowth = Regrowth(grid, codec, mending, progress)
+        slots = SlotRepair(grid, codec, checking, mending, progress)
+        files = _FileRepair(grid, codec, checking, mending, progress)
+        for mutable, some in groupby(ailing, lambda each: each[1].slot is not None):
+            group = list(some)
+            while group:
+                if until is not None and time.monotonic() >= until:
+                    for index, report in group:
+                        yield index, replace(report, repair=Repair(False, False, 0, "the time was over"))
+                    break
+                now, group = group[:_TOGETHER], group[_TOGETHER:]
+                yield from (slots if mutable else files).run(now)
+
+
+class _FileRepair:
+    """Repairs immutable objects."""
+
+    def __init__(self, grid: Grid, codec: Codec, checking: Checking, mending: Mending, progress: Progress) -> None:
+        self._grid = grid
+        self._codec = codec
+        self._checking = checking
+        self._mending = mending
+        self._progress = progress
+        self._regrowth = Regrowth(grid, codec, mending, progress)
+
+    def run(self, ailing: Sequence[tuple[int, CheckReport]]) -> Iterator[tuple[int, CheckReport]]:
+        """Repair objects; each with the report of what was left."""
+        cases = {_case(self._grid, report, self._checking): index for index, report in ailing}
         for batch in batches(cases):
-            if until is not None and time.monotonic() >= until:
-                for case in batch:
-                    yield cases[case], replace(case.report, repair=Repair(False, False, 0, "the time was over"))
-                continue
             if is_small(batch[0].cap):
-                regrow_small(grid, codec, mending, batch, progress)
+                regrow_small(self._grid, self._codec, self._mending, batch, self._progress)
             for case in batch:
-                regrowth.run(case)
-            for case, report in zip(batch, _left(grid, batch, checking, progress), strict=True):
-                yield cases[case], report
+                self._regrowth.run(case)
+            for case, report in zip(batch, _left(self._grid, batch, self._checking, self._progress), strict=True):
+                yield cases[case], replace(report, directory=case.report.directory)
 
 
 def _case(grid: Grid, report: CheckReport, checking: Checking) -> Case:
@@ -65,8 +93,10 @@ def _case(grid: Grid, report: CheckReport, checking: Checking) -> Case:
     return Case.of(report, order)
 
 
-def _refusal(report: CheckReport) -> str | None:
+def _refusal(report: CheckReport, *, force: bool) -> str | None:
     """Why no repair is attempted; None when one is called for."""
+    if report.slot is not None:
+        return slot_refusal(report, force=force)
     if report.flaw is not None:
         return "the file was damaged when it was stored"
     if report.recoverable is None:

@@ -10,17 +10,19 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from lafscli import placement
-from lafscli.formats.caps import ChkVerifyCap, MutableVerifyCap
+from lafscli.formats.caps import ChkVerifyCap, MutableReadCap, MutableVerifyCap, MutableWriteCap
 from lafscli.primitives.encoding import b32encode
 
-Sort = Literal["corrupt", "incompatible", "unreadable"]
+MutableCap = MutableWriteCap | MutableReadCap | MutableVerifyCap
+Sort = Literal["corrupt", "incompatible", "unreadable", "key"]
 State = Literal["healthy", "degraded", "unrecoverable", "unknown"]
 
 
 @dataclass(frozen=True, slots=True)
 class Damage:
     """A share that is there and no good. `sort` tells bytes that are wrong (`corrupt`), a version that is not known
-    (`incompatible`), and a file that the server can't read (`unreadable`)."""
+    (`incompatible`), a file that the server can't read (`unreadable`), and a mutable share that is good but for the
+    private key in it (`key`)."""
 
     server: str
     shnum: int
@@ -92,7 +94,7 @@ class CheckReport:
     """One object. `cap` is that of the file, also of a directory (`directory`); None is a literal one, without shares.
 
     `shares`: good ones (of the best version), by number, with the servers that hold them; `slot`: the versions of a
-    mutable object. `happy`: the happiness that is wanted of it.
+    mutable object, `given` its cap as it was given, which may grant more. `happy`: the happiness that is wanted of it.
     When the check was to verify, `proved` of `to_prove` bytes of the blocks of good shares were read. `flaw`: why the
     file can't be rebuilt although its shares are what the uploader stored. `leases`: what became of ours, when
     they were to be renewed; `not_renewed`: server and reason of each that failed.
@@ -101,6 +103,7 @@ class CheckReport:
     cap: ChkVerifyCap | MutableVerifyCap | None = field(repr=False)
     happy: int = 0
     directory: bool = False
+    given: MutableCap | None = field(default=None, repr=False)
     slot: SlotState | None = None
     shares: Mapping[int, tuple[str, ...]] = field(default_factory=dict)
     corrupt: tuple[Damage, ...] = ()

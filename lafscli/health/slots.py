@@ -11,17 +11,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from lafscli.errors import IncompatibleShare, LafsError
-from lafscli.formats.caps import MutableReadCap, MutableVerifyCap, MutableWriteCap
 from lafscli.formats.mutable_container import DATA_OFFSET, MutableContainer
 from lafscli.formats.slot import Header
-from lafscli.health.report import Damage, SlotState, Sort
+from lafscli.health.report import Damage, MutableCap, SlotState, Sort
 from lafscli.mutable.survey import SHALLOW, Found, Place, SlotMap, survey, survey_many
 from lafscli.storage.grid import Grid
 from lafscli.storage.memory import Seen as Memory
 from lafscli.storage.sight import Container
 from lafscli.storage.store import ShareStore
-
-MutableCap = MutableWriteCap | MutableReadCap | MutableVerifyCap
 
 _LOOKS = 3
 _PAUSE = 0.5
@@ -76,7 +73,7 @@ class SlotSeen:
     def damage(self) -> list[Damage]:
         """What is there and no good."""
         found = [Damage(*place, reason, sort_of(self.map.bad[place])) for place, reason in self.map.corrupt.items()]
-        found += [Damage(*place, reason) for place, reason in self.spoilt.items() if place in self.map.shares]
+        found += [Damage(*place, reason, "key") for place, reason in self.spoilt.items() if place in self.map.shares]
         return sorted(found, key=lambda bad: (bad.shnum, bad.server))
 
     def state(self) -> SlotState:
