@@ -124,6 +124,10 @@ class IncompatibleShare(CorruptShare):
     """A share or container of a version this program does not know."""
 
 
+class MutableFound(IncompatibleShare):
+    """A mutable share where an immutable one was asked for."""
+
+
 class ServerError(LafsError):
     """One server failed us: it is an answer about that server, seldom the end of the operation.
 

@@ -235,10 +235,10 @@ def test_a_literal_cap_needs_no_home(tmp_path: Path) -> None:
     ("arguments", "code", "said"),
     [
         (["URI:CHK:x:y:3:10:5"], 2, "malformed cap"),
-        (["no-cap"], 2, "is not a cap"),
+        (["no-cap"], 2, "there is no home"),
         (["@nowhere"], 3, "no such file"),
-        ([str(MutableVerifyCap(False, bytes(16), bytes(32)))], 2, "mutable"),
-        ([str(DirectoryCap(ChkVerifyCap(bytes(16), bytes(32), 3, 10, 99)))], 2, "directory"),
+        ([str(MutableVerifyCap(False, bytes(16), bytes(32)))], 2, "there is no home"),
+        ([str(DirectoryCap(ChkVerifyCap(bytes(16), bytes(32), 3, 10, 99))), "-r"], 9, "can't read the directory"),
         (["URI:NEW:x"], 2, "does not know"),
         ([str(ChkVerifyCap(bytes(16), bytes(32), 3, 10, 99)) + "/inside"], 2, "file"),
         ([LIT, "--sample", "0"], 2, "not a percentage"),

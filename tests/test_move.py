@@ -19,6 +19,7 @@ from lafscli.formats.container import HEADER_SIZE, ImmutableContainer, share_pat
 from lafscli.health.check import Checking, check, check_many
 from lafscli.health.move import Drained, drain
 from lafscli.health.rebalance import rebalance_many
+from lafscli.health.regrowth import Mending
 from lafscli.health.report import CheckReport, Repair
 from lafscli.immutable.download import download
 from lafscli.immutable.many import upload_many
@@ -413,8 +414,9 @@ def test_a_copy_that_is_cut_off_leaves_nothing_visible(local: LocalGrid) -> None
 
 def spread(local: LocalGrid, caps: list[ChkCap], **options: Any) -> list[CheckReport]:
     with local.grid() as grid:
-        reports = enumerate(check_many(grid, caps, Checking(7, os.urandom)))
-        done = dict(rebalance_many(grid, reports, writing().lease, **options))
+        checking = Checking(7, os.urandom, assume_lost=options.pop("assume_lost", frozenset()))
+        reports = enumerate(check_many(grid, caps, replace(checking, assume_lost=frozenset())))
+        done = dict(rebalance_many(grid, reports, checking, Mending(writing().lease), **options))
     return [done[index] for index in range(len(caps))]
 
 
@@ -473,7 +475,7 @@ def test_rebalance_goes_on_from_a_repair(local: LocalGrid) -> None:
     cap = crowded(local, content(20_000))
     with local.grid() as grid:
         report = replace(check(grid, cap, Checking(7, os.urandom)), repair=Repair(True, True, 2))
-        [(number, after)] = rebalance_many(grid, [(5, report)], writing().lease)
+        [(number, after)] = rebalance_many(grid, [(5, report)], Checking(7, os.urandom), Mending(writing().lease))
     assert (number, after.repair) == (5, Repair(True, True, 8))
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -14,17 +15,22 @@ from lafscli.cli.frame import Frame
 from lafscli.cli.options import command
 from lafscli.cli.progress import ShownProgress
 from lafscli.cli.reports import count
+from lafscli.cli.roots import called, known
 from lafscli.cli.text import escape, human_size
 from lafscli.config import secrets
 from lafscli.config.servers import ServerRecord, check_name
 from lafscli.config.settings import Config
 from lafscli.errors import NotHappy, Partial, ServerError, UsageError
 from lafscli.formats import caps
-from lafscli.formats.caps import ChkCap, ChkVerifyCap, LitCap
+from lafscli.formats.caps import ChkCap, ChkVerifyCap, DirectoryCap
+from lafscli.health.check import Checking
+from lafscli.health.deep import Objects, Root
 from lafscli.health.move import Drained, drain
-from lafscli.health.renew import MakeLease
-from lafscli.health.report import CheckReport
+from lafscli.health.moveslots import Slots, strongest
+from lafscli.health.regrowth import Mending
+from lafscli.health.report import CheckReport, MutableCap
 from lafscli.primitives.encoding import b32encode
+from lafscli.tree.walk import walk
 
 if TYPE_CHECKING:
     from lafscli.client import Client
@@ -36,8 +42,9 @@ def drain_(frame: Frame, name: str) -> None:
     """Copy our shares from a server to the others.
 
     Every share on NAME that carries a lease of this home is copied, proved byte by byte, to another server, and gets
-    our lease there. NAME becomes read-only in the configuration, and its shares stay. Run again, it goes on where it
-    stopped.
+    our lease there. Shares of mutable objects are made again there, which takes a write cap that an alias leads to;
+    without it only servers that have a share of the object can take more. NAME becomes read-only in the configuration,
+    and its shares stay. Run again, it goes on where it stopped.
     """
     client = frame.client()
     client.record(name)
@@ -68,9 +75,12 @@ def drained(frame: Frame, client: Client, name: str) -> Drained:
             table["servers"][name]["readonly"] = True
 
     client.config.edit(change)
-    known = {cap.si: cap for cap in known_objects(client.config)[0]}
+    access = frame.access()
+    files = {cap.si: cap for cap in pinned_files(client.config)}
+    checking = Checking(client.config.encoding.happy, os.urandom, memory=access.reading.seen)
+    slots = Slots(partial(known_slots, frame), checking, Mending(access.writing.lease, publishing=access.publishing))
     with ShownProgress(frame.connections, frame.out, f"drain {name}") as progress:
-        done = drain(client.grid, name, leases(client), known=known, progress=progress)
+        done = drain(client.grid, name, access.writing.lease, known=files, slots=slots, progress=progress)
     for silent, reason in sorted(done.silent.items()):
         frame.out.warn(f"server {silent} did not answer, and got nothing: {reason}")
     client.sweep({record.name for record in client.config.writable} - {name})
@@ -87,8 +97,8 @@ def replace_(frame: Frame, old: str, new: str, url: str, force: bool, **given: A
     """Put a new server in the place of another.
 
     NEW is added as by server add. If OLD still answers, our shares on it are copied as by server drain; if it does not,
-    the files that this home knows of (`pins`) are repaired as if OLD were lost. Then OLD is forgotten. Run again after
-    an interruption, it goes on where it stopped.
+    the objects that this home knows of (what its aliases and `pins` lead to) are repaired as if OLD were lost. Then OLD
+    is forgotten. Run again after an interruption, it goes on where it stopped.
     """
     from lafscli.client import record_of
 
@@ -186,7 +196,7 @@ class Saved:
             lines.append(f"{old} does not answer ({self.silent})")
         if self.objects:
             lines.append(
-                f"{count(self.objects, 'file')} looked at as if it were lost: {self.repaired} repaired, "
+                f"{count(self.objects, 'object')} looked at as if it were lost: {self.repaired} repaired, "
                 f"{count(self.written, 'share')} made again"
             )
         return lines + [f"  {f'{b32encode(si)}: ' if si is not None else ''}{reason}" for si, reason in self.failed]
@@ -196,26 +206,26 @@ def _save(frame: Frame, old: str) -> Saved:
     """Copy what can be copied; what can't be is made again, where its cap is known."""
     client = frame.client()
     saved = Saved()
-    caps_known, others = known_objects(client.config)
-    known = {cap.si: cap for cap in caps_known}
     lost: dict[bytes, str] = {}
     try:
         saved.drained = done = drained(frame, client, old)
     except ServerError as error:
         saved.silent = error.message
-        wanted = list(known.values())
-        if others:
-            saved.failed.append((None, f"{others} pins are of a kind that this version of lafs can't repair"))
-        if not wanted:
-            frame.out.warn("this home has no pins: nothing is known of what was on it, and nothing was repaired")
+        roots = known(client.config.home)
+        if not roots:
+            frame.out.warn(
+                "this home has no aliases and no pins: nothing is known of what was on it, and nothing was repaired"
+            )
     else:
         lost = {left.si: left.reason for left in done.failed}
-        wanted = [cap for si, cap in known.items() if si in lost]
+        roots = [Root(called(cap), cap) for cap in pinned_files(client.config) if cap.si in lost]
         if done.unfinished is not None:
             saved.failed.append((None, f"not all shares were looked at: {done.unfinished}"))
-    for report in _repaired(frame, client, old, wanted):
-        assert report.cap is not None
-        saved.objects += 1
+    objects = Objects(frame.access(), roots, deep=True)
+    for report in _repaired(frame, old, objects):
+        saved.objects += report.cap is not None
+        if report.cap is None:
+            continue
         if report.repair is not None:
             saved.repaired += report.repair.successful
             saved.written += report.repair.written
@@ -226,39 +236,42 @@ def _save(frame: Frame, old: str) -> Saved:
             if report.repair is not None and report.repair.reason:
                 reason += f"; {report.repair.reason}"
             lost[report.cap.si] = reason
+    saved.failed += [(None, f"{each.path}: {each.reason}") for each in objects.unseen]
     saved.failed += sorted(lost.items())
     return saved
 
 
-def _repaired(frame: Frame, client: Client, old: str, wanted: Sequence[ChkVerifyCap]) -> Iterator[CheckReport]:
-    from lafscli.health.check import Checking
-    from lafscli.health.regrowth import Mending
+def _repaired(frame: Frame, old: str, objects: Objects) -> Iterator[CheckReport]:
     from lafscli.health.repair import repair_many
 
-    if not wanted:
-        return
-    checking = Checking(client.config.encoding.happy, os.urandom, assume_lost=frozenset([old]))
+    access = frame.access()
+    checking = Checking(
+        access.publishing.encoding.happy, os.urandom, assume_lost=frozenset([old]), memory=access.reading.seen
+    )
+    mending = Mending(access.writing.lease, publishing=access.publishing)
     with ShownProgress(frame.connections, frame.out, f"replace {old}") as progress:
-        for _, report in repair_many(client.grid, wanted, checking, Mending(leases(client)), progress):
+        for number, report in repair_many(access.grid, objects.caps(), checking, mending, progress):
+            objects.take_path(number)
             yield report
 
 
-def leases(client: Client) -> MakeLease:
-    """Makes our leases, from now on."""
-    return client.writing(client.config.encoding, convergent=False).lease
+def pinned_files(config: Config) -> list[ChkVerifyCap]:
+    """The immutable files among the pins of this home."""
+    found = [caps.parse(line) for line in secrets.pinned(config.home)]
+    inner = [cap.inner if isinstance(cap, DirectoryCap) else cap for cap in found]
+    return [cap.verify_cap() for cap in inner if isinstance(cap, ChkCap | ChkVerifyCap)]
 
 
-def known_objects(config: Config) -> tuple[list[ChkVerifyCap], int]:
-    """The immutable files that this home knows of (its pins), and how many pins are of another kind."""
-    found: list[ChkVerifyCap] = []
-    others = 0
-    for line in secrets.pinned(config.home):
-        cap = caps.parse(line)
-        if isinstance(cap, ChkCap | ChkVerifyCap):
-            found.append(cap.verify_cap())
-        else:
-            others += not isinstance(cap, LitCap)
-    return found, others
+def known_slots(frame: Frame, wanted: Collection[bytes]) -> dict[bytes, MutableCap]:
+    """Of these mutable objects, the strongest caps that this home's aliases and pins lead to."""
+    access = frame.access()
+    found: list[MutableCap] = []
+    for each in known(frame.home()):
+        for visit in walk(access, each.cap, names=True):
+            cap = visit.cap.inner if isinstance(visit.cap, DirectoryCap) else visit.cap
+            if isinstance(cap, MutableCap) and cap.verify_cap().si in wanted:
+                found.append(cap)
+    return strongest(found)
 
 
 def document(done: Drained) -> dict[str, Any]:

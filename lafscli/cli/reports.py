@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+
+from lafscli.cli.targets import like_a_cap
 from lafscli.cli.text import escape
 from lafscli.health.report import CheckReport, Repair
 from lafscli.health.summary import Summary
@@ -46,7 +49,24 @@ def _state(report: CheckReport) -> str:
         found += f", {k} are needed"
     elif report.state == "degraded" and report.happiness < report.happy:
         found += f" (happiness {report.happiness}, {report.happy} wanted)"
-    return f"{_WORDS[report.state]}: {found}"
+    return "; ".join([f"{_WORDS[report.state]}: {found}", *_versions(report)])
+
+
+def _versions(report: CheckReport) -> list[str]:
+    """What there is besides one version of a mutable object."""
+    state = report.slot
+    if state is None or state.single:
+        return []
+    said = []
+    if state.merge:
+        said.append(f"two versions have number {state.seqnum}")
+    if state.newer is not None:
+        said.append(f"version {state.newer} was there, newer than {state.seqnum}, and can't be recovered")
+    if state.interrupted:
+        said.append("a writer stopped half-way")
+    if state.others and report.recoverable:
+        said.append(f"shares of other versions on {count(len(state.others), 'server')}")
+    return said
 
 
 def _may_be_lost(report: CheckReport) -> str:
@@ -67,14 +87,22 @@ def _advice(report: CheckReport, target: str) -> str:
     if report.repair is not None:
         return "lafs server status shows how the servers are" if report.state == "degraded" else ""
     if report.state == "degraded":
-        crowded = report.complete
-        command = "check --rebalance" if crowded else "repair"
-        return f"to mend it: lafs {command} {target if target.startswith('@') else 'CAP'}"
+        command = "check --rebalance" if report.complete else "repair"
+        if report.slot is not None and (report.slot.merge or report.slot.newer is not None):
+            command += " --force"
+        return f"to mend it: lafs {command} {_argument(target)}"
     if report.state == "unrecoverable":
         return "bring back a server that has more shares" if report.flaw is None else ""
     if report.state == "unknown":
         return "try again, or say which server will not come back: --assume-lost"
     return ""
+
+
+def _argument(target: str) -> str:
+    """A target as it may be shown, and given to another command; no cap, and none that was replaced by its name."""
+    first = target.partition("/")[0]
+    named = ":" in first or first.startswith("@") or not re.fullmatch(r"[a-z2-7]{26}", first)
+    return target if named and not like_a_cap(target) else "CAP"
 
 
 def count(number: int, noun: str) -> str:
@@ -90,4 +118,8 @@ def overview(summary: Summary) -> str:
         parts.append(count(summary.corrupt_shares, "corrupt share"))
     if summary.not_reached:
         parts.append(f"{summary.not_reached} not looked at: the time was over")
+    if summary.cut_short:
+        parts.append("there may be more: the time was over")
+    if summary.unseen:
+        parts.append(f"{count(summary.unseen, 'name')} that could not be looked at")
     return ": ".join([count(summary.objects, "object"), ", ".join(parts)] if parts else ["no object"])

@@ -15,7 +15,7 @@ import struct
 from dataclasses import dataclass, field
 from typing import Self
 
-from lafscli.errors import CorruptShare, IncompatibleShare
+from lafscli.errors import CorruptShare, IncompatibleShare, MutableFound
 from lafscli.primitives.encoding import Buffer, b32encode
 from lafscli.primitives.hashes import blake2b_32, mutable_container_mark
 
@@ -63,7 +63,7 @@ def is_mutable(head: Buffer) -> bool:
 def check_head(head: Buffer) -> int:
     """The version of the immutable container that begins with these (at least 12) bytes."""
     if is_mutable(head):
-        raise IncompatibleShare("container: holds a mutable share")
+        raise MutableFound("container: holds a mutable share")
     if len(head) < HEADER_SIZE:
         raise CorruptShare("container: header is cut short")
     version = int.from_bytes(head[:4], "big")

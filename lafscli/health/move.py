@@ -1,4 +1,5 @@
-"""Empty a server: every share on it that we hold a lease on is copied to other servers (CLI.md §3).
+"""Empty a server: every share on it that we hold a lease on is copied to other servers (CLI.md §3); those of mutable
+objects are made again there (moveslots.py).
 
 The shares on it stay. What lies elsewhere already, and proves, is not copied again, so a run that was interrupted
 goes on where it stopped. Shares without a lease of ours are other people's: they are counted and left.
@@ -11,9 +12,10 @@ from contextlib import closing
 from dataclasses import dataclass, field, replace
 from functools import partial
 
-from lafscli.errors import FileExists, LafsError, ServerUnreachable
+from lafscli.errors import FileExists, LafsError, MutableFound, ServerUnreachable
 from lafscli.formats.caps import ChkVerifyCap
 from lafscli.health.copying import SMALL, Copier, Failure
+from lafscli.health.moveslots import Slots, move_slots
 from lafscli.health.renew import MakeLease, extend
 from lafscli.health.steps import Steps, side_by_side, wait
 from lafscli.health.survey import Silences
@@ -26,6 +28,8 @@ from lafscli.storage.store import LeaseOf, Progress, ShareStore, StorageIndex
 _LOOKED_AT_TOGETHER = 256
 _BATCH_BYTES = 4 << 20
 _AT_ONCE = 4
+_SLOT = -1
+"""In the place of the size of a share: it is one of a mutable object."""
 _PATIENCE = 3
 """Refusals in a row after which a server is not given more shares in this run."""
 
@@ -72,12 +76,14 @@ def drain(
     lease: MakeLease,
     *,
     known: Mapping[StorageIndex, ChkVerifyCap] | None = None,
+    slots: Slots | None = None,
     progress: Progress | None = None,
 ) -> Drained:
     """Copy our shares from one server to the writable others, with our leases there.
 
     `known`: caps of objects, against which their shares are proved; a share of any other object is proved against
-    itself. Raises ServerUnreachable when the server does not answer at all.
+    itself. `slots`: how to make shares of mutable objects; without it they are named as failed. Raises
+    ServerUnreachable when the server does not answer at all.
     """
     progress = progress or Progress()
     grid.connect()
@@ -89,8 +95,18 @@ def drain(
         with closing(side_by_side(run.batches(), _AT_ONCE)) as batches:
             for _ in batches:
                 pass
+    _move_slots(grid, name, run, slots, progress)
     run.result.failed.sort(key=lambda left: (left.si, left.shnum))
     return run.result
+
+
+def _move_slots(grid: Grid, name: str, run: _Drain, slots: Slots | None, progress: Progress) -> None:
+    if run.slots and slots is None:
+        for si, shnums in run.slots.items():
+            for shnum in shnums:
+                run.failed(si, shnum, "it is a share of a mutable object")
+    elif run.slots and slots is not None:
+        move_slots(grid, name, run.slots, slots, progress, run)
 
 
 @dataclass(eq=False, slots=True)
@@ -125,6 +141,8 @@ class _Drain:
         copier: Copier,
     ) -> None:
         self.result = Drained(source.server.name)
+        self.slots: dict[StorageIndex, list[int]] = {}
+        """Shares of mutable objects, ours."""
         self._grid = grid
         self._source = source
         self._lease = lease
@@ -203,8 +221,10 @@ class _Drain:
                 self.result.foreign += 1
                 continue
             self.result.shares += 1
-            if isinstance(room, LafsError):
-                self._failed(si, shnum, room.message)
+            if room == _SLOT:
+                self.slots.setdefault(si, []).append(shnum)
+            elif isinstance(room, LafsError):
+                self.failed(si, shnum, room.message)
             else:
                 ours.append(Wanted(si, shnum, self._source, room, self._known.get(si)))
         return ours
@@ -230,8 +250,18 @@ class _Drain:
         self._silences.note(name, error)
         self.result.silent.setdefault(name, error.message)
 
-    def _failed(self, si: StorageIndex, shnum: int, reason: str) -> None:
+    def failed(self, si: StorageIndex, shnum: int, reason: str) -> None:
+        """A share that lies nowhere else."""
         self.result.failed.append(Left(si, shnum, reason))
+
+    def copied(self, size: int) -> None:
+        """A share that is on another server now."""
+        self.result.copied += 1
+        self.result.bytes += size
+
+    def elsewhere(self) -> None:
+        """A share that was on another server before."""
+        self.result.already_elsewhere += 1
 
     # ---- the way of some shares
 
@@ -271,7 +301,7 @@ class _Drain:
                     share.refused[name] = f"has the share, but takes no lease: {answer.message}"
                 elif not share.done:
                     share.done = True
-                    self.result.already_elsewhere += 1
+                    self.elsewhere()
 
     def _good_copies(self, name: str, shares: Sequence[_Share]) -> Steps[list[_Share]]:
         store = self._others[name]
@@ -308,7 +338,7 @@ class _Drain:
             share.done = True
             if isinstance(share.proved, ServerUnreachable):
                 self._stop(share.proved)
-            self._failed(si, shnum, share.proved.message)
+            self.failed(si, shnum, share.proved.message)
             return
         candidates = []
         for store in self._grid.permuted(si):
@@ -322,7 +352,7 @@ class _Drain:
             share.done = True
             reasons = self.result.silent | self._full | share.refused
             named = "; ".join(f"{name}: {reason}" for name, reason in sorted(reasons.items()))
-            self._failed(si, shnum, "no server takes it" + (f" ({named})" if named else ""))
+            self.failed(si, shnum, "no server takes it" + (f" ({named})" if named else ""))
             return
         held[str(chosen)].add(shnum)
         sends.append((share, share.proved, str(chosen)))
@@ -331,8 +361,7 @@ class _Drain:
         if outcome is None:
             share.done = True
             self._refusals[name] = 0
-            self.result.copied += 1
-            self.result.bytes += _size(share.proved)
+            self.copied(_size(share.proved))
             return
         if isinstance(outcome.error, FileExists) and not outcome.source:
             share.unseen.add(name)  # somebody was faster: see what it is
@@ -368,7 +397,7 @@ def _mine(items: Sequence[LeaseOf], store: ShareStore) -> list[int | LafsError |
     mine = [index for index, answer in enumerate(answers) if answer is True]
     sizes = store.share_size([(items[index].si, items[index].shnum) for index in mine])
     for index, size in zip(mine, sizes, strict=True):
-        found[index] = size
+        found[index] = _SLOT if isinstance(size, MutableFound) else size
     return found
 
 

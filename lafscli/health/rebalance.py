@@ -1,5 +1,5 @@
-"""Spread objects whose shares are all there, but on too few servers: copy from servers with several to servers without
-any (spec 05 §6). What lies somewhere already stays there."""
+"""Spread objects whose shares are all there, but on too few servers: copies for servers without any (spec 05 §6). What
+lies somewhere already stays there. Shares of mutable objects are made again instead, which takes the write cap."""
 
 from __future__ import annotations
 
@@ -10,12 +10,15 @@ from dataclasses import replace
 from functools import partial
 
 from lafscli.errors import CorruptShare, FileError, FileExists, LafsError
-from lafscli.formats.caps import ChkVerifyCap
+from lafscli.formats.caps import ChkVerifyCap, MutableVerifyCap
+from lafscli.health.check import Checking
 from lafscli.health.copying import SMALL, Copier, Failure
-from lafscli.health.renew import MakeLease
+from lafscli.health.regrowth import Mending
 from lafscli.health.report import CheckReport, Damage, Repair, Silence, Sort
+from lafscli.health.slotrepair import SlotRepair
 from lafscli.health.steps import Steps, side_by_side, wait
 from lafscli.health.whole import Proved, Wanted
+from lafscli.immutable.pipeline import Codec
 from lafscli.placement import Candidate, plan
 from lafscli.storage.grid import Grid
 from lafscli.storage.store import Progress, ShareStore, StorageIndex
@@ -27,8 +30,8 @@ _ROUNDS = 5
 def rebalance_many(
     grid: Grid,
     reports: Iterable[tuple[int, CheckReport]],
-    lease: MakeLease,
-    assume_lost: frozenset[str] = frozenset(),
+    checking: Checking,
+    mending: Mending,
     progress: Progress | None = None,
     until: float | None = None,
 ) -> Iterator[tuple[int, CheckReport]]:
@@ -38,20 +41,27 @@ def rebalance_many(
     of its report says how many. The reports of others are given back as they came, and all that come after `until` (by
     `time.monotonic`).
     """
-    with Copier(grid, lease, progress or Progress()) as copier:
+    progress = progress or Progress()
+    slots: list[tuple[int, CheckReport]] = []
+    with Copier(grid, mending.lease, progress) as copier:
 
         def jobs() -> Iterator[Steps[tuple[int, CheckReport]]]:
             for number, report in reports:
-                cap = report.cap
                 late = until is not None and time.monotonic() >= until
-                if not isinstance(cap, ChkVerifyCap) or not report.recoverable or late:
+                if report.cap is None or not report.recoverable or late:
                     yield _as_it_is(number, report)
+                elif isinstance(report.cap, MutableVerifyCap):
+                    slots.append((number, report))
                 else:
-                    order = [store for store in grid.permuted(cap.si) if store.server.name not in assume_lost]
-                    yield _Spread(grid, copier, number, report, cap, order).run()
+                    order = [store for store in grid.permuted(report.cap.si) if store.server.name not in lost]
+                    yield _Spread(grid, copier, number, report, report.cap, order).run()
 
+        lost = checking.assume_lost
         with closing(side_by_side(jobs(), _AT_ONCE)) as done:
             yield from done
+    if slots:
+        with Codec() as codec:
+            yield from SlotRepair(grid, codec, checking, mending, progress).spread(slots)
 
 
 def _as_it_is(number: int, report: CheckReport) -> Steps[tuple[int, CheckReport]]:
@@ -180,15 +190,7 @@ class _Spread:
         reasons = {**self._silent, **self._refused} if self._sends() or self._refused else {}
         reason = "; ".join(f"{name}: {why}" for name, why in sorted(reasons.items())) or None
         repair = Repair(True, reason is None, self._written, reason)
-        before = self._report.repair
-        if before is not None and before.attempted:
-            repair = Repair(
-                True,
-                before.successful and repair.successful,
-                before.written + repair.written,
-                before.reason or repair.reason,
-            )
-        return replace(report, repair=repair)
+        return replace(report, repair=repair.after(self._report.repair))
 
 
 def _room(si: StorageIndex, shnum: int, store: ShareStore) -> int:

@@ -63,8 +63,8 @@ class Refilling:
                 for name, shnums in goal.items():
                     change = partial(put, self._refill(case, name, shnums), shares)
                     asked.append(((case, name, shnums), self._grid.submit(self._stores[name], change)))
-            for (case, name, shnums), outcome in settle(asked):
-                self._note(case, name, shnums, outcome)
+            for (case, name, done_shnums), outcome in settle(asked):
+                self._note(case, name, done_shnums, outcome)
             cases = [case for case in cases if not case.hopeless and case.goal()]
             if not cases:
                 return

@@ -60,6 +60,13 @@ class Repair:
     written: int
     reason: str | None = None
 
+    def after(self, before: Repair | None) -> Repair:
+        """This one and an earlier one together."""
+        if before is None or not before.attempted:
+            return self
+        written = before.written + self.written
+        return Repair(True, before.successful and self.successful, written, before.reason or self.reason)
+
 
 @dataclass(frozen=True, slots=True)
 class SlotState:

@@ -5,7 +5,7 @@ Pure: a case is told what a look saw and what became of each change; `goal` says
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from lafscli.formats.caps import MutableWriteCap
@@ -26,7 +26,8 @@ class SlotCase:
 
     `version` is the one to be made whole. `order`: the servers that answered, in permuted order; the shares of those
     that are `emptied` may be read and do not count. `good`: servers by share number. `stale`: places of other versions;
-    `bad`: of what is no good. `failed`: servers that get nothing more, and why; `stuck`: places that can't be changed.
+    `bad`: of what is no good. `ours` was written by this repair. `failed`: servers that get nothing more, and why;
+    `stuck`: places that can't be changed. `spread`: second copies are wanted, and nothing else.
     """
 
     report: CheckReport
@@ -40,8 +41,7 @@ class SlotCase:
     bad: dict[Place, Damage] = field(default_factory=dict)
     failed: dict[str, str] = field(default_factory=dict)
     stuck: dict[Place, str] = field(default_factory=dict)
-    written: int = 0
-    changed: bool = False
+    ours: set[Place] = field(default_factory=set)
     hopeless: str = ""
 
     @classmethod
@@ -87,17 +87,16 @@ class SlotCase:
     def goal(self) -> dict[str, list[int]]:
         """Share numbers by server: what is to be written there now. What may lie on a silent server is not missing."""
         n = self.version.prefix.n
+        if self.spread:
+            return _by_server(self._second_copies())
         places = {place for place in (*self.stale, *self.bad) if place[1] < n and self._may_change(place)}
-        if not self.seen.map.silent:
-            covered = {shnum for shnum, names in self.good.items() if names} | {shnum for _, shnum in places}
-            wanted = frozenset(range(n)) - covered
+        covered = {shnum for shnum, names in self.good.items() if names} | {shnum for _, shnum in places}
+        wanted = frozenset(range(n)) - covered
+        if self.seen.map.silent:
+            wanted &= self._on_emptied()
+        if wanted:
             places |= {(name, shnum) for shnum, name in self._planned(wanted, places).items()}
-            if self.spread:
-                places |= self._spread(places)
-        found: dict[str, list[int]] = {}
-        for name, shnum in sorted(places):
-            found.setdefault(name, []).append(shnum)
-        return found
+        return _by_server(places)
 
     def superfluous(self) -> dict[str, list[int]]:
         """What goes once all shares of the version are there: shares of other versions, of numbers that it does not
@@ -109,22 +108,25 @@ class SlotCase:
                 found.setdefault(name, []).append(shnum)
         return found
 
+    def _on_emptied(self) -> frozenset[int]:
+        """Numbers of the version that lie on servers which are emptied: these are known to be missing elsewhere."""
+        shares = self.seen.map.shares.items()
+        return frozenset(n for (name, n), share in shares if name in self.emptied and share.header == self.version)
+
     def _planned(self, wanted: frozenset[int], places: set[Place]) -> dict[int, str]:
         """A server for each number that has no place."""
         holders = {one.place[0] for one in self.seen.placed} | {name for name, _ in self.bad}
         sent = plan(self.version.prefix.n, self._candidates(places, None if self.writable else holders), wanted).send
         return {shnum: str(name) for shnum, name in sent.items()}
 
-    def _spread(self, places: set[Place]) -> set[Place]:
-        """Second copies, for servers that have no share at all (spec 05 §6)."""
-        if not self.writable:
-            return set()
-        candidates = self._candidates(places, None)
+    def _second_copies(self) -> set[Place]:
+        """For servers that have no share at all (spec 05 §6)."""
+        candidates = self._candidates(set(), None)
         sent = plan(self.version.prefix.n, candidates, range(self.version.prefix.n)).send
         empty = {str(each.server) for each in candidates if not each.held}
         chosen: dict[str, int] = {}
         for shnum, name in sent.items():
-            if name in empty:
+            if name in empty and shnum in self.good:
                 chosen.setdefault(str(name), shnum)
         return set(chosen.items())
 
@@ -156,8 +158,8 @@ class SlotCase:
         self.bad.pop((name, shnum), None)
         self.stale.discard((name, shnum))
         self.good.setdefault(shnum, set()).add(name)
-        self.written += ours
-        self.changed = True
+        if ours:
+            self.ours.add((name, shnum))
 
     def found_bad(self, damage: Damage) -> None:
         """A share that was taken for good is not."""
@@ -172,7 +174,6 @@ class SlotCase:
         """What was there was taken away."""
         self.bad.pop((name, shnum), None)
         self.stale.discard((name, shnum))
-        self.changed = True
 
     # ---- how it ended
 
@@ -198,18 +199,30 @@ class SlotCase:
             not_renewed=before.not_renewed,
         )
         reason = None if result.complete else self._reason(result)
-        return replace(result, repair=Repair(True, result.complete, self.written, reason))
+        return replace(result, repair=Repair(True, result.complete, len(self.ours), reason))
 
-    def _reason(self, left: CheckReport) -> str:
+    def why_not(self) -> list[str]:
+        """Why servers and places were not given what they should have."""
         if self.hopeless:
-            return self.hopeless
+            return [self.hopeless]
         parts = [f"{server}: {reason}" for server, reason in sorted(self.failed.items())]
         parts += [f"{server}, share {shnum}: {reason}" for (server, shnum), reason in sorted(self.stuck.items())]
         readonly = {store.server.name for store in self.order if not store.server.writable}
-        parts += [f"{name} is read-only" for name in sorted({name for name, _ in (*self.bad, *self.stale)} & readonly)]
+        wrong = {name for name, _ in (*self.bad, *self.stale)}
+        return parts + [f"{name} is read-only" for name in sorted(wrong & readonly)]
+
+    def _reason(self, left: CheckReport) -> str:
+        parts = self.why_not()
         missing = left.good_shares < left.encoding[1]
-        if left.unreachable and missing:
+        if left.unreachable and missing and not self.hopeless:
             parts.append("shares that may lie on servers that did not answer are not made again")
-        elif missing and not self.writable:
-            parts.append(f"more servers can be used: {NEEDS_WRITE_CAP}")
+        elif missing and not self.writable and NEEDS_WRITE_CAP not in "".join(parts):
+            parts.append(f"servers without a share of it can't get one: {NEEDS_WRITE_CAP}")
         return "; ".join(parts) or "there is no server for all shares"
+
+
+def _by_server(places: Iterable[Place]) -> dict[str, list[int]]:
+    found: dict[str, list[int]] = {}
+    for name, shnum in sorted(places):
+        found.setdefault(name, []).append(shnum)
+    return found

@@ -61,8 +61,7 @@ def refusal(report: CheckReport, *, force: bool) -> str | None:
 
 
 class SlotRepair:
-    """Repairs mutable objects, several at a time. `emptied`: servers whose shares may be read, and do not count;
-    `spread`: also give shares to servers that have none."""
+    """Repairs mutable objects, several at a time. `emptied`: servers whose shares may be read, and do not count."""
 
     def __init__(
         self,
@@ -73,14 +72,12 @@ class SlotRepair:
         progress: Progress,
         *,
         emptied: frozenset[str] = frozenset(),
-        spread: bool = False,
     ) -> None:
         self._grid = grid
         self._checking = checking
         self._mending = mending
         self._progress = progress
         self._emptied = emptied
-        self._spread = spread
         self._stores = [store for store in grid.stores if store.server.name not in checking.assume_lost]
         self._refilling = Refilling(grid, codec, mending, progress)
 
@@ -100,8 +97,7 @@ class SlotRepair:
             elif _needs_new_version(seen):
                 ended[position] = self._publish(report, seen, version)
             else:
-                order = [store for store in self._grid.permuted(seen.map.cap.si) if store in self._stores]
-                cases[position] = SlotCase.of(report, seen, version, order, emptied=self._emptied, spread=self._spread)
+                cases[position] = self._case(report, seen, version)
         self._refilling.run(list(cases.values()))
         self._refilling.tidy(list(cases.values()))
         for position, seen in enumerate(self._look(batch, SHALLOW)):
@@ -117,6 +113,50 @@ class SlotRepair:
                     repair, successful=False, reason=repair.reason or "not all servers took the new version"
                 )
             yield number, replace(left, repair=repair, leases=report.leases, not_renewed=report.not_renewed)
+
+    def cases(self, objects: Iterable[Ailing]) -> Iterator[tuple[int, SlotCase | None]]:
+        """Write what objects lack, also those that lack nothing but for what was emptied; None for one that would take
+        a new version."""
+        for batch in _batches(objects):
+            found: list[tuple[int, SlotCase | None]] = []
+            before = self._look(batch, DEEP if _bytes(batch[0][1]) <= SMALL else SHALLOW)
+            for (number, report), seen in zip(batch, before, strict=True):
+                version = seen.version
+                usable = version is not None and not _needs_new_version(seen)
+                found.append((number, self._case(report, seen, version) if version is not None and usable else None))
+            self._refilling.run([case for _, case in found if case is not None])
+            yield from found
+
+    def spread(self, objects: Iterable[Ailing]) -> Iterator[Ailing]:
+        """Give second copies to servers that have no share, where that makes an object safer (spec 05 §6); what lacks
+        shares is left so."""
+        for batch in _batches(objects):
+            cases: list[tuple[Ailing, SlotCase]] = []
+            before = self._look(batch, DEEP if _bytes(batch[0][1]) <= SMALL else SHALLOW)
+            for (number, report), seen in zip(batch, before, strict=True):
+                version = seen.version
+                case = None if version is None else self._case(report, seen, version, spread=True)
+                if case is None or not case.goal() or not seen.state().single:
+                    yield number, report
+                elif not case.writable:
+                    repair = Repair(False, False, 0, f"no server without a share of it can get one: {NEEDS_WRITE_CAP}")
+                    earlier = report.repair
+                    yield (
+                        number,
+                        report if earlier is not None and earlier.attempted else replace(report, repair=repair),
+                    )
+                else:
+                    cases.append(((number, report), case))
+            self._refilling.run([case for _, case in cases])
+            after = self._look([each for each, _ in cases], SHALLOW)
+            for ((number, report), case), seen in zip(cases, after, strict=True):
+                closed = case.closed(slot_report(seen, self._checking, len(self._stores)))
+                assert closed.repair is not None, "it was attempted"
+                yield number, replace(closed, repair=closed.repair.after(report.repair))
+
+    def _case(self, report: CheckReport, seen: SlotSeen, version: Header, *, spread: bool = False) -> SlotCase:
+        order = [store for store in self._grid.permuted(seen.map.cap.si) if store in self._stores]
+        return SlotCase.of(report, seen, version, order, emptied=self._emptied, spread=spread)
 
     def _look(self, batch: Sequence[Ailing], depth: int) -> list[SlotSeen]:
         wanted = [(_given(report), report.directory) for _, report in batch]

@@ -19,6 +19,10 @@ class Summary:
         self.leases = Leases()
         self.not_reached = 0
         """Objects that the time was too short for."""
+        self.cut_short = False
+        """There may be more objects, of which nobody has heard."""
+        self.unseen = 0
+        """Names that could not be looked at: of an unknown kind, or in a directory that can't be read."""
 
     def add(self, report: CheckReport) -> None:
         self.objects += 1
@@ -36,4 +40,8 @@ class Summary:
         found |= {"repaired": self.repaired, "corrupt_shares": self.corrupt_shares}
         if self.not_reached:
             found["not_reached"] = self.not_reached
+        if self.cut_short:
+            found["incomplete"] = True
+        if self.unseen:
+            found["not_looked_at"] = self.unseen
         return found

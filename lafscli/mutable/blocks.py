@@ -45,10 +45,11 @@ class _Slow(LafsError):
 
 
 class Blocks:
-    """Reads one version. `lying` are the shares that turned out to be bad, `silent` the servers that failed, so far."""
+    """Reads one version; without `readkey` its ciphertext only. `lying` are the shares that turned out to be bad, and
+    `silent` the servers that failed, so far."""
 
     def __init__(
-        self, grid: Grid, version: Header, shares: Sequence[Found], readkey: bytes, codec: Codec | None = None
+        self, grid: Grid, version: Header, shares: Sequence[Found], readkey: bytes | None, codec: Codec | None = None
     ) -> None:
         self._grid = grid
         self.version = version
@@ -79,6 +80,16 @@ class Blocks:
         prefix = self.version.prefix
         segments = prefix.segments(offset, length)
         end = min(offset + length, prefix.data_length)
+        for number, (_, piece) in zip(segments, self._segments(segments), strict=True):
+            start = number * prefix.segment_size
+            yield bytes(piece[max(0, offset - start) : end - start])
+
+    def sealed(self) -> Iterator[tuple[bytes, Buffer]]:
+        """Salt and ciphertext of every segment, in order. Raises TooFewBlocks."""
+        assert self._readkey is None, "with a read key it is plaintext"
+        yield from self._segments(range(self.version.prefix.num_segments))
+
+    def _segments(self, segments: range) -> Iterator[tuple[bytes, Buffer]]:
         self._choose()
         groups = list(self._groups(segments))
         underway: list[tuple[range, dict[Found, Future[list[Buffer | LafsError]] | list[Buffer]]]] = []
@@ -88,9 +99,7 @@ class Blocks:
                     group = groups[index + len(underway)]
                     underway.append((group, {one: self._ask(one, group) for one in self._used}))
                 group, asked = underway.pop(0)
-                for number, piece in zip(group, self._decoded(group, self._collect(group, asked)), strict=True):
-                    start = number * prefix.segment_size
-                    yield piece[max(0, offset - start) : end - start]
+                yield from self._decoded(group, self._collect(group, asked))
         finally:
             for one in self._kept.values():
                 self._grid.submit(one.store, partial(_release, one))
@@ -219,16 +228,17 @@ class Blocks:
             offset, length = self.version.block(number)
             yield number, view[offset - start : offset - start + length]
 
-    def _decoded(self, group: range, blocks: dict[Found, Buffer]) -> list[bytes]:
+    def _decoded(self, group: range, blocks: dict[Found, Buffer]) -> list[tuple[bytes, Buffer]]:
+        """Salt, and plaintext if there is a read key, of each segment."""
         rows = {one.file.shnum: dict(self._cut(group, data)) for one, data in blocks.items()}
 
-        def decoded(number: int) -> bytes:
+        def decoded(number: int) -> tuple[bytes, Buffer]:
             mine = {shnum: row[number] for shnum, row in rows.items()}
             try:
                 salt, ciphertext = decode_segment(self.version.prefix, number, mine)
             except CorruptShare as error:
                 raise TooFewBlocks(error.message) from error
-            return encrypt_segment(self._readkey, salt, ciphertext)
+            return salt, ciphertext if self._readkey is None else encrypt_segment(self._readkey, salt, ciphertext)
 
         if self._codec is None or len(group) < 2:
             return [decoded(number) for number in group]

@@ -175,11 +175,12 @@ def survey(
     depth: int = SHALLOW,
     guards: bool = False,
     signatures: Signatures | None = None,
+    stores: Sequence[ShareStore] | None = None,
 ) -> SlotMap:
-    """Ask every server, all at once, for its shares of a file; no guard is taken. With `guards`, what lies in guards
-    is looked at too."""
+    """Ask every server (or these), all at once, for its shares of a file; no guard is taken. With `guards`, what lies
+    in guards is looked at too."""
     sights = Sights(cap, signatures)
-    for answer in grid.ask(partial(look, cap.si, depth, guards, [_expected(grid, cap.si)])):
+    for answer in grid.ask(partial(look, cap.si, depth, guards, [_expected(grid, cap.si)]), stores):
         sights.add(answer.store, answer.value)
     return sights.map()
 
@@ -199,12 +200,22 @@ def look(
     return [placed, store.leftovers(si, depth)] if guards else [placed]
 
 
-def survey_many(grid: Grid, caps: Sequence[MutableVerifyCap], *, depth: int = SHALLOW) -> list[SlotMap]:
-    """`survey` of many files: one question to each server."""
+def survey_many(
+    grid: Grid,
+    caps: Sequence[MutableVerifyCap],
+    *,
+    depth: int = SHALLOW,
+    stores: Sequence[ShareStore] | None = None,
+) -> list[SlotMap]:
+    """`survey` of many files: one question to each server (or each of these)."""
     sis = [cap.si for cap in caps]
     sights = [Sights(cap) for cap in caps]
     expected = [_expected(grid, si) for si in sis]
-    for answer in grid.ask(lambda store: store.slots(sis, depth, [one.get(store.server.name) for one in expected])):
+
+    def question(store: ShareStore) -> list[Sight | LafsError]:
+        return store.slots(sis, depth, [one.get(store.server.name) for one in expected])
+
+    for answer in grid.ask(question, stores):
         said = answer.value
         for index, one in enumerate(sights):
             if isinstance(said, LafsError):
