@@ -28,6 +28,11 @@ def lafs(tmp_path_factory: pytest.TempPathFactory) -> Lafs:
     return made
 
 
+def _run(lafs: Lafs, *lines: str) -> None:
+    """All of these commands, in one process."""
+    lafs("batch", input="\n".join(lines).encode(), code=0)
+
+
 def _names(lafs: Lafs, *target: str) -> list[str]:
     return [each["name"] for each in lafs.json("ls", *target)["entries"]]
 
@@ -222,8 +227,7 @@ def test_an_older_version_is_told_and_refused(lafs: Lafs) -> None:
 
 
 def test_get_by_path_takes_the_name_along(lafs: Lafs, tmp_path: Path) -> None:
-    lafs("put", "small", "lafs:get/日本語.txt", code=0)
-    lafs("get", "lafs:get/日本語.txt", code=0)
+    _run(lafs, "put small lafs:get/日本語.txt", "get lafs:get/日本語.txt")
     assert (lafs.folder / "日本語.txt").read_bytes() == b"The end."
     lafs("get", "get/日本語.txt", str(tmp_path), code=0)
     assert (tmp_path / "日本語.txt").read_bytes() == b"The end."
@@ -248,10 +252,7 @@ def test_names_in_nfc(lafs: Lafs) -> None:
 
 
 def test_ls_as_json(lafs: Lafs) -> None:
-    lafs("mkdir", "lafs:ls/sub", code=0)
-    lafs("put", "large", "ls/file", code=0)
-    lafs("put", "small", "ls/lit", code=0)
-    lafs("put", "small", "ls/mut", "--mutable", code=0)
+    _run(lafs, "mkdir lafs:ls/sub", "put large ls/file", "put small ls/lit", "put small ls/mut --mutable")
     answer = lafs.json("ls", "ls")
     assert set(answer) == {"schema", "cap", "kind", "writable", "mutable", "entries"}
     assert (answer["kind"], answer["writable"], answer["mutable"]) == ("dir2", True, True)
@@ -269,9 +270,7 @@ def test_ls_as_json(lafs: Lafs) -> None:
 
 
 def test_ls_as_text(lafs: Lafs) -> None:
-    lafs("mkdir", "lafs:text/sub", code=0)
-    lafs("put", "large", "text/file", code=0)
-    lafs("put", "small", "text/mut", "--mutable", code=0)
+    _run(lafs, "mkdir lafs:text/sub", "put large text/file", "put small text/mut --mutable")
     assert lafs("ls", "text", code=0).stdout == b"file\nmut\nsub\n"
     assert lafs("ls", "-F", "text", code=0).stdout == b"file\nmut*\nsub/\n"
     assert lafs("ls", "-0", "text", code=0).stdout == b"file\0mut\0sub\0"
@@ -294,9 +293,7 @@ def test_ls_as_text(lafs: Lafs) -> None:
 
 
 def test_ls_recursive_once_through_a_circle(lafs: Lafs) -> None:
-    lafs("mkdir", "lafs:tree/a/b", code=0)
-    lafs("put", "small", "tree/a/x", code=0)
-    lafs("ln", "lafs:tree", "lafs:tree/a/b/up", code=0)
+    _run(lafs, "mkdir lafs:tree/a/b", "put small tree/a/x", "ln lafs:tree lafs:tree/a/b/up")
     assert lafs("ls", "-R", "lafs:tree", code=0).stdout.decode() == (
         "lafs:tree:\na\n\nlafs:tree/a:\nb\nx\n\nlafs:tree/a/b:\nup\n"
     )
@@ -327,15 +324,14 @@ def test_ls_of_immutable_directories_needs_no_server(tmp_path: Path) -> None:
 
 
 def test_through_a_read_cap_only_read_caps_are_seen_however_deep(lafs: Lafs) -> None:
-    lafs("mkdir", "lafs:t/one/two", code=0)
-    lafs("put", "small", "t/one/two/mut", "--mutable", code=0)
-    lafs("put", "large", "t/one/two/chk", code=0)
+    _run(lafs, "mkdir lafs:t/one/two", "put small t/one/two/mut --mutable", "put large t/one/two/chk")
     read_cap = _read_cap(lafs, "lafs:t")
     for path in ("", "/one", "/one/two"):
         answer = lafs.json("ls", f"{read_cap}{path}")
         assert not answer["writable"]
         assert not any(each["writable"] or "rw_uri" in each for each in answer["entries"])
     assert lafs("cat", f"{read_cap}/one/two/mut", code=0).stdout == b"The end."
+    lines: list[str] = []
     for arguments in (
         ["put", "small", f"{read_cap}/new"],
         ["put", "small", f"{read_cap}/one/two/mut"],
@@ -350,7 +346,10 @@ def test_through_a_read_cap_only_read_caps_are_seen_however_deep(lafs: Lafs) -> 
         ["mv", "lafs:t/one/two/mut", f"{read_cap}/new"],
         ["ls", str(caps.parse(read_cap).verify_cap())],
     ):
-        assert lafs.json(*arguments, code=9)["error"]["kind"] == "NotGranted", arguments
+        lines.append(" ".join(arguments))
+    done = lafs("batch", "--json", input="\n".join(lines).encode(), code=9)
+    answers = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [each["error"]["kind"] for each in answers] == ["NotGranted"] * len(lines)
     assert "stolen" not in _names(lafs, "lafs:")
     assert _names(lafs, "t/one/two") == ["chk", "mut"]
 
@@ -359,15 +358,13 @@ def test_through_a_read_cap_only_read_caps_are_seen_however_deep(lafs: Lafs) -> 
 
 
 def test_ln(lafs: Lafs) -> None:
-    lafs("put", "small", "lafs:ln/mut", "--mutable", code=0)
-    lafs("mkdir", "lafs:ln/dir", code=0)
+    _run(lafs, "put small lafs:ln/mut --mutable", "mkdir lafs:ln/dir")
     answer = lafs.json("ln", "lafs:ln/mut", "lafs:ln/second")
     assert answer["path"] == "ln/second"
     assert caps.parse(answer["cap"]).writable
     lafs("put", "-", "ln/second", input=b"one object", code=0)
     assert lafs("cat", "ln/mut", code=0).stdout == b"one object"
-    lafs("ln", "ln/mut", "ln/dir", code=0)
-    lafs("ln", "--readonly", "ln/mut", "ln/dir/ro", code=0)
+    _run(lafs, "ln ln/mut ln/dir", "ln --readonly ln/mut ln/dir/ro")
     entries = {each["name"]: each["writable"] for each in lafs.json("ls", "ln/dir")["entries"]}
     assert entries == {"mut": True, "ro": False}
     assert b"already" in lafs("ln", LIT, "ln/mut", code=1).stderr
@@ -389,9 +386,7 @@ def test_names_that_are_given_to_nothing(lafs: Lafs) -> None:
 
 
 def test_mv_within_a_directory(lafs: Lafs) -> None:
-    lafs("put", "small", "lafs:mv/a", code=0)
-    lafs("put", "large", "lafs:mv/b", code=0)
-    lafs("mkdir", "lafs:mv/d", code=0)
+    _run(lafs, "put small lafs:mv/a", "put large lafs:mv/b", "mkdir lafs:mv/d")
     answer = lafs.json("mv", "mv/a", "mv/c")
     assert (answer["cap"], answer["path"]) == (LIT, "mv/c")
     assert _names(lafs, "mv") == ["b", "c", "d"]
@@ -410,10 +405,13 @@ def test_mv_within_a_directory(lafs: Lafs) -> None:
 
 
 def test_mv_between_directories_keeps_metadata(lafs: Lafs) -> None:
-    lafs("mkdir", "lafs:mv2/from", code=0)
-    lafs("mkdir", "lafs:mv2/to/taken", code=0)
-    lafs("put", "small", "lafs:mv2/from/x", "--mutable", code=0)
-    lafs("put", "small", "lafs:mv2/from/taken", code=0)
+    _run(
+        lafs,
+        "mkdir lafs:mv2/from",
+        "mkdir lafs:mv2/to/taken",
+        "put small lafs:mv2/from/x --mutable",
+        "put small lafs:mv2/from/taken",
+    )
     cap = _entry(lafs, "mv2/from", "x")["rw_uri"]
     lafs("mv", "mv2/from/x", "mv2/to/", code=0)
     assert _names(lafs, "mv2/from") == ["taken"]
@@ -490,8 +488,7 @@ def test_directories_on_the_way_from_several_processes_are_the_same_ones(lafs: L
 
 def test_too_few_servers_store_and_change_nothing(tmp_path: Path) -> None:
     lafs = Lafs(tmp_path)
-    lafs("init", "--local", code=0)
-    lafs("alias", "create", "lafs", code=0)
+    _run(lafs, "init --local", "alias create lafs")
     (tmp_path / "small").write_bytes(b"The end.")
     lafs("put", "small", "a", code=0)
     grid = lafs.home / "grid"

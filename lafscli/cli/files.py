@@ -43,12 +43,12 @@ def get(
     from lafscli.tree.contents import read
 
     began = time.monotonic()
-    file = found(frame, target)
+    file = found(frame, target, strict=strict)
     cap = readable_file(file)
     path = choose(frame, local, file.name)
     size = _known_size(cap)
     if size is not None and offset > size:
-        raise UsageError(f"the file ends before byte {offset}: it has {size} bytes")
+        raise _beyond(offset, size)
     if resume and (path is None or offset or length is not None):
         raise UsageError(
             "--resume is for whole files that get a name", hint="leave out --offset and --length, say LOCAL"
@@ -62,12 +62,18 @@ def get(
         else:
             with landing(path) as write:
                 done = read(access, cap, write, offset=offset, length=length, progress=progress, again=write.again)
+                if offset > done.whole:
+                    raise _beyond(offset, done.whole)
     if path is not None:
         document = {"path": str(path), "size": done.size, "seconds": round(time.monotonic() - began, 3)}
         if resume:
             document["resumed_bytes"] = done.kept
         frame.out.show(document | _trouble(done), "")
     _advise(frame, target, done)
+
+
+def _beyond(offset: int, size: int) -> UsageError:
+    return UsageError(f"the file ends before byte {offset}: it has {size} bytes")
 
 
 def _known_size(cap: Cap) -> int | None:
@@ -107,7 +113,7 @@ def cat(frame: Frame, targets: tuple[str, ...], strict: bool) -> None:
 
     if frame.settings.json:
         raise UsageError("--json and the files can't both go to stdout")
-    for target, cap in [(target, readable_file(found(frame, target))) for target in targets]:
+    for target, cap in [(target, readable_file(found(frame, target, strict=strict))) for target in targets]:
         with landing(None) as write, ShownProgress(frame.connections, frame.out, "cat", stdout=True) as progress:
             done = read(frame.access(cap, strict=strict), cap, write, progress=progress)
         _advise(frame, target, done)

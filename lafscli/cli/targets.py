@@ -51,12 +51,13 @@ class Found:
     target: Target | None = None
 
 
-def found(frame: Frame, text: str) -> Found:
-    """Follow a TARGET to the object. NotFound names the part that is missing."""
-    return followed(frame, resolve(frame, text))
+def found(frame: Frame, text: str, *, strict: bool = False) -> Found:
+    """Follow a TARGET to the object. NotFound names the part that is missing. `strict`: RolledBack where a directory on
+    the way was seen in a newer version before."""
+    return followed(frame, resolve(frame, text), strict=strict)
 
 
-def followed(frame: Frame, target: Target) -> Found:
+def followed(frame: Frame, target: Target, *, strict: bool = False) -> Found:
     """The same for one that was read."""
     if not target.names:
         if target.slash and not target.cap.is_directory:
@@ -65,7 +66,7 @@ def followed(frame: Frame, target: Target) -> Found:
     _must_lead_on(target)
     from lafscli.tree.paths import child_at
 
-    child = child_at(frame.access(target.cap), target.cap, target.names)
+    child = child_at(frame.access(target.cap, strict=strict), target.cap, target.names)
     if target.slash and not child.cap.is_directory:
         raise NotFound(f"{target.path}: is a file, not a directory")
     return Found(child.cap, child.name, target.path, child, target)

@@ -54,10 +54,11 @@ class Access:
 
 @dataclass(frozen=True, slots=True)
 class Read:
-    """What was read: `size` bytes, the first `kept` of which were there already; shares that lied, servers that
-    failed, and what else the user should know."""
+    """What was read: `size` bytes of the `whole`, the first `kept` of which were there already; shares that lied,
+    servers that failed, and what else the user should know."""
 
     size: int
+    whole: int
     corrupt: list[BadShare] = field(default_factory=list)
     silent: dict[str, str] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
@@ -95,11 +96,12 @@ def read(
     _need_servers(access, file)
     if isinstance(file, LitCap | ChkCap):
         done = download(access.grid, file, write, offset=offset, length=length, progress=progress, held=held)
-        return Read(done.size, done.corrupt, done.silent, [], done.kept)
+        whole = len(file.content) if isinstance(file, LitCap) else file.size
+        return Read(done.size, whole, done.corrupt, done.silent, [], done.kept)
     found = retrieve.retrieve(
         access.grid, file, write, access.reading, offset=offset, length=length, progress=progress, again=again
     )
-    return Read(found.size, found.corrupt, found.silent, found.warnings)
+    return Read(found.size, found.version.prefix.data_length, found.corrupt, found.silent, found.warnings)
 
 
 def content(access: Access, cap: Cap) -> bytes:

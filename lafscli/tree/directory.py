@@ -90,8 +90,8 @@ def changeable(cap: DirectoryCap) -> MutableWriteCap:
 def edit(access: Access, cap: DirectoryCap, change: Change) -> None:
     """Change a directory: one new version, however many changes `change` makes to the table.
 
-    When another writer was faster, `change` is applied again to what that one wrote: it must depend on nothing but
-    the table. What it raises is raised, and nothing is changed. A table that stays the same is not written.
+    When another writer was faster, `change` is applied again to what that one wrote: it must change nothing but the
+    table. What it raises is raised, and nothing is changed. A table that stays the same is not written.
     """
     inner = changeable(cap)
     need_servers(access)

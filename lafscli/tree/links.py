@@ -1,4 +1,8 @@
-"""Links in directories: set, moved, removed. Each is one change of a directory, made again where another was faster."""
+"""Links in directories: set, moved, removed. Each is one change of a directory, made again where another was faster.
+
+A change that is made again may find that it is there already: a write that nobody acknowledged can have come through.
+So what was allowed once, and is as it was to become, is done.
+"""
 
 from __future__ import annotations
 
@@ -28,10 +32,15 @@ class Occupied(LafsError):
 def link(access: Access, parent: DirectoryCap, name: str, new: NewChild, *, over: Over) -> Child | None:
     """Give a name to an object; what had the name before. `files`: a file may be replaced. Occupied, else."""
     before: list[Child] = []
+    allowed = False
 
     def change(table: Table) -> None:
+        nonlocal allowed
+        if allowed and _cap_now(table, name) == new.cap:
+            return
         before[:] = _before(table, name, over)
         table.link(name, new.cap, ro=new.ro, metadata=new.metadata, now=access.now)
+        allowed = True
 
     edit(access, parent, change)
     return before[0] if before else None
@@ -84,14 +93,19 @@ def move(access: Access, source: Spot, target: Spot, *, over: Over = "files") ->
         _unlink_moved(access, source, child)
         return before
     replaced: list[Child] = []
+    allowed = False
 
     def change(table: Table) -> None:
+        nonlocal allowed
+        if allowed and source.name not in table and _cap_now(table, target.name) == child.cap:
+            return
         now = table.child(source.name)
         table.unlink(source.name)
         if target.name not in table and _is_name_of(child, target.name):
             raise LafsError(f"{source.name}: source and target are the same entry")
         replaced[:] = _before(table, target.name, over)
         table.link(target.name, now.cap, ro=now.ro, metadata=now.metadata, now=access.now)
+        allowed = True
 
     edit(access, source.parent, change)
     return replaced[0] if replaced else None
@@ -121,25 +135,29 @@ def unlink(access: Access, parent: DirectoryCap, names: Mapping[str, Child | Non
     """Remove links, all in one change: each only while it still is that child (None: whatever it is). What was not
     removed is told: NotFound, Conflict."""
     refused: list[LafsError] = []
+    allowed: set[str] = set()
 
     def change(table: Table) -> None:
         refused.clear()
         for name, child in names.items():
             if name not in table:
-                refused.append(NotFound(f"{name}: no such file or directory"))
+                if name not in allowed:
+                    refused.append(NotFound(f"{name}: no such file or directory"))
             elif child is not None and _cap_now(table, name) != child.cap:
                 refused.append(Conflict(f"{name}: was replaced by another meanwhile, and not removed"))
             else:
                 table.unlink(name)
+                allowed.add(name)
 
     edit(access, parent, change)
     return refused
 
 
 def _cap_now(table: Table, name: str) -> Cap | None:
+    """What an entry leads to; None where there is none that can be used."""
     try:
         return table.child(name).cap
-    except MalformedDirectory:
+    except (NotFound, MalformedDirectory):
         return None
 
 
