@@ -23,7 +23,7 @@ from lafscli.formats.slot import Header
 from lafscli.mutable.guards import Guards
 from lafscli.mutable.majority import require_members, require_same_list
 from lafscli.mutable.quorum import Quorum
-from lafscli.mutable.survey import DEEP, Sights, SlotMap, look
+from lafscli.mutable.survey import DEEP, Sights, SlotMap
 from lafscli.primitives.encoding import b32encode
 from lafscli.storage.grid import Grid
 from lafscli.storage.membership import Membership
@@ -45,7 +45,7 @@ class Entry:
     """Takes the guards and surveys under them.
 
     `guarded`: servers whose guard is held, in permuted order; `silent` says of others why it is not. Servers that
-    are no part of H are looked at too, and guarded if they have a share.
+    are no part of H are looked at too, and guarded if they have a share, or a guard that somebody left.
     """
 
     def __init__(
@@ -112,7 +112,7 @@ class Entry:
         while True:
             found = self._sights.map()
             self.n = _shares_of(found, self.n)
-            holders = {one.place[0] for one in found.found} | {name for name, _ in found.bad}
+            holders = {name for name, sights in self.seen.items() if any(map(_traces, sights))}
             wanted = [*self._deciding(), *sorted(holders - self._tried - set(self._deciding()))]
             if not wanted:
                 return found
@@ -213,7 +213,12 @@ class Entry:
 
 
 def _glance(si: bytes, store: ShareStore) -> _Said:
-    return _Said(False, look(si, DEEP, False, [{}], store))
+    return _Said(False, list(store.everywhere(si, DEEP)))
+
+
+def _traces(sight: Sight) -> bool:
+    """Whether there is a share, or somebody's guard."""
+    return bool(sight.containers) or (sight.survivors is not None and sight.survivors.any)
 
 
 def _shares_of(found: SlotMap, n: int) -> int:

@@ -180,24 +180,25 @@ def survey(
     """Ask every server (or these), all at once, for its shares of a file; no guard is taken. With `guards`, what lies
     in guards is looked at too."""
     sights = Sights(cap, signatures)
-    for answer in grid.ask(partial(look, cap.si, depth, guards, [_expected(grid, cap.si)]), stores):
+    for answer in grid.ask(partial(look, cap.si, depth, guards, expected_places(grid, cap.si)), stores):
         sights.add(answer.store, answer.value)
     return sights.map()
 
 
-def _expected(grid: Grid, si: StorageIndex) -> dict[str, int]:
+def expected_places(grid: Grid, si: StorageIndex) -> dict[str, int]:
     """Which share number to expect on which server: each on the one that comes at its number (spec 03 §9.2)."""
     return {store.server.name: number for number, store in enumerate(grid.permuted(si))}
 
 
-def look(
-    si: StorageIndex, depth: int, guards: bool, expected: Sequence[Mapping[str, int]], store: ShareStore
-) -> list[Sight]:
+def look(si: StorageIndex, depth: int, guards: bool, expected: Mapping[str, int], store: ShareStore) -> list[Sight]:
     """In a server's worker: what it has of one file."""
-    [placed] = store.slots([si], depth, [one.get(store.server.name) for one in expected])
+    number = expected.get(store.server.name)
+    if guards:
+        return list(store.everywhere(si, depth, [] if number is None else [number]))
+    [placed] = store.slots([si], depth, [number])
     if isinstance(placed, LafsError):
         raise placed
-    return [placed, store.leftovers(si, depth)] if guards else [placed]
+    return [placed]
 
 
 def survey_many(
@@ -210,7 +211,7 @@ def survey_many(
     """`survey` of many files: one question to each server (or each of these)."""
     sis = [cap.si for cap in caps]
     sights = [Sights(cap) for cap in caps]
-    expected = [_expected(grid, si) for si in sis]
+    expected = [expected_places(grid, si) for si in sis]
 
     def question(store: ShareStore) -> list[Sight | LafsError]:
         return store.slots(sis, depth, [one.get(store.server.name) for one in expected])

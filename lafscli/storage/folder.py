@@ -29,7 +29,7 @@ from lafscli.storage.membership import Membership
 from lafscli.storage.serverfile import IDENTITY_RANGE, LIST_LOCK, FileListGuard, membership_in, read_membership
 from lafscli.storage.shareranges import ReadingShares
 from lafscli.storage.sight import Sight, Survivors
-from lafscli.storage.slots import MOST_SHARES, is_share, list_shares, look, look_into_guards, sights
+from lafscli.storage.slots import MOST_SHARES, is_share, list_shares, look, look_everywhere, look_into_guards, sights
 from lafscli.storage.staged import StagedShare, around, plainly, size_error
 from lafscli.storage.store import (
     NOTHING,
@@ -187,8 +187,11 @@ class FolderStore:
     ) -> list[Sight | LafsError]:
         return look(self.files, sis, depth, expected)
 
-    def leftovers(self, si: StorageIndex, depth: int) -> Sight:
-        return look_into_guards(self.files, si, depth)
+    def everywhere(self, si: StorageIndex, depth: int, expected: Sequence[int] = ()) -> tuple[Sight, Sight]:
+        found = look_everywhere(self.files, si, depth, expected)
+        if isinstance(found, LafsError):
+            raise found
+        return found
 
     # ---- writing
 
@@ -361,7 +364,7 @@ class FolderStore:
             [placed] = sights(self.files, [si], [listed], dict(zip(paths, fronts, strict=True)), depth)
             if isinstance(placed, LafsError):
                 raise placed
-            left = look_into_guards(self.files, si, depth, locks)
+            left = look_into_guards(self.files, si, depth, locks, mine=True)
             return Entered(guard, placed, left, membership_in(identity))
         except LafsError:
             with contextlib.suppress(ServerError):

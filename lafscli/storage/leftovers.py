@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from lafscli.errors import FileError, FileMissing
 from lafscli.formats.container import HEAD_SIZE, is_mutable, share_number, share_path
@@ -29,18 +30,19 @@ def storage_index(name: str) -> StorageIndex | None:
     return si if len(si) == 16 else None
 
 
-def survivors(files: Files, si: StorageIndex, listed: Answer = None) -> Survivors:
-    """Look into the guard of a storage index, and into all its broken ones. What the caller holds is among them.
+def survivors(files: Files, si: StorageIndex, listed: Answer = None, *, mine: bool = False) -> Survivors:
+    """Look into the guard of a storage index, and into all its broken ones.
 
-    `listed` is what `List("locks")` answered when the caller's guard, in which nothing lies yet, was taken; then
-    only broken guards are looked into, and nothing is asked where there are none.
+    `listed` is what `List("locks")` answered, where that was asked before; then nothing is asked where there are none.
+    `mine`: the guard is the caller's own, and nothing lies in it yet.
     """
-    if isinstance(listed, list):
-        return _survivors(files, _broken(si, listed))
-    [names] = [listed] if isinstance(listed, FileError) else files.listing(["locks"])
+    [names] = files.listing(["locks"]) if listed is None else [listed]
     if isinstance(names, FileError):
         raise names
-    return _survivors(files, [guard_folder(si), *_broken(si, names)])
+    assert isinstance(names, list), "a listing answers names"
+    guard = guard_folder(si)
+    held = not mine and any(f"locks/{entry.name}" == guard for entry in names)
+    return replace(_survivors(files, [*([guard] if held else []), *_broken(si, names)]), held=held)
 
 
 def discard(files: Files, found: Survivors) -> None:

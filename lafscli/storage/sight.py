@@ -29,10 +29,17 @@ class Survivor:
 
 @dataclass(frozen=True, slots=True)
 class Survivors:
-    """All containers in guards of one storage index, and the folders of the broken ones, inner ones first."""
+    """All containers in guards of one storage index, and the folders of the broken ones, inner ones first. `held`:
+    there is a guard that is not broken, of somebody else."""
 
     containers: tuple[Survivor, ...]
     folders: tuple[str, ...]
+    held: bool = False
+
+    @property
+    def any(self) -> bool:
+        """Whether somebody is, or was, about to change the file there."""
+        return self.held or bool(self.folders or self.containers)
 
 
 @dataclass(frozen=True, slots=True)

@@ -75,9 +75,23 @@ def _short(front: Buffer | FileError | None, size: int) -> bool:
     return front is None or isinstance(front, FileMissing) or (not isinstance(front, FileError) and len(front) != size)
 
 
-def look_into_guards(files: Files, si: StorageIndex, depth: int, listed: Answer = None) -> Sight:
-    """The containers that lie in the guard of a slot, and in its broken ones; `listed`: `leftovers.survivors`."""
-    found = survivors(files, si, listed)
+def look_everywhere(
+    files: Files, si: StorageIndex, depth: int, expected: Sequence[int] = ()
+) -> tuple[Sight, Sight] | LafsError:
+    """The containers of a slot that are in place, and those in guards. Two round trips where no other share numbers
+    lie there than those `expected`, and nobody is or was about to change it."""
+    ranges = [FileRange(share_path(si, number), 0, depth) for number in expected]
+    for item in ranges:
+        files.release(item.path)
+    (listed, locks), reading = files.do_and_read([list_shares(si), List("locks")], ranges)
+    fronts = dict(zip((item.path for item in ranges), reading.finish(), strict=True))
+    [placed] = sights(files, [si], [listed], fronts, depth)
+    return placed if isinstance(placed, LafsError) else (placed, look_into_guards(files, si, depth, locks))
+
+
+def look_into_guards(files: Files, si: StorageIndex, depth: int, listed: Answer = None, *, mine: bool = False) -> Sight:
+    """The containers that lie in the guard of a slot, and in its broken ones: `leftovers.survivors`."""
+    found = survivors(files, si, listed, mine=mine)
     wanted = [FileRange(one.path, 0, min(depth, one.size)) for one in found.containers]
     fronts = files.read(wanted).finish() if wanted else []
     containers = tuple(

@@ -358,8 +358,9 @@ class ShareStore(Protocol):
         """What lies in place of mutable files: of each container the first `depth` bytes. Two round trips where only
         the number `expected` of each lies there, else four."""
 
-    def leftovers(self, si: StorageIndex, depth: int) -> Sight:
-        """The same of what lies in the guard of a mutable file, and in its broken ones."""
+    def everywhere(self, si: StorageIndex, depth: int, expected: Sequence[int] = ()) -> tuple[Sight, Sight]:
+        """What lies in place of a mutable file, and what lies in its guard and its broken ones. Two round trips where
+        no other share numbers lie there than those `expected`, and nobody is about to change it."""
 
     def settle(self) -> None:
         """Break guards of our own on which a connection was lost, so that nobody waits for them (spec 10 §1.1)."""
