@@ -136,7 +136,8 @@ def drop_earlier(
         return Dropped(membership, kept)
 
     def drop(base: Membership | None) -> Membership:
-        return membership.without_earlier() if base in (None, membership) else base or membership
+        assert base is not None, "this home knows one"
+        return base.without_earlier() if base == membership else base
 
     after = change_list(grid, membership, drop, changing).membership
     return Dropped(after, "the list was changed meanwhile" if after.earlier else None)
@@ -160,6 +161,8 @@ class _Attempt:
         counting = dict.fromkeys((*wanted.lists, *(() if base is None else base.lists)))
         if self._changing.force:
             some = self._node_ids(self._guards)
+            if not any(member.node_id in some for members in counting for member in members):
+                raise Unreachable(f"none of the grid's servers answered ({_reasons(self._silent)})", hint=_HINT)
             counting = dict.fromkeys(each for each in counting if self._most(each, some))
             wanted = replace(wanted, earlier=tuple(each for each in wanted.earlier if each in counting))
         everybody = frozenset(member.node_id for each in counting for member in each) | wanted.node_ids
