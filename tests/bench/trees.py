@@ -91,13 +91,13 @@ class Trees:
         self._alias += 1
         self._ground.lafs("alias", "create", f"tree{self._alias}")
         cost, report = self._ground.lafs_json("cp", "-r", self._tree, f"tree{self._alias}:")
-        assert (report["copied"], report["errors"]) == (self._count, 0), f"not all was copied: {report}"
+        assert (report["copied"], report["errors"]) == (self._count, []), f"not all was copied: {report}"
         return cost
 
     def _from(self) -> Cost:
         shutil.rmtree(self._back, ignore_errors=True)
         cost, report = self._ground.lafs_json("cp", "-r", f"tree{self._alias}:tree", self._back)
-        assert (report["copied"], report["errors"]) == (self._count, 0), f"not all was copied: {report}"
+        assert (report["copied"], report["errors"]) == (self._count, []), f"not all was copied: {report}"
         for path in self._tree.rglob("f*"):
             assert (self._back / path.relative_to(self._tree)).read_bytes() == path.read_bytes(), (
                 f"{path} is not the same"
