@@ -9,7 +9,7 @@ file CAPS. Connecting is part of the time.
 
 `edit HOME CAP N`: so many times, link one more child there, when every server is connected; the seconds of each.
 
-`tree HOME TARGET`: `check -r` of a tree, when every server is connected.
+`tree HOME ALIAS`: `check -r` of what an alias stands for, when every server is connected.
 
 Prints the seconds of the call, how many files or objects failed, and how many shares there were.
 """
@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from lafscli.client import Client
+from lafscli.config import aliases
 from lafscli.config.home import Home
 from lafscli.config.settings import Config
 from lafscli.errors import LafsError
@@ -32,6 +33,7 @@ from lafscli.formats import caps
 from lafscli.formats.caps import ChkCap, DirectoryCap
 from lafscli.formats.dirtable import Table
 from lafscli.health.check import Checking, check_many
+from lafscli.health.deep import Objects, Root
 from lafscli.immutable.many import upload_many
 from lafscli.immutable.upload import Uploaded
 from lafscli.tree.directory import NewChild, create_directory
@@ -70,10 +72,10 @@ def check(client: Client, listed: Path) -> dict[str, float]:
     return {"seconds": seconds, "failed": len(parsed) - healthy, "shares": shares}
 
 
-def directory(client: Client, written: Path, count: str) -> dict[str, float]:
+def directory(client: Client, written: Path, count: int) -> dict[str, float]:
     """Make a directory; its children are as long as those of files, and are no files."""
     access = client.access()
-    children = {f"child {number:06}": NewChild(_cap(number), {"mtime": 1.5}) for number in range(int(count))}
+    children = {f"child {number:06}": NewChild(_cap(number), {"mtime": 1.5}) for number in range(count)}
     began = time.perf_counter()
     written.write_text(str(create_directory(access, children)))
     return {"seconds": time.perf_counter() - began}
@@ -83,14 +85,14 @@ def _cap(number: int) -> ChkCap:
     return ChkCap(number.to_bytes(16, "big"), number.to_bytes(32, "big"), 3, 10, 1 + number)
 
 
-def edit(client: Client, written: Path, count: str) -> dict[str, list[float]]:
+def edit(client: Client, written: Path, count: int) -> dict[str, list[float]]:
     """Link children one by one, each under a name of its own."""
     access = client.access()
     cap = caps.parse_strict(written.read_text())
     assert isinstance(cap, DirectoryCap)
     _connect(client)
     seconds = []
-    for _ in range(int(count)):
+    for _ in range(count):
         name = os.urandom(8).hex()
 
         def link(table: Table, name: str = name) -> None:
@@ -102,20 +104,41 @@ def edit(client: Client, written: Path, count: str) -> dict[str, list[float]]:
     return {"seconds": seconds}
 
 
+def tree(client: Client, alias: str) -> dict[str, float]:
+    """Check all that a directory leads to."""
+    access = client.access()
+    root = Root(f"{alias}:", aliases.load(client.config.home)[alias])
+    _connect(client)
+    healthy = 0
+    began = time.perf_counter()
+    objects = Objects(access, [root], deep=True)
+    checking = Checking(access.publishing.encoding.happy, os.urandom, memory=access.reading.seen)
+    for report in check_many(client.grid, objects.caps(), checking):
+        healthy += report.healthy
+    seconds = time.perf_counter() - began
+    return {"seconds": seconds, "failed": objects.count - healthy + len(objects.unseen), "objects": objects.count}
+
+
 def _connect(client: Client) -> None:
     silent = [answer for answer in client.grid.ask(lambda _store: None) if isinstance(answer.value, LafsError)]
     assert not silent, f"servers did not answer: {silent}"
 
 
-DRIVES: dict[str, Callable[..., Any]] = {"many": many, "check": check, "directory": directory, "edit": edit}
+DRIVES: dict[str, Callable[..., dict[str, Any]]] = {
+    "many": lambda client, folder, *listed: many(client, Path(folder), *listed),
+    "check": lambda client, listed: check(client, Path(listed)),
+    "directory": lambda client, written, count: directory(client, Path(written), int(count)),
+    "edit": lambda client, written, count: edit(client, Path(written), int(count)),
+    "tree": tree,
+}
 
 
 def main() -> None:
     """Run what the command line says."""
-    what, home, first, *rest = sys.argv[1:]
+    what, home, *words = sys.argv[1:]
     client = Client(Config.load(Home.find(home)))
     try:
-        answer = DRIVES[what](client, Path(first), *rest)
+        answer = DRIVES[what](client, *words)
     finally:
         client.close()
     print(json.dumps(answer))

@@ -106,10 +106,10 @@ class Trees:
 
     def _check(self) -> Cost:
         """Its wall time is that of the check alone, after connecting."""
-        words = ("-m", "tests.bench.driver", "tree", self._ground.folder / "home", f"tree{self._alias}:")
+        words = ("-m", "tests.bench.driver", "tree", self._ground.folder / "home", f"tree{self._alias}")
         cost = self._ground.python(*words)
         answer = json.loads(cost.output)
-        assert (answer["healthy"], answer["failed"]) == (self._objects, 0), f"not all is healthy: {answer}"
+        assert (answer["objects"], answer["failed"]) == (self._objects, 0), f"not all is healthy: {answer}"
         return replace(cost, wall=float(answer["seconds"]))
 
     @property
