@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -16,8 +17,12 @@ from lafscli.health.check import Checkable, Checking
 from lafscli.health.regrowth import Mending
 from lafscli.health.repair import repair, repair_many
 from lafscli.health.report import CheckReport, Repair
+from lafscli.mutable.publish import modify
+from lafscli.primitives.encoding import b32encode
 from lafscli.primitives.hashes import write_enabler
+from lafscli.storage.memory import Seen
 from tests.grids import FEATURES, LocalGrid, content, writing
+from tests.slots import content_of, publishing
 from tests.versions import (
     KEYS,
     container,
@@ -271,6 +276,117 @@ def test_merges_and_newer_versions_are_refused_and_explained(local: LocalGrid) -
     assert snapshot(local) == before
 
 
+FORCED = replace(MENDING, publishing=publishing(), force=True)
+
+
+def test_a_merge_is_settled_by_force(local: LocalGrid) -> None:
+    """The best version is written anew with the next number; the other one is lost, and that is said."""
+    cap = put_version(local, b"one", seqnum=2, seed=1)
+    for shnum, share in enumerate(shares_of(b"two", seqnum=2, seed=2)[:5]):
+        place(local, cap, holder(local, cap, shnum), shnum, share)
+    with local.grid() as grid:
+        before = content_of(grid, cap)
+    report = repaired(local, cap.read_cap(), mending=FORCED)
+    assert report.repair is not None
+    assert (report.repair.attempted, report.repair.reason) == (
+        False, "a new version must be written: needs the write cap"
+    )  # fmt: skip
+    report = repaired(local, cap, mending=FORCED)
+    assert report.repair is not None
+    assert (report.healthy, report.repair.successful, report.repair.written) == (True, True, 10)
+    assert "of two versions with number 2 one was given up" in str(report.repair.reason)
+    assert report.slot is not None
+    assert report.slot.seqnum == 3
+    with local.grid() as grid:
+        assert content_of(grid, cap) == before
+    assert no_guards(local)
+
+
+@pytest.mark.parametrize("many", [2, 6], ids=["few", "most"])
+def test_a_newer_version_is_given_up_by_force(local: LocalGrid, many: int) -> None:
+    """Also where more than half of the servers hold a share of it, too few to read it: no writer would go on then."""
+    cap = put_version(local, b"old", seqnum=2, k=3 if many == 2 else 1)
+    for shnum, share in enumerate(shares_of(b"newer", seqnum=5, k=7)[:many]):
+        place(local, cap, holder(local, cap, shnum), shnum, share)
+    report = repaired(local, cap, mending=replace(FORCED, force=False))
+    assert report.repair is not None
+    assert (report.state, report.repair.attempted) == ("degraded", False)
+    assert "version 5 was there" in str(report.repair.reason)
+    report = repaired(local, cap, mending=FORCED)
+    assert report.healthy, report
+    assert report.repair is not None
+    assert "version 5 was given up" in str(report.repair.reason)
+    assert report.slot is not None
+    assert report.slot.seqnum == 6
+    with local.grid() as grid:
+        assert content_of(grid, cap) == b"old"
+
+
+def test_servers_that_were_rolled_back_together(local: LocalGrid) -> None:
+    """This home has seen a version that is nowhere any more: told, and settled by force with a higher number."""
+    cap = put_version(local, b"old", seqnum=2)
+    seen = Seen(None)
+    seen.note(cap.storage_index, cap.fingerprint, 9, bytes(32))
+    checking = replace(VERIFY, memory=seen)
+    report = repaired(local, cap, checking)
+    assert report.repair is not None
+    assert (report.state, report.repair.attempted) == ("degraded", False)
+    report = repaired(local, cap, checking, replace(FORCED, publishing=publishing(seen=seen)))
+    assert report.healthy
+    assert report.slot is not None
+    assert report.slot.seqnum == 10
+
+
+def test_one_server_that_was_rolled_back(local: LocalGrid) -> None:
+    """Its share is of an earlier version: it is brought up to the others."""
+    cap = put_version(local, b"new", seqnum=9)
+    victim = holder(local, cap, 2)
+    place(local, cap, victim, 2, shares_of(b"old", seqnum=4)[2])
+    with local.grid() as grid:
+        assert content_of(grid, cap) == b"new"
+    report = repaired(local, cap.verify_cap())
+    assert (report.healthy, report.repair) == (True, Repair(True, True, 1))
+
+
+def test_a_writer_that_died_half_way(local: LocalGrid) -> None:
+    """It has put two shares of three in place, the others are staged in broken guards: nothing is lost, and the
+    version is written anew. That is not to be forced, but takes the write cap."""
+    cap = put_version(local, b"old", seqnum=1)
+    newer = shares_of(b"new", seqnum=2)
+    for shnum, share in enumerate(newer):
+        server = holder(local, cap, shnum)
+        if shnum < 2:
+            place(local, cap, server, shnum, share)
+        else:
+            broken = local.root(server) / "locks" / f".broken.{b32encode(cap.storage_index)}.tok" / "tok"
+            broken.mkdir(parents=True)
+            (broken / str(shnum)).write_bytes(container(local, cap, server, share))
+    report = repaired(local, cap.read_cap())
+    assert report.repair is not None
+    assert (report.state, report.repair.attempted) == ("degraded", False)
+    assert "needs the write cap" in str(report.repair.reason)
+    assert report.slot is not None
+    assert report.slot.interrupted
+    report = repaired(local, cap, mending=replace(FORCED, force=False))
+    assert report.healthy
+    with local.grid() as grid:
+        assert content_of(grid, cap) == b"new"
+    assert no_guards(local)
+
+
+def test_a_twin_of_which_there_is_too_little(local: LocalGrid) -> None:
+    """Another version of the same number: neither is the earlier one, so a new version succeeds both."""
+    cap = put_version(local, b"one", seqnum=2, seed=1)
+    place(local, cap, holder(local, cap, 3), 3, shares_of(b"two", seqnum=2, seed=2)[3])
+    report = repaired(local, cap.verify_cap(), mending=replace(FORCED, force=False))
+    assert report.repair is not None
+    assert "needs the write cap" in str(report.repair.reason)
+    report = repaired(local, cap, mending=replace(FORCED, force=False))
+    assert report.healthy
+    assert report.slot is not None
+    assert report.slot.seqnum == 3
+
+
 def test_a_writer_that_comes_between_is_not_undone(local: LocalGrid) -> None:
     """It writes after the look, and before the guard: the refill finds its version, and writes nothing."""
     cap = put_version(local, b"one", seqnum=2)
@@ -292,6 +408,36 @@ def test_a_writer_that_comes_between_is_not_undone(local: LocalGrid) -> None:
     assert report.repair is not None
     assert report.repair.written == 0
     assert report.good_shares == 10
+    assert no_guards(local)
+
+
+def test_a_writer_and_a_repairer_at_once(local: LocalGrid) -> None:
+    """One appends again and again, the other loses shares and makes them again: nothing acknowledged is lost."""
+    cap = put_version(local, b"", seqnum=1)
+    stop = threading.Event()
+    failed: list[BaseException] = []
+
+    def mend() -> None:
+        number = 0
+        try:
+            while not stop.is_set():
+                number += 1
+                path_of(local, cap, holder(local, cap, number % 10), number % 10).unlink(missing_ok=True)
+                report = repaired(local, cap, replace(VERIFY, verify=False), replace(MENDING, patience=5))
+                assert report.recoverable
+        except BaseException as error:
+            failed.append(error)
+
+    thread = threading.Thread(target=mend)
+    thread.start()
+    with local.grid() as grid:
+        for number in range(12):
+            modify(grid, cap, lambda content, number=number: content + bytes([number]), publishing())
+        stop.set()
+        thread.join()
+        assert failed == []
+        assert content_of(grid, cap) == bytes(range(12))
+    assert repaired(local, cap).healthy
     assert no_guards(local)
 
 

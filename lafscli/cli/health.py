@@ -166,6 +166,9 @@ def _run(
             code = _several(frame, objects, reports, checking, len(grid.stores))
         else:
             code = _one(frame, targets[0], next(reports)[1], checking, len(grid.stores))
+    if mend and recursive and code == 0 and grid.stores:
+        for warning in frame.client().drop_earlier().warnings:
+            frame.out.warn(warning)
     if (mend or spread) and grid.stores:
         frame.client().sweep({store.server.name for store in grid.stores} - checking.assume_lost)
     raise SystemExit(code)

@@ -122,11 +122,11 @@ class SlotCase:
     def _second_copies(self) -> set[Place]:
         """For servers that have no share at all (spec 05 §6)."""
         candidates = self._candidates(set(), None)
-        sent = plan(self.version.prefix.n, candidates, range(self.version.prefix.n)).send
+        sent = plan(self.version.prefix.n, candidates, self.good.keys()).send
         empty = {str(each.server) for each in candidates if not each.held}
         chosen: dict[str, int] = {}
         for shnum, name in sent.items():
-            if name in empty and shnum in self.good:
+            if name in empty:
                 chosen.setdefault(str(name), shnum)
         return set(chosen.items())
 
