@@ -19,6 +19,7 @@ from lafscli.health import members
 from lafscli.health.members import Listed
 from lafscli.immutable.pipeline import Codec
 from lafscli.immutable.upload import Writing
+from lafscli.mutable.majority import require_members
 from lafscli.mutable.publish import Publishing
 from lafscli.mutable.retrieve import Reading
 from lafscli.placement import Encoding
@@ -146,6 +147,11 @@ class Client:
     def membership(self) -> Membership | None:
         """The list of the grid's servers, as far as this home knows it."""
         return members.known_list(self.config)
+
+    def require_members(self) -> None:
+        """UsageError as long as servers of the grid's list are not configured here: nothing mutable is written then."""
+        if (known := self.membership()) is not None:
+            require_members(known, [server_of(record) for record in self.config.servers.values()])
 
     def _make_list(self) -> Membership | None:
         """The list of a home that is to write something mutable: made, or its servers' taken over, if it has none."""

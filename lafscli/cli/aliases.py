@@ -28,8 +28,10 @@ def create(frame: Frame, name: str) -> None:
     from lafscli.tree.directory import create_directory
 
     name = name.removesuffix(":")
-    config = frame.client_with_servers().config
+    client = frame.client_with_servers()
+    config = client.config
     aliases.can_add(config.home, name)
+    client.require_members()
     enough_servers(frame, config.encoding, None)
     aliases.add(config.home, name, create_directory(frame.access()))
     frame.out.show(_document(config.home), f"{name}: is a new directory")

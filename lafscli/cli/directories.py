@@ -72,9 +72,11 @@ def _make_at(frame: Frame, where: Target, kind: Kind, private: PrivateKey | None
 def _make(frame: Frame, kind: Kind, private: PrivateKey | None, *, pins: bool) -> DirectoryCap:
     from lafscli.tree.directory import create_directory
 
-    config = frame.client().config
+    client = frame.client()
+    config = client.config
     if pins:
         warn_of_pins(frame, config.home)
+    client.require_members()
     enough_servers(frame, config.encoding, None)
     return create_directory(frame.access(), kind=kind, private=private)
 

@@ -79,6 +79,8 @@ def put(
     if place.pins:
         warn_of_pins(frame, client.config.home)
     alone = target is None and kind == "chk"  # it may fit into its cap, and then needs no server
+    if not alone:
+        client.require_members()
     if place.slot is None and not (alone and local == "-"):
         enough_servers(frame, chosen, Path(local) if alone else None)
     with ShownProgress(frame.connections, frame.out, f"put {local}") as progress:
