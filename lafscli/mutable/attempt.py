@@ -115,9 +115,11 @@ class Attempt:
         self._choose()
 
     def private_key(self) -> PrivateKey:
-        """From a share of the base; a wrong one in some share does not matter (spec 03 §7)."""
-        assert self._blocks is not None
-        for _, sealed in self._blocks.section(lambda one: one.share.enc_privkey_range):
+        """From any share, those of the base first; a wrong one in some does not matter (spec 03 §7)."""
+        assert self.base is not None, "there is a file"
+        shares = [*self.found.of(self.base), *self.found.found]
+        blocks = Blocks(self.grid, self.base, shares, self._cap.read_cap().readkey)
+        for _, sealed in blocks.section(lambda one: one.share.enc_privkey_range):
             try:
                 return open_private_key(self._cap, sealed)
             except CorruptShare:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 from lafscli.errors import CannotTell, LafsError, NotRecoverable, RolledBack, Unreachable
 from lafscli.formats.caps import MutableReadCap, MutableVerifyCap, MutableWriteCap
@@ -12,6 +13,7 @@ from lafscli.mutable.blocks import Blocks, Codec, TooFewBlocks
 from lafscli.mutable.quorum import Quorum
 from lafscli.mutable.survey import DEEP, SlotMap, survey, survey_many
 from lafscli.primitives.encoding import b32encode
+from lafscli.proof.slots import Signatures
 from lafscli.storage.grid import Grid
 from lafscli.storage.membership import Membership
 from lafscli.storage.memory import Seen
@@ -21,6 +23,8 @@ _LOOKS = 5
 """Looks at a file of which no version can be read, before giving up: in every write there may be a moment when only
 what lies in guards finds k shares (spec 10 §2.9)."""
 _FIRST_PAUSE = 0.1
+_TOGETHER = 64
+"""Files that are looked at in one go: what their servers say of them is in memory at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,13 +112,15 @@ def contents_many(
     """The contents of many small files: one question to each server. Each in its place, or why it can't be had."""
     readcaps = [cap.read_cap() for cap in caps]
     answers: list[tuple[bytes, Retrieved] | LafsError] = []
-    for readcap, found in zip(
-        readcaps, survey_many(grid, [cap.verify_cap() for cap in readcaps], depth=DEEP), strict=True
-    ):
-        try:
-            answers.append(_plain(grid, readcap, found, reading) or contents(grid, readcap, reading))
-        except LafsError as error:
-            answers.append(error)
+    for start in range(0, len(readcaps), _TOGETHER):
+        some = readcaps[start : start + _TOGETHER]
+        verify = [cap.verify_cap() for cap in some]
+        maps = survey_many(grid, verify, depth=DEEP, monotonic=reading.monotonic)
+        for readcap, found in zip(some, maps, strict=True):
+            try:
+                answers.append(_plain(grid, readcap, found, reading) or contents(grid, readcap, reading))
+            except LafsError as error:
+                answers.append(error)
     return answers
 
 
@@ -136,12 +142,15 @@ def _plain(grid: Grid, cap: MutableReadCap, found: SlotMap, reading: Reading) ->
 def _versions(grid: Grid, cap: MutableReadCap, reading: Reading) -> Iterator[tuple[Blocks, SlotMap, list[str]]]:
     """Versions to be tried, each with what was found; the caller stops at the first that can be read."""
     verify = cap.verify_cap()
-    found = survey(grid, verify, depth=DEEP)
+    look = partial(survey, grid, verify, depth=DEEP, signatures=Signatures(verify), monotonic=reading.monotonic)
+    found = look()
     pause = _FIRST_PAUSE
     for left in reversed(range(_LOOKS)):
         versions = found.versions
         if (versions.best is None or versions.newer_unrecoverable) and found.answered:
-            found = survey(grid, verify, depth=DEEP, guards=True, signatures=found.signatures)
+            found = survey(
+                grid, verify, depth=DEEP, guards=True, signatures=found.signatures, monotonic=reading.monotonic
+            )
             versions = found.all_versions
         settled = versions.best is not None and not versions.newer_unrecoverable
         while (best := versions.best) is not None and (settled or not left):
@@ -155,7 +164,7 @@ def _versions(grid: Grid, cap: MutableReadCap, reading: Reading) -> Iterator[tup
             raise _unreadable(grid, found)
         reading.sleep(pause * (0.5 + reading.random_bytes(1)[0] / 256))
         pause *= 2
-        found = survey(grid, verify, depth=DEEP, signatures=found.signatures)
+        found = look()
 
 
 def _warnings(grid: Grid, found: SlotMap, best: Header, reading: Reading) -> list[str]:

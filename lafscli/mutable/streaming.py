@@ -19,7 +19,7 @@ from lafscli.primitives.encoding import Buffer
 from lafscli.proof.slotmaker import NewVersion, Signing, SlotMaker, SlotSegment, encode_segment, encrypt_segment
 from lafscli.proof.slots import Signatures
 from lafscli.storage.report import Progress
-from lafscli.storage.source import Source
+from lafscli.storage.source import Source, StreamSource
 from lafscli.storage.store import FileWriter, ShareStore
 
 _AHEAD = 16
@@ -43,7 +43,10 @@ def stream(
     last, when their hashes and the length are known.
     """
     attempt.streamed = True
-    if plain.size is not None:
+    if isinstance(plain, StreamSource):
+        # who sends it may rest for longer than a guard lives
+        plain.idle = attempt.guards.keep
+    else:
         plain.rewind()
     progress.start("put", plain.size)
     sizes = Prefix.plan(True, k, n, plain.size or 0)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
+from typing import TypeVar
 
-from lafscli.errors import CorruptShare, LafsError
+from lafscli.errors import CorruptShare, LafsError, ServerUnreachable
 from lafscli.formats.caps import MutableVerifyCap
 from lafscli.formats.mutable_container import DATA_OFFSET, MutableContainer
 from lafscli.formats.slot import HEAD_SIZE, Header, Range
@@ -17,11 +18,14 @@ from lafscli.storage.grid import Grid
 from lafscli.storage.sight import Container, Sight
 from lafscli.storage.store import ShareStore, StorageIndex
 
+T = TypeVar("T")
+
 Place = tuple[str, int]
 """Name of a server, share number."""
 
 SHALLOW = DATA_OFFSET + HEAD_SIZE
 """So many bytes of a container tell its version."""
+_LATE_SECONDS = 3.0
 DEEP = 256 << 10
 """With so many, most containers are read whole along with the look: one round trip less."""
 
@@ -159,6 +163,13 @@ class Sights:
             self.cap.si, store, file, container, SlotShare(self.signatures, file.shnum, head, container.data_length)
         )
 
+    def settled(self, servers: int) -> bool:
+        """Whether more than half of so many servers answered, and the newest version that was seen can be read."""
+        if 2 * len(self._found) <= servers:
+            return False
+        versions = self.map().versions
+        return versions.best is not None and not versions.newer_unrecoverable
+
     def map(self) -> SlotMap:
         """What is known now."""
         found = tuple(one for some in self._found.values() for one in some)
@@ -176,13 +187,38 @@ def survey(
     guards: bool = False,
     signatures: Signatures | None = None,
     stores: Sequence[ShareStore] | None = None,
+    monotonic: Callable[[], float] | None = None,
 ) -> SlotMap:
     """Ask every server (or these), all at once, for its shares of a file; no guard is taken. With `guards`, what lies
-    in guards is looked at too."""
+    in guards is looked at too. With `monotonic`, servers that are late are not waited for once a version can be read.
+    """
     sights = Sights(cap, signatures)
-    for answer in grid.ask(partial(look, cap.si, depth, guards, expected_places(grid, cap.si)), stores):
-        sights.add(answer.store, answer.value)
+    asked = grid.stores if stores is None else stores
+    question = partial(look, cap.si, depth, guards, expected_places(grid, cap.si))
+    for store, said in _patiently(grid, question, asked, lambda: sights.settled(len(asked)), monotonic):
+        sights.add(store, said)
     return sights.map()
+
+
+def _patiently(
+    grid: Grid,
+    question: Callable[[ShareStore], T],
+    stores: Sequence[ShareStore],
+    enough: Callable[[], bool],
+    monotonic: Callable[[], float] | None,
+) -> Iterator[tuple[ShareStore, T | LafsError]]:
+    """The answers as they come; once what came is `enough`, those that are late are told to be silent."""
+    answers = grid.ask(question, stores)
+    until: float | None = None
+    while answers.pending:
+        if monotonic is not None and until is None and enough():
+            until = monotonic() + _LATE_SECONDS
+        answer = answers.poll(None if until is None or monotonic is None else max(0.0, until - monotonic()))
+        if answer is None:
+            break
+        yield answer.store, answer.value
+    for store in list(answers.pending.values()):
+        yield store, ServerUnreachable("did not answer in time", server=store.server.name)
 
 
 def expected_places(grid: Grid, si: StorageIndex) -> dict[str, int]:
@@ -207,21 +243,25 @@ def survey_many(
     *,
     depth: int = SHALLOW,
     stores: Sequence[ShareStore] | None = None,
+    monotonic: Callable[[], float] | None = None,
 ) -> list[SlotMap]:
     """`survey` of many files: one question to each server (or each of these)."""
     sis = [cap.si for cap in caps]
     sights = [Sights(cap) for cap in caps]
     expected = [expected_places(grid, si) for si in sis]
+    asked = grid.stores if stores is None else stores
 
     def question(store: ShareStore) -> list[Sight | LafsError]:
         return store.slots(sis, depth, [one.get(store.server.name) for one in expected])
 
-    for answer in grid.ask(question, stores):
-        said = answer.value
+    def enough() -> bool:
+        return all(one.settled(len(asked)) for one in sights)
+
+    for store, said in _patiently(grid, question, asked, enough, monotonic):
         for index, one in enumerate(sights):
             if isinstance(said, LafsError):
-                one.add(answer.store, said)
+                one.add(store, said)
             else:
                 sight = said[index]
-                one.add(answer.store, sight if isinstance(sight, LafsError) else [sight])
+                one.add(store, sight if isinstance(sight, LafsError) else [sight])
     return [one.map() for one in sights]

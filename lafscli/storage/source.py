@@ -6,7 +6,7 @@ import contextlib
 import os
 import select
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
@@ -14,6 +14,7 @@ from lafscli.errors import LafsError, NotFound, SourceChanged, UsageError
 from lafscli.storage.store import Buffer
 
 _READ_AHEAD = 1 << 20
+_IDLE_SECONDS = 0.2
 
 
 class Source(Protocol):
@@ -86,9 +87,13 @@ class FileSource:
 
 
 class StreamSource:
-    """A pipe that goes on behind what was read of it to see how long it is."""
+    """A pipe that goes on behind what was read of it to see how long it is.
+
+    `idle` is called every now and then while nothing comes.
+    """
 
     size: int | None = None
+    idle: Callable[[], None] | None = None
 
     def __init__(self, start: Buffer, stream: BinaryIO) -> None:
         self._start = BytesSource(start)
@@ -99,7 +104,7 @@ class StreamSource:
 
     def readinto(self, buffer: memoryview) -> int:
         count = self._start.readinto(buffer)
-        return count + _fill(self._stream, buffer[count:], "standard input")
+        return count + _fill(self._stream, buffer[count:], "standard input", self.idle)
 
     def unchanged(self) -> None:
         """A pipe is read once: it has nothing to be compared with."""
@@ -151,11 +156,17 @@ def _buffered(stream: BinaryIO, segment_size: int) -> Source:
     return StreamSource(start, stream)
 
 
-def _fill(stream: BinaryIO, buffer: memoryview, name: str) -> int:
+def _fill(stream: BinaryIO, buffer: memoryview, name: str, idle: Callable[[], None] | None = None) -> int:
     filled = 0
+    # where somebody is to be called meanwhile: no more at a time than there is
+    read: Callable[[memoryview], int | None] = stream.readinto  # type: ignore[attr-defined]
+    if idle is not None:
+        read = getattr(stream, "readinto1", read)
     while filled < buffer.nbytes:
         try:
-            count = stream.readinto(buffer[filled:])  # type: ignore[attr-defined]
+            if idle is not None:
+                _await(stream, idle)
+            count = read(buffer[filled:])
             if count is None:  # a descriptor that does not block: nothing is there yet, which is not the end
                 select.select([stream], [], [])
                 continue
@@ -165,6 +176,16 @@ def _fill(stream: BinaryIO, buffer: memoryview, name: str) -> int:
             break
         filled += count
     return filled
+
+
+def _await(stream: BinaryIO, idle: Callable[[], None]) -> None:
+    """Wait until there is something to read. A stream that is no descriptor has everything at once."""
+    try:
+        descriptor = stream.fileno()
+    except (AttributeError, OSError):
+        return
+    while not select.select([descriptor], [], [], _IDLE_SECONDS)[0]:
+        idle()
 
 
 def _identity(found: os.stat_result) -> tuple[int, int, int, int]:
