@@ -131,13 +131,12 @@ class LocalFolders:
         # the descriptor must not be closed while others are opened
         folder = os.dup(folder)
         temporary = f".lafs-{secrets.token_hex(8)}"
-        made = False
+        left = True  # from now on: a signal may come when the file was made and we do not know it yet
         try:
             try:
                 handle = os.open(
                     temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=folder
                 )
-                made = True
                 try:
                     yield lambda data: self._write(handle, data, place)
                     os.fchmod(handle, mode if mode is not None else self._usual_mode if old is None else old)
@@ -147,11 +146,11 @@ class LocalFolders:
                 finally:
                     os.close(handle)
                 os.rename(temporary, name, src_dir_fd=folder, dst_dir_fd=folder)
-                made = False
+                left = False
             except OSError as error:
                 raise _cannot(self.shown(place), error) from error
         finally:
-            if made:
+            if left:
                 with contextlib.suppress(OSError):
                     os.unlink(temporary, dir_fd=folder)
             os.close(folder)
