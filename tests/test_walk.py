@@ -16,7 +16,8 @@ from lafscli.tree import walk as walk_module
 from lafscli.tree.contents import Access
 from lafscli.tree.directory import NewChild, create_directory
 from lafscli.tree.walk import Visit, walk
-from tests.grids import LocalGrid, content, writing
+from tests.grids import LocalGrid, content
+from tests.mutable_access import access_to
 
 UNKNOWN = parse("imm.URI:FUTURE:x")
 
@@ -30,7 +31,7 @@ def local(tmp_path: Path) -> Iterator[LocalGrid]:
 
 @pytest.fixture
 def access(local: LocalGrid) -> Access:
-    return Access(local.grid(), writing(), None, None, 0)
+    return access_to(local.grid())
 
 
 def directory(access: Access, children: Mapping[str, Cap]) -> DirectoryCap:
