@@ -9,6 +9,7 @@ import os
 import random
 import stat
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -373,6 +374,10 @@ class FilesContract:
             for file in [*new[:3], *new[5:]]:
                 assert (root / file.path).read_bytes() == b"".join(file.parts)
             assert (root / "taken").read_bytes() == b"mine"
+            files.do([Remove(file.path) for file in new[:3] + new[5:]])
+            looked = files.create_many([replace(file, stat=True) for file in new], sync=sync)
+            sizes = [stat.size for stat in looked if isinstance(stat, FileStat)]
+            assert sizes == [sum(map(len, file.parts)) for file in new[:3] + new[5:]]
             files.do([Remove(file.path) for file in new[:3] + new[5:]])
         assert files.create_many([], sync=True) == []
 

@@ -22,6 +22,7 @@ from lafscli.storage.store import (
     Buffer,
     DirEntry,
     FileRange,
+    FileStat,
     FileWriter,
     NewFile,
     Op,
@@ -112,7 +113,7 @@ class DialledFiles:
         self._enter("open_existing")
         return _Writer(self, self._files.open_existing(path, append=append))
 
-    def create_many(self, files: Sequence[NewFile], *, sync: bool) -> list[FileError | None]:
+    def create_many(self, files: Sequence[NewFile], *, sync: bool) -> list[FileStat | FileError | None]:
         self._enter("create_many")
         if self.dial.refuse_create:
             return [FileError("refused") for _ in files]

@@ -246,7 +246,7 @@ class SteppedFiles:
         return _SteppedWriter(self._files.open_existing(path, append=append), self._step)
 
     def create_many(self, files: Sequence[NewFile], *, sync: bool) -> list[Any]:
-        answers: list[LafsError | None] = []
+        answers: list[Any] = []
         for new in files:
             try:
                 writer = self.create(new.path)
@@ -254,6 +254,9 @@ class SteppedFiles:
                 answers.append(error)
             else:
                 answers.append(_filled(new, writer, sync))
+                if new.stat and answers[-1] is None:
+                    self._step()
+                    answers[-1] = self._files.do([Stat(new.path)])[0]
         return answers
 
     def space(self) -> Space | None:

@@ -13,7 +13,7 @@ from lafscli.formats.mutable_container import DATA_OFFSET, MutableContainer
 from lafscli.storage.enrol import Identity
 from lafscli.storage.folder import FolderStore
 from lafscli.storage.sftp import SftpFiles
-from lafscli.storage.store import FileRange, List, Mkdir, NewFile, Rename, Server, Stat
+from lafscli.storage.store import FileRange, FileStat, Lease, List, Mkdir, NewFile, NewShare, Rename, Server, Stat
 from tests.guard_process import ALL, FOLDERS
 from tests.scripted_sftp import PipeStream
 from tests.trips import trips
@@ -65,6 +65,20 @@ def test_a_batch_takes_two_round_trips(files: SftpFiles) -> None:
     with trips(files) as counted:
         files.listing(["a", "c", "d"])
     assert counted.count == 2
+
+
+@pytest.mark.parametrize("sync", [False, True])
+def test_small_files_take_two_round_trips_and_new_shares_three(files: SftpFiles, sync: bool) -> None:
+    with trips(files) as counted:
+        new = [NewFile(f"f{number}", [bytes(1000)], stat=True) for number in range(50)]
+        assert all(isinstance(answer, FileStat) for answer in files.create_many(new, sync=sync))
+    assert counted.count == 2
+    blue = store(files)
+    lease = Lease(bytes(32), bytes(32), 2_000_000_000)
+    shares = [NewShare(bytes([number]) * 16, 1, [bytes(1000)], lease) for number in range(50)]
+    with trips(files) as counted:
+        assert blue.create_many(shares) == [None] * 50
+    assert counted.count == 3
 
 
 def test_a_change_takes_six_round_trips(root: Path, files: SftpFiles) -> None:

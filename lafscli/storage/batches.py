@@ -62,7 +62,7 @@ class Operations:
 
     def answers(self) -> list[Answer]:
         """Wait for all answers."""
-        while self._left or self._lister.open or self._small.open:
+        while self._left or self._lister.open or self._small.busy:
             self._channel.step()
         for index, folder in self._folders:
             self._values[index] = folder.answer()

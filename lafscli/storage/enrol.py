@@ -176,7 +176,7 @@ def _publish(files: Files, identity: Identity, features: frozenset[str], token: 
     """Write `server.toml`, whole or not at all; if another client was faster, theirs counts."""
     staged = f"staging/{IDENTITY_FILE}.{token}"
     [refusal] = files.create_many([NewFile(staged, [identity.serialise()])], sync="fsync" in features)
-    if refusal is not None:
+    if isinstance(refusal, FileError):
         raise refusal
     move = Link if "hardlink" in features and "rename-keeps" not in features else Rename
     refused, _ = files.do([move(staged, IDENTITY_FILE), Remove(staged)])

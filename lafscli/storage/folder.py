@@ -231,13 +231,11 @@ class FolderStore:
         sizes: list[int] = []
         for path, share in zip(staged, shares, strict=True):
             front, back = around(self.server, share)
-            made.append(NewFile(path, [front, *share.parts, back]))
+            made.append(NewFile(path, [front, *share.parts, back], stat=True))
             sizes.append(sum(memoryview(part).nbytes for part in made[-1].parts))
-        outcomes: list[LafsError | None] = list(self.files.create_many(made, sync=self._sync))
-        there = [index for index, outcome in enumerate(outcomes) if outcome is None]
-        for index, stat in zip(there, self.files.do([Stat(staged[index]) for index in there]), strict=True):
-            outcomes[index] = size_error(stat, sizes[index])
-        good = [index for index in there if outcomes[index] is None]
+        stats = self.files.create_many(made, sync=self._sync)
+        outcomes: list[LafsError | None] = [size_error(*pair) for pair in zip(stats, sizes, strict=True)]
+        good = [index for index, outcome in enumerate(outcomes) if outcome is None]
         moves = [(staged[index], shares[index].si, shares[index].shnum) for index in good]
         for index, outcome in zip(good, self.publish(moves), strict=True):
             outcomes[index] = outcome

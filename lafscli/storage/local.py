@@ -239,9 +239,9 @@ class LocalFiles:
             raise self._refused(error, path) from error
         return LocalWriter(descriptor, lambda error: self._refused(error, path), append=bool(flags & os.O_APPEND))
 
-    def create_many(self, files: Sequence[NewFile], *, sync: bool) -> list[FileError | None]:
+    def create_many(self, files: Sequence[NewFile], *, sync: bool) -> list[FileStat | FileError | None]:
         """Many small files: some are written together, then synced together."""
-        outcomes: list[FileError | None] = [None] * len(files)
+        outcomes: list[FileStat | FileError | None] = [None] * len(files)
         with self._turn:
             for start in range(0, len(files), _TOGETHER):
                 writers: dict[int, LocalWriter] = {}
@@ -254,10 +254,18 @@ class LocalFiles:
                 for index, writer in writers.items():
                     try:
                         writer.close(sync=sync)
+                        if files[index].stat:
+                            outcomes[index] = self._look(files[index].path)
                     except FileError as error:
                         outcomes[index] = error
                         writer.abandon()
         return outcomes
+
+    def _look(self, path: str) -> FileStat | FileError:
+        try:
+            return _stat(os.lstat(self._path(path)))
+        except OSError as error:
+            return self._refused(error, path)
 
     def _path(self, path: str) -> str:
         return f"{self._root}/{path}" if path else self._root

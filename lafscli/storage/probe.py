@@ -71,7 +71,7 @@ def _create(files: Files, paths: list[str]) -> bool:
         files.do([Remove(path) for path in paths])
         refusals = files.create_many(wanted, sync=False)
     for refusal in refusals:
-        if refusal is not None:
+        if isinstance(refusal, FileError):
             raise ServerError(f"it can't be written to: {refusal}", hint="add it with --readonly") from refusal
     return synced
 

@@ -23,6 +23,7 @@ from lafscli.storage.store import (
     Buffer,
     DirEntry,
     FileRange,
+    FileStat,
     List,
     NewFile,
     Op,
@@ -301,7 +302,7 @@ class SftpFiles:
             raise answer[0]
         return answer[0]
 
-    def create_many(self, files: Sequence[NewFile], *, sync: bool) -> list[FileError | None]:
+    def create_many(self, files: Sequence[NewFile], *, sync: bool) -> list[FileStat | FileError | None]:
         """Many small files, pipelined."""
         with self._turn:
             channel, _ = self._ready()

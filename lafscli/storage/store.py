@@ -153,8 +153,9 @@ class Files(Protocol):
         With `append` only the latter, and always at the end that the file has when the data arrives there.
         """
 
-    def create_many(self, files: Sequence[NewFile], *, sync: bool) -> list[FileError | None]:
-        """Many small files, pipelined. What failed after it was made is left for the caller to remove."""
+    def create_many(self, files: Sequence[NewFile], *, sync: bool) -> list[FileStat | FileError | None]:
+        """Many small files, pipelined: two round trips, each file answered as in a batch. What failed after it was
+        made is left for the caller to remove."""
 
     def space(self) -> Space | None:
         """statvfs, or None where the server does not tell."""

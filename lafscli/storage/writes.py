@@ -184,12 +184,12 @@ class SmallFile:
         self.error: FileError | None = None
         self.stat: FileStat | None = None
         self.left = 1
-        """Answers to come before it is written; then, before it is closed."""
+        """Answers to come before it is written."""
 
 
 class SmallFiles:
-    """Many small files. With `sync` all of a group are opened and written, then synced and closed while the next one
-    begins; without it, each is written, synced if it says so and closed when its handle has come.
+    """Many small files. With `sync` all of a group are opened and written, and synced behind that, which is faster on
+    disks; without it, each is written, synced if it says so and closed when its handle has come. Two round trips.
 
     `path` makes of a name of ours what the server calls it.
     """
@@ -199,34 +199,29 @@ class SmallFiles:
         self._path = path
         self._rate = rate
         self._sync = sync and packets.FSYNC in channel.extensions
+        self._group: list[SmallFile] = []
+        self._unopened = 0
         self._unwritten = 0
         self.open = 0
         """Files that are not closed yet."""
 
-    def create(self, files: Sequence[NewFile]) -> list[FileError | None]:
-        """Make them; what went wrong with each."""
+    def create(self, files: Sequence[NewFile]) -> list[FileStat | FileError | None]:
+        """Make them; what a look at each says, if that was asked for, or what went wrong with it."""
         channel = self._channel
         made = [SmallFile(new) for new in files]
-        group: list[SmallFile] = []
         for file in made:
             hold_back(channel, self._rate, file.size)
             while self.open >= channel.max_handles // 2 or channel.crowded or self._too_much(file):
-                if self._sync and group and not self._unwritten:
-                    self._close_all(group)
                 channel.step()
             self._ask_to_open(file)
-            group.append(file)
-            if self._sync and len(group) >= channel.max_handles // 4:
-                while self._unwritten:
-                    channel.step()
-                self._close_all(group)
-        while self._unwritten:
+        while self.busy:
             channel.step()
-        if self._sync:
-            self._close_all(group)
-        while self.open:
-            channel.step()
-        return [file.error for file in made]
+        return [file.error or file.stat for file in made]
+
+    @property
+    def busy(self) -> bool:
+        """Whether there are answers to come."""
+        return bool(self.open or self._unwritten)
 
     def begin(self, new: NewFile) -> SmallFile:
         """Open one, and write it as soon as that has been answered; waits where too much is under way."""
@@ -242,38 +237,53 @@ class SmallFiles:
 
     def _ask_to_open(self, file: SmallFile) -> None:
         self.open += 1
-        self._unwritten += 1
+        self._unopened += 1
         self._channel.writing += file.size
         self._channel.request(packets.OPEN, packets.string(self._path(file.new.path)) + NEW_FILE, self._opened, file)
 
     def _opened(self, file: SmallFile, kind: int, body: memoryview) -> None:
         channel = self._channel
+        self._unopened -= 1
         if kind == packets.STATUS:
             file.error = refusal(body, file.new.path, channel.name)
             channel.writing -= file.size
-            self._unwritten -= 1
             self.open -= 1
+            self._close_group()
             return
         file.handle = packets.parse_handle(channel.expect(packets.HANDLE, kind, body))
-        if not file.size:
-            self._unwritten -= 1
-        elif file.size <= channel.max_write:
+        self._unwritten += file.size > 0
+        if 0 < file.size <= channel.max_write:
             channel.request_write(file.handle, 0, file.new.parts, file.size, self._written, file)
-        else:
+        elif file.size:
             whole = memoryview(b"".join(file.new.parts))
             pieces = range(0, file.size, channel.max_write)
             file.left = len(pieces)
             for start in pieces:
                 part = whole[start : start + channel.max_write]
                 channel.request_write(file.handle, start, [part], len(part), self._written, file)
-        if not self._sync:
-            if file.new.sync and packets.FSYNC in channel.extensions:
-                channel.request(packets.EXTENDED, _FSYNC + file.handle, self._note, file)
-            if file.new.stat:
-                channel.request(packets.CLOSE, file.handle, self._note, file)
-                channel.request(packets.LSTAT, packets.string(self._path(file.new.path)), self._looked, file)
-            else:
-                channel.request(packets.CLOSE, file.handle, self._closed, file)
+        if self._sync:
+            self._group.append(file)
+            self._close_group()
+        else:
+            self._close(file, sync=file.new.sync)
+
+    def _close_group(self) -> None:
+        """Sync and close what was written, when nothing else is about to be, or it is enough."""
+        if self._unopened and len(self._group) < self._channel.max_handles // 4:
+            return
+        for file in self._group:
+            self._close(file, sync=True)
+        self._group.clear()
+
+    def _close(self, file: SmallFile, *, sync: bool) -> None:
+        channel = self._channel
+        if sync and packets.FSYNC in channel.extensions:
+            channel.request(packets.EXTENDED, _FSYNC + file.handle, self._note, file)
+        if file.new.stat:
+            channel.request(packets.CLOSE, file.handle, self._note, file)
+            channel.request(packets.LSTAT, packets.string(self._path(file.new.path)), self._looked, file)
+        else:
+            channel.request(packets.CLOSE, file.handle, self._closed, file)
 
     def _looked(self, file: SmallFile, kind: int, body: memoryview) -> None:
         self.open -= 1
@@ -288,14 +298,6 @@ class SmallFiles:
         if not file.left:
             self._channel.writing -= file.size
             self._unwritten -= 1
-
-    def _close_all(self, group: list[SmallFile]) -> None:
-        for file in group:
-            if file.handle:
-                if file.error is None:
-                    self._channel.request(packets.EXTENDED, _FSYNC + file.handle, self._note, file)
-                self._channel.request(packets.CLOSE, file.handle, self._closed, file)
-        group.clear()
 
     def _closed(self, file: SmallFile, kind: int, body: memoryview) -> None:
         self._note(file, kind, body)
