@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from lafscli.errors import LafsError
+from lafscli.errors import Conflict, LafsError
 from lafscli.mutable.publish import create, create_many, modify, overwrite
 from lafscli.mutable.retrieve import contents, contents_many, retrieve
 from lafscli.mutable.survey import survey
@@ -102,3 +104,80 @@ def test_a_large_mdmf_file_is_streamed_from_a_path_and_from_a_pipe(servers: Loca
         overwrite(grid, made.cap, pipe, publishing())
     assert contents(grid, made.cap, reading())[0] == data[1:]
     assert guards(servers) == []
+
+
+@pytest.mark.parametrize(
+    "features",
+    [
+        {"rename-keeps", "folder-rename-keeps"},
+        {"rename-keeps", "folder-rename-keeps", "hardlink"},
+        {"rename-keeps", "folder-rename-keeps", "posix-rename"},
+    ],
+    ids=["none", "hardlink", "posix-rename"],
+)
+@pytest.mark.parametrize(("k", "happy", "n"), [(1, 1, 1), (2, 2, 2), (3, 7, 10)])
+def test_servers_with_few_extensions(servers: LocalGrid, features: set[str], k: int, happy: int, n: int) -> None:
+    servers.servers = [replace(server, features=frozenset(features)) for server in servers.servers]
+    encoding = Encoding(k, happy, n)
+    made = create(servers.grid(), b"1", publishing(encoding), mdmf=False)
+    for number in b"2345":
+        modify(servers.grid(), made.cap, lambda old, number=number: old + bytes([number]), publishing(encoding))
+    assert content_of(servers.grid(), made.cap) == b"12345"
+    assert guards(servers) == []
+
+
+def test_servers_on_which_nothing_can_be_changed_are_read(servers: LocalGrid) -> None:
+    made = create(servers.grid(), b"one", publishing(), mdmf=False)
+    for index in range(3):
+        servers.servers[index] = replace(servers.servers[index], features=frozenset())
+    assert content_of(servers.grid(), made.cap) == b"one"
+    changed = modify(servers.grid(), made.cap, lambda old: old + b"!", publishing())
+    # without lists, they are none of those that decide; what they hold grows old
+    assert all("s0" not in names for names in changed.placement.values())
+    assert content_of(servers.grid(), made.cap) == b"one!"
+
+
+def test_a_pipe_can_not_be_read_again(servers: LocalGrid) -> None:
+    grid = servers.grid()
+    made = create(grid, b"one", publishing(), mdmf=True)
+    stream = io.BytesIO(content(5_000_000))
+
+    def meanwhile(name: str) -> None:
+        for index in range(10):
+            for guard in (servers.root(index) / "locks").iterdir():
+                if not guard.name.startswith("."):
+                    guard.rename(guard.with_name(f".broken.{guard.name}.x"))
+
+    started = []
+
+    def before(name: str) -> None:
+        if name == "write":
+            started.append(name)
+        if len(started) == 20:
+            meanwhile(name)
+
+    servers.dials[3].before = before
+    with pytest.raises(Conflict, match="can't be read twice"):
+        overwrite(servers.grid(), made.cap, stream, publishing())
+    servers.dials[3].before = None
+    assert content_of(servers.grid(), made.cap) == b"one"
+    modify(servers.grid(), made.cap, lambda old: old + b"!", publishing())
+    assert content_of(servers.grid(), made.cap) == b"one!"
+    assert guards(servers) == []
+
+
+def test_a_file_that_is_replaced_while_it_is_read_is_read_to_its_end(servers: LocalGrid) -> None:
+    """What was begun is kept open: the old version goes on to be there."""
+    grid = servers.grid()
+    first = content(6_000_000, 1)
+    made = create(grid, first, publishing(), mdmf=True)
+    pieces: list[bytes] = []
+
+    def write(piece: bytes) -> None:
+        if not pieces:
+            overwrite(servers.grid(), made.cap, content(6_000_000, 2), publishing())
+        pieces.append(piece)
+
+    retrieve(grid, made.cap, write, reading())
+    assert b"".join(pieces) == first
+    assert content_of(servers.grid(), made.cap) == content(6_000_000, 2)
