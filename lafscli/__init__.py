@@ -4,6 +4,8 @@
     client      from a configuration: connect the servers, hold the defaults
     recovery    grid files: what a person needs to use a cap
     health      check, repair, renew; whole shares moved between servers
+    tree        contents of any file, directories, paths, trees between here and the grid
+    mutable     SDMF and MDMF files: survey, retrieve, publish
     immutable   LIT and CHK files: upload, download
     storage     the only room that reaches servers
     config      the TOML file, aliases, secrets

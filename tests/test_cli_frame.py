@@ -249,7 +249,7 @@ def test_quiet_leaves_out_warnings_only(lafs: Lafs) -> None:
     (lafs.home / "secret").chmod(0o644)
     assert b"chmod 600" in lafs("server", "list", code=0).stderr
     assert lafs("server", "list", "-q", code=0).stderr == b""
-    assert lafs("cat", "-q", "nothing", code=2).stderr.startswith(b"lafs: ")
+    assert lafs("cat", "-q", "nothing", code=3).stderr.startswith(b"lafs: ")
 
 
 # ---- streams

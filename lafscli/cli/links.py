@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import click
@@ -200,7 +200,7 @@ def _remove(frame: Frame, group: list[Target], recursive: bool) -> tuple[int, li
         except MalformedDirectory:
             children[name] = None  # what can't be understood can be removed
     if not recursive:
-        for name, error in _not_empty(access, {name: child for name, child in children.items() if child}):
+        for name, error in _not_empty(access, way, {name: child for name, child in children.items() if child}):
             del children[name]
             refused.append(error)
     if children:
@@ -209,7 +209,7 @@ def _remove(frame: Frame, group: list[Target], recursive: bool) -> tuple[int, li
     return 0, refused
 
 
-def _not_empty(access: Access, children: Mapping[str, Child]) -> Iterator[tuple[str, LafsError]]:
+def _not_empty(access: Access, way: Sequence[str], children: Mapping[str, Child]) -> Iterator[tuple[str, LafsError]]:
     """The directories among children that are not known to be empty."""
     from lafscli.tree.directory import load_many
 
@@ -221,4 +221,7 @@ def _not_empty(access: Access, children: Mapping[str, Child]) -> Iterator[tuple[
             why = "is a directory that is not empty"
         else:
             continue
-        yield name, LafsError(f"{name}: {why}", hint="lafs rm -r removes the link to it, whatever is in it")
+        yield (
+            name,
+            LafsError(f"{'/'.join((*way, name))}: {why}", hint="lafs rm -r removes the link to it, whatever is in it"),
+        )
