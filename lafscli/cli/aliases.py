@@ -7,8 +7,8 @@ from typing import Any
 import click
 
 from lafscli.cli.frame import Frame
-from lafscli.cli.options import command
-from lafscli.cli.put import enough_servers
+from lafscli.cli.options import command, respelled
+from lafscli.cli.storing import enough_servers
 from lafscli.cli.targets import found
 from lafscli.cli.text import columns
 from lafscli.config import aliases
@@ -118,3 +118,8 @@ def _entry(name: str, cap: Cap) -> dict[str, Any]:
 
 def _in_words(cap: Cap) -> str:
     return f"a {'directory' if cap.is_directory else 'file'}{'' if cap.writable or not cap.mutable else ', to read'}"
+
+
+create_alias = respelled("create-alias", create)
+add_alias = respelled("add-alias", add)
+list_aliases = respelled("list-aliases", list_)

@@ -8,7 +8,7 @@ import click
 
 from lafscli.cli.frame import Frame
 from lafscli.cli.options import command
-from lafscli.cli.put import PRIVATE_KEY, enough_servers, hand_over, read_key, warn_of_pins
+from lafscli.cli.storing import PRIVATE_KEY, enough_servers, hand_over, read_key, warn_of_pins
 from lafscli.cli.targets import Target, creatable, resolve
 from lafscli.errors import LafsError, UsageError
 from lafscli.formats.caps import Cap, DirectoryCap
@@ -42,7 +42,7 @@ def mkdir(frame: Frame, target: str | None, format_: str | None, private_key: st
         cap, made = _make_at(frame, where, kind, private)
     pin = str(cap.read_cap()) if made and (where is None or where.as_cap) else None
     document = {"cap": str(cap)} | ({} if where is None else {"path": where.path})
-    code = hand_over(frame, home, document, pin)
+    code = hand_over(frame, home, document, pin, "directory")
     if code:
         raise SystemExit(code)
 

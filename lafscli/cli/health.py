@@ -12,7 +12,7 @@ import click
 
 from lafscli.cli.batch import worse
 from lafscli.cli.frame import Frame
-from lafscli.cli.options import DURATION, Quantity, command
+from lafscli.cli.options import DURATION, Quantity, command, respelled
 from lafscli.cli.progress import ShownProgress
 from lafscli.cli.reports import count, overview, text
 from lafscli.cli.roots import in_itself, must_lead_on, root, unreachable
@@ -97,6 +97,9 @@ def check(
         max_time=max_time,
     )
     _run(frame, targets, recursive, checking, mend=repair, spread=rebalance, add_lease=add_lease, force=force)
+
+
+deep_check = respelled("deep-check", check, recursive=True)
 
 
 @command("repair")

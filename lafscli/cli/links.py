@@ -9,7 +9,7 @@ import click
 
 from lafscli.cli.batch import worse
 from lafscli.cli.frame import Frame
-from lafscli.cli.options import command
+from lafscli.cli.options import command, respelled
 from lafscli.cli.targets import Found, Target, creatable, followed, resolve, spotted
 from lafscli.errors import LafsError, MalformedDirectory, NotFound, NotGranted, Partial, UsageError
 from lafscli.formats.caps import Cap, DirectoryCap, UnknownCap
@@ -225,3 +225,6 @@ def _not_empty(access: Access, way: Sequence[str], children: Mapping[str, Child]
             name,
             LafsError(f"{'/'.join((*way, name))}: {why}", hint="lafs rm -r removes the link to it, whatever is in it"),
         )
+
+
+unlink = respelled("unlink", rm)

@@ -197,6 +197,18 @@ def command(name: str, **attributes: Any) -> Callable[[Callable[..., None]], cli
     return decorate
 
 
+def respelled(name: str, made: click.Command, **fixed: Any) -> click.Command:
+    """A command under another name (CLI.md §3: Tahoe's spellings); what is fixed is no option there."""
+    does: Callable[..., Any] | None = made.callback
+    assert does is not None, "every command does something"
+
+    def run(**given: Any) -> None:
+        does(**given, **fixed)
+
+    params = [each for each in made.params if each.name not in fixed and not isinstance(each, GlobalOption)]
+    return LafsCommand(name, callback=run, params=params, help=made.help)
+
+
 def wants_json(arguments: Sequence[str]) -> bool:
     """Whether --json stands among arguments that could not be parsed, for the shape of that error."""
     ours = list(arguments)

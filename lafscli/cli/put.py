@@ -12,11 +12,10 @@ import click
 
 from lafscli.cli.frame import Frame
 from lafscli.cli.options import ENCODING, SIZE, command
-from lafscli.cli.output import Unheard
 from lafscli.cli.progress import ShownProgress
+from lafscli.cli.storing import PRIVATE_KEY, enough_servers, hand_over, read_key, warn_of_pins
 from lafscli.cli.targets import Target, creatable, resolve
-from lafscli.config.home import Home
-from lafscli.errors import LafsError, NotFound, NotGranted, NotHappy, Unreachable, UsageError
+from lafscli.errors import LafsError, NotGranted, NotHappy, Unreachable, UsageError
 from lafscli.formats.caps import Cap, DirectoryCap, LitCap, MutableReadCap, MutableWriteCap, UnknownCap
 from lafscli.placement import Encoding
 from lafscli.primitives.encoding import b32encode
@@ -28,11 +27,6 @@ if TYPE_CHECKING:
     from lafscli.storage.store import Progress
     from lafscli.tree.contents import Access, Kind
     from lafscli.tree.paths import Reached
-
-
-PRIVATE_KEY = click.option(
-    "--private-key", metavar="FILE", help="Make it with this RSA key (PEM, 2048 bits) instead of a new one."
-)
 
 
 @command("put")
@@ -110,19 +104,6 @@ def _kind(format_: str | None, mutable: bool, private_key: str | None) -> Kind:
     if private_key is not None and kind == "chk":
         raise UsageError("an immutable file has no private key", hint="--mutable, or --format sdmf or mdmf")
     return "chk" if kind == "chk" else "sdmf" if kind == "sdmf" else "mdmf"
-
-
-def read_key(path: str) -> PrivateKey:
-    """The RSA key in a PEM file of the user."""
-    from lafscli.primitives.ciphers import load_private_key_pem
-
-    try:
-        text = Path(path).read_bytes()
-    except FileNotFoundError:
-        raise NotFound(f"no such file: {path}") from None
-    except OSError as error:
-        raise UsageError(f"cannot read {path}: {error.strerror}") from error
-    return load_private_key_pem(text)
 
 
 # ---- where it goes -------------------------------------------------------------------------------------------------
@@ -243,62 +224,6 @@ def _document(done: Uploaded | Published) -> dict[str, Any]:
     else:
         document |= {"pushed_shares": sum(map(len, done.placement.values())), "seqnum": done.seqnum}
     return document | {"placement": {str(shnum): names for shnum, names in done.placement.items()}}
-
-
-def hand_over(frame: Frame, home: Home, document: dict[str, Any], pin: str | None) -> int:
-    """Print the cap of what is stored, and pin its read cap if that is given; the exit code. That one of both fails
-    does not hold up the other."""
-    from lafscli.config import secrets
-
-    unheard: Unheard | None = None
-    unpinned: LafsError | None = None
-    newest = False
-    try:
-        frame.out.show(document, document["cap"])
-    except Unheard as error:
-        unheard = error
-    finally:  # also when nobody reads stdout, or a signal comes
-        try:
-            newest = pin is not None and secrets.pin(home, pin)
-        except LafsError as error:
-            unpinned = error
-            frame.out.warn(f"it is stored, but its cap is not among the pins: {error.message}")
-    if unheard is not None:
-        if pin is not None and unpinned is None:
-            which = "its cap" if pin == document["cap"] else "its read cap"
-            where = "is the last line of" if newest else "stands in"
-            unheard.hint = f"the file is stored, and {which} {where} {home.path / 'pins'}"
-        raise unheard
-    return 0 if unpinned is None else unpinned.exit_code
-
-
-def warn_of_pins(frame: Frame, home: Home) -> None:
-    """Say so, before anything is made, where its cap can't be pinned."""
-    from lafscli.config import secrets
-
-    try:
-        secrets.can_pin(home)
-    except LafsError as error:
-        frame.out.warn(f"the cap will not be kept among the pins, only printed: {error.message}")
-
-
-def enough_servers(frame: Frame, encoding: Encoding, path: Path | None) -> None:
-    """Refuse what can't be happy on the servers there are, before anything is read or sent. A file so small that it
-    is kept in its cap needs none."""
-    from lafscli.immutable.upload import LIT_LIMIT
-
-    try:
-        if path is not None and path.stat().st_size <= LIT_LIMIT:
-            return
-    except OSError:
-        return
-    count = len(frame.client_with_servers().config.writable)
-    if count < encoding.happy:
-        fitting = f"; on {count} servers: lafs encoding {encoding.fitting(count)}" if count else ""
-        raise NotHappy(
-            f"{count} servers take shares, {encoding.happy} are needed to store safely ({encoding})",
-            hint=f"add servers with lafs server add{fitting}",
-        )
 
 
 def encoding_document(encoding: Encoding) -> dict[str, int]:

@@ -95,27 +95,27 @@ COMMANDS = (
     Command("man", "lafscli.cli.generate", "man", TOOL, "Show the manual page of a command."),
     Command(
         "create-alias",
-        "lafscli.cli.spelled",
+        "lafscli.cli.aliases",
         "create_alias",
         SETUP,
         "Make a directory and give it a name.",
         hidden=True,
     ),
     Command(
-        "add-alias", "lafscli.cli.spelled", "add_alias", SETUP, "Give a name to what TARGET leads to.", hidden=True
+        "add-alias", "lafscli.cli.aliases", "add_alias", SETUP, "Give a name to what TARGET leads to.", hidden=True
     ),
     Command(
         "list-aliases",
-        "lafscli.cli.spelled",
+        "lafscli.cli.aliases",
         "list_aliases",
         SETUP,
         "List the names that caps were given.",
         hidden=True,
     ),
-    Command("unlink", "lafscli.cli.spelled", "unlink", FILES, "Remove links from directories.", hidden=True),
+    Command("unlink", "lafscli.cli.links", "unlink", FILES, "Remove links from directories.", hidden=True),
     Command(
         "deep-check",
-        "lafscli.cli.spelled",
+        "lafscli.cli.health",
         "deep_check",
         HEALTH,
         "Count the shares of objects, or prove them.",

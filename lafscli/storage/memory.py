@@ -6,11 +6,14 @@ nothing had been seen.
 
 from __future__ import annotations
 
-import sqlite3
 from contextlib import suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from lafscli.storage.shares import StorageIndex
+
+if TYPE_CHECKING:
+    import sqlite3  # it is imported where it is used: no help needs it
 
 _SEQNUM_SIZE = 8
 _BUSY_SECONDS = 5.0
@@ -32,15 +35,13 @@ class Seen:
 
     def highest(self, si: StorageIndex, fingerprint: bytes) -> tuple[int, bytes] | None:
         """Seqnum and root hash of the highest version seen; None if there was none."""
+        import sqlite3
+
         slot = si + fingerprint
         rank = self._known.get(slot, b"")
         with suppress(sqlite3.Error):
             database = self._database()
-            row = (
-                None
-                if database is None
-                else database.execute("SELECT rank FROM seen WHERE slot = ?", [slot]).fetchone()
-            )
+            row = None if database is None else database.execute(_HIGHEST, [slot]).fetchone()
             if row is not None and isinstance(row[0], bytes):
                 rank = max(rank, row[0])
         return (int.from_bytes(rank[:_SEQNUM_SIZE], "big"), rank[_SEQNUM_SIZE:]) if rank else None
@@ -51,6 +52,8 @@ class Seen:
         if self._known.get(slot, b"") >= rank:
             return
         self._known[slot] = rank
+        import sqlite3
+
         with suppress(sqlite3.Error):
             database = self._database()
             if database is not None:
@@ -60,12 +63,16 @@ class Seen:
         """Close the file."""
         database, self._open = self._open, None
         if database is not None:
+            import sqlite3
+
             with suppress(sqlite3.Error):
                 database.close()
 
     def _database(self) -> sqlite3.Connection | None:
         """The open file; None where it can't be opened, or is damaged."""
         if self._open is None and not self._failed and self._path is not None:
+            import sqlite3
+
             try:
                 self._open = self._opened(self._path)
             except (sqlite3.Error, OSError):
@@ -73,6 +80,8 @@ class Seen:
         return self._open
 
     def _opened(self, path: Path) -> sqlite3.Connection:
+        import sqlite3
+
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         database = sqlite3.connect(path, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False)
         try:
