@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import os
+import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -10,10 +12,12 @@ from pathlib import Path
 import pytest
 
 from lafscli.errors import Conflict, LafsError
+from lafscli.mutable import survey as survey_module
 from lafscli.mutable.publish import create, create_many, modify, overwrite
 from lafscli.mutable.retrieve import contents, contents_many, retrieve
 from lafscli.mutable.survey import survey
 from lafscli.placement import Encoding
+from lafscli.storage.source import StreamSource
 from tests.grids import LocalGrid, content
 from tests.slots import content_of, publishing, reading
 
@@ -120,8 +124,8 @@ def test_servers_with_few_extensions(servers: LocalGrid, features: set[str], k: 
     servers.servers = [replace(server, features=frozenset(features)) for server in servers.servers]
     encoding = Encoding(k, happy, n)
     made = create(servers.grid(), b"1", publishing(encoding), mdmf=False)
-    for number in b"2345":
-        modify(servers.grid(), made.cap, lambda old, number=number: old + bytes([number]), publishing(encoding))
+    for _ in range(4):
+        modify(servers.grid(), made.cap, lambda old: old + b"%d" % (len(old) + 1), publishing(encoding))
     assert content_of(servers.grid(), made.cap) == b"12345"
     assert guards(servers) == []
 
@@ -181,3 +185,35 @@ def test_a_file_that_is_replaced_while_it_is_read_is_read_to_its_end(servers: Lo
     retrieve(grid, made.cap, write, reading())
     assert b"".join(pieces) == first
     assert content_of(servers.grid(), made.cap) == content(6_000_000, 2)
+
+
+def test_guards_are_kept_while_a_pipe_rests() -> None:
+    """Whoever waits for a pipe is called now and then; here that is what makes it go on."""
+    read, write = os.pipe()
+    calls = []
+
+    def idle() -> None:
+        calls.append(1)
+        os.write(write, b"x" * 1000)
+        if len(calls) == 3:
+            os.close(write)
+
+    with os.fdopen(read, "rb") as stream:
+        source = StreamSource(b"start", stream)
+        source.idle = idle
+        buffer = memoryview(bytearray(5000))
+        assert source.readinto(buffer) == 3005
+    assert len(calls) == 3
+
+
+def test_a_frozen_server_does_not_hold_up_a_read(servers: LocalGrid, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(survey_module, "_LATE_SECONDS", 0.05)
+    made = create(servers.grid(), b"one", publishing(), mdmf=False)
+    servers.dials[0].hang = threading.Event()
+    read, answer = contents(servers.grid(), made.cap, reading())
+    assert read == b"one"
+    assert answer.silent == {"s0": "did not answer in time"}
+    [many] = contents_many(servers.grid(), [made.cap], reading())
+    assert not isinstance(many, LafsError)
+    assert many[0] == b"one"
+    servers.dials[0].hang.set()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 
 from lafscli.errors import CorruptShare, FileError, GuardLost, LafsError, NotHappy, NotRecoverable, UsageError
@@ -12,7 +13,7 @@ from lafscli.formats.mutable_container import DATA_OFFSET
 from lafscli.formats.slot import HEAD_SIZE, Header
 from lafscli.mutable.blocks import Blocks, TooFewBlocks
 from lafscli.mutable.containers import container_for, earlier_containers
-from lafscli.mutable.entry import Entry, unreadable
+from lafscli.mutable.entry import Entry, told, unreadable
 from lafscli.mutable.goal import goal
 from lafscli.mutable.guards import Guards
 from lafscli.mutable.publishing import Publishing
@@ -262,7 +263,7 @@ class Attempt:
         message = (
             f"shares could lie on {happiness(placed)} of {total} servers, {max(happy, k)} are needed to store safely"
         )
-        lacking = "; ".join(f"{name}: {reason}" for name, reason in sorted(self.silent.items()))
+        lacking = told(self.silent)
         fitting = self._publishing.encoding.fitting(total)
         hint = "lafs server status shows which servers fail"
         if total < happy:
@@ -309,7 +310,8 @@ class Attempt:
             data = guard.look(Look(ranges=self._fronts(shnums, length))).data if shnums else []
         else:
             if guard.bare and not self._broken(store):
-                self.guards.done(store)
+                with suppress(LafsError):  # what was read back tells more
+                    self.guards.done(store)
             data = placed.finish()
         good = set()
         for shnum, answer in zip(shnums, data, strict=True):

@@ -92,7 +92,7 @@ class Entry:
         return [
             store
             for store in self._order
-            if store.server.writable and store.server.name in self.seen and store.server.name not in self._tried
+            if store.server.takes_mutable and store.server.name in self.seen and store.server.name not in self._tried
         ]
 
     # ---- guards

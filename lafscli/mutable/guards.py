@@ -45,9 +45,10 @@ class Guards:
 
     def done(self, store: ShareStore) -> None:
         """In the server's worker: release a guard under which nothing is left to be done."""
-        guard = self._held.pop(store.server.name, None)
+        guard = self._held.get(store.server.name)
         if guard is not None:
             guard.release()
+            del self._held[store.server.name]
 
     def on(self, store: ShareStore) -> Guard:
         """The guard on a server; GuardLost where none is held."""

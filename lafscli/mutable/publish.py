@@ -264,8 +264,8 @@ def _tries(
     n = publishing.encoding.n
     unsure = False
     one_first = False
+    # servers whose connection was lost: that it died idle, and the server is there, is seen by trying once more
     gone: set[str] = set()
-    """Servers whose connection was lost: that it died idle, and the server is there, is seen by trying once more."""
     while True:
         attempt = Attempt(grid, cap, publishing, n, one_first=one_first)
         try:

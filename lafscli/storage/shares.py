@@ -47,7 +47,7 @@ class Lease:
 class ShareRange:
     """`length` bytes from `offset` of a share: its own bytes, without the container around them.
 
-    `where` is the path of a mutable container that `slots` or `leftovers` has found; else the share is immutable.
+    `where` is the path of a mutable container that `slots` or `everywhere` has found; else the share is immutable.
     """
 
     si: StorageIndex
