@@ -14,17 +14,7 @@ from lafscli.config import environment, secrets
 from lafscli.config.quantities import parse_duration, parse_size
 from lafscli.config.servers import Address, OptionValue, ServerRecord
 from lafscli.config.settings import Config, parse_persist
-from lafscli.errors import (
-    Conflict,
-    FileError,
-    FileMissing,
-    LafsError,
-    NotFound,
-    NotHappy,
-    ServerError,
-    Unreachable,
-    UsageError,
-)
+from lafscli.errors import FileError, FileMissing, LafsError, NotFound, ServerError, UsageError
 from lafscli.health import members
 from lafscli.health.members import Listed
 from lafscli.immutable.pipeline import Codec
@@ -184,10 +174,7 @@ class Client:
             return Listed(known)
         with members.changing_lists(self.config) as config:
             known, n = members.known_list(config), config.encoding.n
-            try:
-                listed = members.all_dropped(self.grid, known, self.changing(), n=n)
-            except (NotHappy, Conflict, Unreachable) as error:
-                return Listed(known, [error.message])
+            listed = members.all_dropped(self.grid, known, self.changing(), n=n)
             self.config = config.edit(lambda table: members.keep_list(table, listed.membership))
         return listed
 

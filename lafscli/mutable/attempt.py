@@ -115,6 +115,16 @@ class Attempt:
         self._found = found.unheard(self._blocks.silent)
         self._choose()
 
+    @property
+    def settled(self) -> bool:
+        """Whether the base stands in place on so many servers that no later writer can miss it."""
+        base = self.base
+        if base is None:
+            return False
+        placed = [one.place for one in self.found.of(base) if one.file.kind == "place"]
+        names, numbers = {name for name, _ in placed}, {shnum for _, shnum in placed}
+        return self.entry.quorum.majority(names) and len(numbers) >= base.prefix.k
+
     def private_key(self) -> PrivateKey:
         """From any share, those of the base first; a wrong one in some does not matter (spec 03 §7)."""
         assert self.base is not None, "there is a file"

@@ -96,6 +96,19 @@ class Guards:
             if name not in busy:
                 self._grid.submit(self._asked[name], partial(_keep, guard))
 
+    def broken(self) -> bool:
+        """Whether another one has broken any of them: then what was seen under them is no whole picture."""
+        stores = [self._asked[name] for name in self._held if name not in self._late]
+        answers = self._grid.ask(self._touch, stores)
+        until = self._monotonic() + _LAST_SECONDS
+        while (answer := answers.poll(max(0.0, until - self._monotonic()))) is not None:
+            if isinstance(answer.value, GuardLost):
+                return True
+        return False
+
+    def _touch(self, store: ShareStore) -> None:
+        self.on(store).touch()
+
     @property
     def _interval(self) -> float:
         return min((guard.rhythm / 2 for guard in list(self._held.values())), default=_TICK)

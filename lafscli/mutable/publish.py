@@ -11,6 +11,7 @@ from lafscli.errors import (
     CannotTell,
     Conflict,
     GuardHeld,
+    GuardLost,
     LafsError,
     NotHappy,
     NotRecoverable,
@@ -123,9 +124,9 @@ def modify(
             raise unreadable(attempt.found, attempt.silent)
         new = change(old)
         if new is None:
-            if not unsure:
+            if not unsure and attempt.settled:
                 return _unchanged(attempt, cap, publishing)
-            # spec 10 §2.8f: it may be there by our own earlier try, which nobody acknowledged
+            # spec 10 §2.8f: it may be there by a try, of ours or of one that died, which nobody acknowledged
             new = old
         key = attempt.private_key()
         return _write(attempt, cap, key, None, new, publishing, attempt.base.prefix.mdmf, progress or Progress())
@@ -270,17 +271,19 @@ def _tries(
         attempt = Attempt(grid, cap, publishing, n, one_first=one_first)
         try:
             return work(attempt, unsure)
-        except (GuardHeld, Undone) as error:
+        except (GuardHeld, GuardLost, Undone) as error:
             attempt.close()
             reason: LafsError = error
         except (NotHappy, CannotTell, NotRecoverable, Unreachable) as error:
+            # what was seen while another writer was at it says nothing
+            broken = attempt.guards.broken()
             attempt.close()
             lost = {name for name, one in attempt.errors.items() if isinstance(one, ServerUnreachable)}
             again = bool(lost - gone)
             gone |= lost
             if unsure:
                 again = publishing.monotonic() - began <= min(_UNSURE_SECONDS, publishing.patience)
-            if not again:
+            if not (again or broken):
                 raise _unsure(cap, error) if unsure else error from None
             reason = error
         except Exception:

@@ -221,6 +221,9 @@ class Guard(Protocol):
     def keep(self) -> None:
         """Show that the holder lives, if it is time to: to be called while something else is done under the guard."""
 
+    def touch(self) -> None:
+        """Show it now; GuardLost tells that it is too late."""
+
     @property
     def seen(self) -> Seen:
         """What was looked at last: when the guard was taken, or by `look`."""
