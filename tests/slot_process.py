@@ -23,7 +23,7 @@ from typing import Any, Self
 
 from lafscli.errors import LafsError
 from lafscli.mutable.publish import Publishing, create, modify, overwrite
-from lafscli.mutable.retrieve import Reading, contents
+from lafscli.mutable.retrieve import Reading, Retrieved, contents
 from lafscli.placement import Encoding
 from lafscli.primitives.encoding import b32encode
 from lafscli.proof.slotkeys import write_cap
@@ -126,7 +126,7 @@ class Place:
     def content(self) -> bytes:
         """What a reader gets."""
         with self.local().grid() as grid:
-            return read(grid)
+            return read(grid)[0]
 
     def left(self) -> dict[str, list[str]]:
         """What lies in `locks/` of each server that has something there."""
@@ -157,9 +157,9 @@ class Absent:
         return call
 
 
-def read(grid: Grid) -> bytes:
-    reading = Reading(seen=None, monotonic=time.monotonic, sleep=time.sleep, random_bytes=os.urandom)
-    return contents(grid, CAP, reading)[0]
+def read(grid: Grid) -> tuple[bytes, Retrieved]:
+    """What a reader gets."""
+    return contents(grid, CAP, Reading(None, time.monotonic, time.sleep, os.urandom))
 
 
 # ---- changes ---------------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""Play seeds: `python -m tests.simulation FIRST [LAST] [--trace] [--guards] [--without RULE]`.
+"""Play seeds: `python -m tests.simulation FIRST [LAST] [--trace] [--guards | --outages] [--without RULE]`.
 
 Ends with 1 at the first seed that fails, after it has said how to play that again. `--guards`: the guard of one server
 alone. `--without`: with that rule switched off in the code (`mutants`), so that something must fail.
@@ -12,6 +12,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable
+from functools import partial
 
 _HASH_SEED = "0"
 """Sets in the code under test are gone through in this order, in every run."""
@@ -23,6 +24,7 @@ def main() -> int:
     parser.add_argument("last", type=int, nargs="?")
     parser.add_argument("--trace", action="store_true", help="show every step")
     parser.add_argument("--guards", action="store_true", help="the guard of one server alone")
+    parser.add_argument("--outages", action="store_true", help="servers away, and clients that die, above all")
     parser.add_argument("--without", metavar="RULE", help="switch a rule off")
     parser.add_argument("--all", action="store_true", help="go on after a failure")
     given = parser.parse_args()
@@ -32,7 +34,7 @@ def main() -> int:
     if not given.guards:
         from tests.simulation import scenario
 
-        play = scenario.play
+        play = partial(scenario.play, outages=given.outages)
     if given.without:
         mutants.switch_off(given.without)
     last = given.first if given.last is None else given.last

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import random
 from collections.abc import Callable, Sequence
+from copy import copy
 
 from lafscli.primitives.encoding import b32encode
 from lafscli.storage.folder import FolderStore
@@ -31,7 +32,12 @@ FOLDERS = ("shares", "staging", "locks", "trash", "quarantine")
 class Servers:
     """So many servers, s0 …, each of a kind; `disks` are what they have at first."""
 
-    def __init__(self, world: World, kinds: Sequence[str], disks: Sequence[Folder] | None = None) -> None:
+    def __init__(
+        self,
+        world: World,
+        kinds: Sequence[str],
+        disks: Sequence[Folder] | None = None,
+    ) -> None:
         self.hosts: list[Host] = []
         self.servers: list[Server] = []
         for index, kind in enumerate(kinds):
@@ -49,6 +55,12 @@ class Servers:
                 host.disk.write(host.disk.create("server.toml"), 0, text.encode(), "server.toml")
             self.hosts.append(host)
             self.servers.append(Server(host.name, node_id, seed, None, True, FEATURES - set(lacks)))
+
+    def first(self, count: int) -> Servers:
+        """The same without those that come later."""
+        some = copy(self)
+        some.hosts, some.servers = self.hosts[:count], self.servers[:count]
+        return some
 
 
 class HastyLocks(Locks):

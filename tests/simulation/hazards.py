@@ -7,13 +7,14 @@ from collections.abc import Callable, Sequence
 from tests.simulation.wire import Connection, Host
 from tests.simulation.world import Process, World
 
-KINDS = ("pause", "crash", "cut", "stall", "down", "full", "misjudge")
+KINDS = ("pause", "crash", "cut", "stall", "down", "full", "misjudge", "shift")
 _RATES = (0.0, 0.002, 0.005, 0.01, 0.03)
 
 
 class Hazards:
     """Something happens at some of the steps, `left` times at most; of which kinds and how often, the seed says.
 
+    With `outages` it is servers that are away and clients that die while they commit.
     `clients` gives those that live now; `crashed` is called with one that has died.
     """
 
@@ -23,6 +24,8 @@ class Hazards:
         hosts: Sequence[Host],
         clients: Callable[[], list[Process]],
         crashed: Callable[[Process], None],
+        *,
+        outages: bool = False,
     ) -> None:
         self._world = world
         self._hosts = hosts
@@ -33,6 +36,11 @@ class Hazards:
         self.left = chance.choice((1, 3, 8, 20))
         self._kinds = chance.sample(KINDS, chance.randrange(1, len(KINDS) + 1))
         self._aim = chance.choice((0.0, 0.0, 0.02, 0.1, 0.3))
+        self._more = chance.choice((0.0, 0.2, 0.5))
+        self._shifts = chance.choice((0.0, 0.0, 0.3, 0.8))
+        if outages:
+            self._kinds = ["crash", "cut", "down", "shift"]
+            self._rate, self.left, self._aim, self._more, self._shifts = 0.0, 40, 0.15, 0.6, 0.8
         self._misjudging = False
         self._doomed: Process | None = None
         self.happened: list[str] = []
@@ -51,10 +59,24 @@ class Hazards:
             self.happened.append(kind)
             getattr(self, f"_{kind}")()
 
+    @property
+    def mild(self) -> bool:
+        """Whether nothing has happened yet but that somebody, or some connection, was slow."""
+        return {kind.rstrip("!.") for kind in self.happened} <= {"pause", "stall", "misjudge"}
+
+    def between(self) -> None:
+        """After a change was acknowledged."""
+        if self.left and self._world.chance.random() < self._shifts:
+            self.left -= 1
+            self.happened.append("shift.")
+            self._shift()
+
     def _moving(self, connection: Connection) -> None:
-        """Aimed at the moment that counts: renames are on their way."""
+        """Aimed at the moment that counts: shares are moved. One thing seldom goes wrong alone."""
         chance = self._world.chance
-        if self.left and chance.random() < self._aim:
+        likely = self._aim
+        while self.left and chance.random() < likely:
+            likely = self._more
             self.left -= 1
             kind = chance.choice(self._kinds)
             self.happened.append(f"{kind}!")
@@ -71,6 +93,8 @@ class Hazards:
                     self._full(connection.host)
                 case "misjudge":
                     self._misjudge()
+                case "shift":
+                    self._shift()
                 case "crash":
                     # at the next step: it is this client's own code that sends
                     self._doomed = connection.client
@@ -121,12 +145,25 @@ class Hazards:
             connection.not_before = self._world.now + self._world.chance.choice((0.5, 5.0, 25.0, 50.0))
             self._world.note(repr(connection), f"stalls for {connection.not_before - self._world.now:.0f} s")
 
-    def _down(self, host: Host | None = None) -> None:
+    def _shift(self) -> None:
+        """Other servers than before are down: less than half of them, mostly."""
+        chance, hosts = self._world.chance, self._hosts
+        count = chance.randrange((len(hosts) + 1) // 2 + (chance.random() < 0.2))
+        away = chance.sample(hosts, count)
+        seconds = chance.choice((20.0, 100.0, 400.0))
+        self._world.note("away:", *(host.name for host in away))
+        for host in hosts:
+            if host in away:
+                self._down(host, seconds)
+            else:
+                host.up = True
+
+    def _down(self, host: Host | None = None, seconds: float | None = None) -> None:
         chance, world = self._world.chance, self._world
         host = host or chance.choice(self._hosts)
         if not host.up:
             return
-        seconds = chance.choice((1.0, 10.0, 40.0, 200.0))
+        seconds = seconds or chance.choice((1.0, 10.0, 40.0, 200.0))
         world.note(host.name, f"down for {seconds:.0f} s")
         host.up = False
         crash = chance.random() < 0.5
