@@ -158,8 +158,10 @@ def test_put_replaces_an_immutable_file_and_no_directory(lafs: Lafs) -> None:
     assert old["linkcrtime"] == new["linkcrtime"]
     assert old["linkmotime"] < new["linkmotime"]
     lafs("mkdir", "lafs:rep/small", code=0)
-    lafs("put", "small", "rep", code=0)  # into rep/small, which is a directory itself
-    assert _names(lafs, "rep/small") == ["small"]
+    for arguments in (["put", "small", "rep"], ["put", "small", "rep/"]):
+        assert b"rep/small: is a directory" in lafs(*arguments, code=1).stderr
+    _run(lafs, "put small rep/small/", "ln rep rep/small/again")
+    assert _names(lafs, "rep/small") == ["again", "small"]
     assert b"has no name" in lafs("put", "-", "rep", input=b"x", code=2).stderr
 
 
@@ -497,6 +499,12 @@ def test_too_few_servers_store_and_change_nothing(tmp_path: Path) -> None:
     for arguments in (["put", "small", "b"], ["put", "small", "--mutable"], ["mkdir", "d"], ["mkdir"], ["rm", "a"]):
         assert lafs.json(*arguments, code=4)["error"]["kind"] == "NotHappy", arguments
     assert lafs("alias", "create", "other", code=4).stdout == b""
+    # a pipe is stored in an encoding that can be, and the directory is not changed: its content is not lost for that
+    pins = (lafs.home / "pins").read_text()
+    done = lafs("put", "-", "piped", "--encoding", "1/1/3", input=bytes(5000), code=4)
+    assert b"its read cap stands in" in done.stderr
+    [pin] = (lafs.home / "pins").read_text().removeprefix(pins).split()
+    assert lafs("cat", pin, code=0).stdout == bytes(5000)
     assert [each["name"] for each in lafs.json("alias", "list")["aliases"]] == ["lafs"]
     assert lafs("ls", code=0).stdout == b"a\n"
     for number in range(4, 9):

@@ -57,6 +57,8 @@ def put(
     write cap. Without TARGET keep the cap: only its read cap is written to `pins` in the home. The same immutable file
     gives the same cap; what came through a pipe and is longer than a segment gets a random key.
     """
+    from lafscli.config import secrets
+
     began = time.monotonic()
     kind = _kind(format_, mutable, private_key)
     private = None if private_key is None else read_key(private_key)
@@ -87,7 +89,13 @@ def put(
         except (NotHappy, Unreachable):
             enough_servers(frame, chosen, None)
             raise
-    place.link(access, done.cap)
+    try:
+        place.link(frame.access(), done.cap)  # directories are in the configured encoding, whatever this file has
+    except LafsError as error:
+        if local == "-":  # what came through a pipe is not lost for that
+            secrets.pin(client.config.home, str(done.cap.read_cap()))
+            error.hint = f"it is stored, and not linked: its read cap stands in {client.config.home.path / 'pins'}"
+        raise
     for shnum, names in done.placement.items():
         frame.out.tell(f"share {shnum}: {', '.join(names)}", level=1)
     document = _document(done) | {"seconds": round(time.monotonic() - began, 3)}
@@ -144,17 +152,20 @@ def _place(access: Access, target: Target, local: str) -> Place:
             raise UsageError("TARGET is the cap of a file: no path leads into it")
         return Place(target, _slot(root, "the file"))
     names = target.names
-    if not names or target.slash:
+    inside = not names or target.slash
+    if inside:
         names = (*names, _base_name(local))
-    while True:
+    creatable(names)
+    reached = reach(access, root, names)
+    if not inside and reached.child is not None and reached.child.cap.is_directory:
+        names = (*names, _base_name(local))
         creatable(names)
         reached = reach(access, root, names)
-        if reached.unusable is not None:
-            raise reached.unusable
-        child = reached.child
-        if child is None or not child.cap.is_directory:
-            break
-        names = (*names, _base_name(local))
+    if reached.unusable is not None:
+        raise reached.unusable
+    child = reached.child
+    if child is not None and child.cap.is_directory:
+        raise LafsError(f"{'/'.join(names)}: is a directory", hint="say another name, or put it into that: TARGET/")
     if child is not None and isinstance(child.cap, MutableReadCap | MutableWriteCap):
         return Place(target, _slot(child.cap, "/".join(names)), names, reached)
     changeable(reached.above[-1])
