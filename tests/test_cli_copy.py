@@ -495,7 +495,11 @@ def test_too_few_servers_store_nothing(tmp_path: Path) -> None:
         (lafs.home / "grid" / f"local{index}" / "server.toml").unlink()
     done = lafs("cp", tmp_path / "src" / "sub" / "small", "lafs:", code=4)
     assert done.stderr.startswith(b"lafs: ")
-    assert lafs("cp", "-r", tmp_path / "src", "lafs:", "--json").returncode in (4, 11)
+    error = json.loads(lafs("cp", "-r", tmp_path / "src", "lafs:", "--json", code=4).stdout)["error"]
+    assert error["kind"] == "NotHappy"
+    (tmp_path / "lits").mkdir()
+    (tmp_path / "lits" / "f").write_bytes(b"few bytes")
+    lafs("cp", "-r", tmp_path / "lits", "lafs:", code=4)
     assert names(lafs, "lafs:") == []
 
 

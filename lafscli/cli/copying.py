@@ -73,12 +73,20 @@ class _Single:
     file: bool = False
 
     def name(self, progress: ShownProgress, trouble: Trouble) -> None:
-        error = trouble.error
-        said = error.message if trouble.path in error.message else f"{trouble.path}: {error.message}"
         if self.file:
-            error.message = said
-            raise error
-        progress.name(said)
+            raise _whole(trouble)
+        progress.name(_said(trouble))
+
+
+def _said(trouble: Trouble) -> str:
+    message = trouble.error.message
+    return message if trouble.path in message else f"{trouble.path}: {message}"
+
+
+def _whole(trouble: Trouble) -> LafsError:
+    """What went wrong with the only thing that was to be copied, as the error of the command."""
+    trouble.error.message = _said(trouble)
+    return trouble.error
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,8 +109,12 @@ class _Job:
 
 
 def _tell(frame: Frame, copying: Copying) -> None:
-    """What was done, and the exit code."""
+    """What was done, and the exit code. If nothing was, for one sort of reason, that is the error of the command."""
     done = copying.done
+    if done.errors and not (done.files or done.directories):
+        first = done.errors[0]
+        if all(trouble.error.kind == first.error.kind for trouble in done.errors):
+            raise _whole(first)
     document = {
         "copied": done.files,
         "linked": done.linked,

@@ -12,11 +12,12 @@ from dataclasses import dataclass, field
 from tempfile import SpooledTemporaryFile
 from typing import BinaryIO, cast
 
-from lafscli.errors import LafsError, NotGranted
+from lafscli.errors import LafsError, NotGranted, NotHappy
 from lafscli.formats.caps import Cap, DirectoryCap, MutableReadCap, MutableWriteCap, UnknownCap
 from lafscli.formats.child import Child, Unfit, stored_caps
 from lafscli.formats.dirtable import Table
 from lafscli.immutable.many import upload_many
+from lafscli.immutable.upload import Uploaded
 from lafscli.mutable import publish
 from lafscli.tree.contents import Access, contents_of, read, store
 from lafscli.tree.copy import Copied, Copying
@@ -28,6 +29,9 @@ from lafscli.tree.sources import GridFile, GridFolder, Item, LocalFile, LocalFol
 _BATCH_FOLDERS = 64
 _BATCH_FILES = 512
 _BATCH_SLOTS = 32
+_HOPELESS = 3
+"""When so many files can't be stored together and none can, the others can't either."""
+
 _SPOOLED = 16 << 20
 """A mutable file that is copied is kept in memory up to this size."""
 
@@ -217,6 +221,9 @@ class _Growing:
         paths = [item.source.path for _, item in uploads if isinstance(item.source, LocalFile)]
         if paths:
             results = upload_many(self._access.grid, paths, self._access.writing, self._copying.progress)
+            refused = [done for done in results if isinstance(done, NotHappy)]
+            if len(refused) >= _HOPELESS and not any(isinstance(done, Uploaded) and done.placement for done in results):
+                raise refused[0]
             for (node, item), done in zip(uploads, results, strict=True):
                 if isinstance(done, LafsError):
                     self._lost(node, item, done)
