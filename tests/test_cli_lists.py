@@ -305,6 +305,28 @@ def test_a_dead_server_of_two_is_replaced(lafs: Lafs) -> None:
     assert there(lafs, "c")["members"] == there(lafs, "a")["members"]
 
 
+def test_an_earlier_list_counts_until_all_is_repaired(lafs: Lafs) -> None:
+    """Three of six servers are no majority: what lies there only is missed by the three others."""
+    lafs("encoding", "2/2/6", code=0)
+    add(lafs, "a", "b", "c")
+    lafs("alias", "create", "x", code=0)
+    lafs("mkdir", "x:d", code=0)
+    add(lafs, "d", "e")
+    assert "earlier" not in there(lafs, "a")
+    done = lafs("server", "add", "f", url(lafs, "f"), code=0)
+    assert "2 mutable objects lie on too few" in done.stderr.decode()
+    assert "lafs repair -r" in done.stderr.decode()
+    assert len(there(lafs, "a")["earlier"]) == len((known(lafs) or {})["earlier"]) == 1
+    assert "still count" in lafs("server", "status", code=0).stderr.decode()
+    lafs("repair", "-r", "x:", code=0)
+    assert "earlier" not in there(lafs, "a")
+    assert "earlier" not in (known(lafs) or {})
+    assert there(lafs, "f") | {"node-id": "", "permutation-seed": ""} == there(lafs, "a") | {
+        "node-id": "",
+        "permutation-seed": "",
+    }
+
+
 # ---- over ssh
 
 

@@ -13,6 +13,10 @@ import tomli_w
 
 from lafscli.errors import Conflict, GuardHeld, NotHappy, ServerError, Unreachable, UsageError
 from lafscli.health import members as lists
+from lafscli.health.check import Checking, check_many
+from lafscli.health.rebalance import rebalance_many
+from lafscli.health.regrowth import Mending
+from lafscli.immutable.upload import upload
 from lafscli.mutable.publish import create, create_many, modify
 from lafscli.mutable.publishing import Publishing
 from lafscli.placement import Encoding
@@ -26,6 +30,7 @@ from lafscli.storage.moves import broken_folder, guard_folder
 from lafscli.storage.serverfile import LIST_LOCK, read_membership
 from lafscli.storage.store import Replace, Server
 from tests.grids import LocalGrid
+from tests.grids import writing as immutable
 from tests.slots import content_of, publishing
 
 CHANGING = Changing(os.urandom, patience=0)
@@ -565,7 +570,7 @@ def test_a_writer_needs_a_majority_of_earlier_lists_too(servers: LocalGrid, away
     changed = grown(servers, first, 3, 4, 5)
     for index in away:
         servers.dials[index].dead = True
-    how = replace(writing(changed.membership, six), patience=0.0)
+    how = writing(changed.membership, six)
     if refused:
         with pytest.raises(NotHappy):
             modify(servers.grid(), made.cap, lambda old: old + b"y", how)
@@ -594,3 +599,27 @@ def test_the_guard_of_the_list_is_a_guard(servers: LocalGrid) -> None:
     with grid.stores[0].guard_list(), pytest.raises(GuardHeld):
         servers.grid().stores[0].guard_list()
     assert grid.stores[0].changing() == frozenset()
+
+
+def test_slots_come_to_the_servers_that_decide_now(servers: LocalGrid) -> None:
+    """All shares are there, on as many servers as there are shares: only a say is missing. Immutable files stay."""
+    first = started(servers, 0, 1, 2)
+    old = on(servers, 0, 1, 2)
+    after = first.changed(members(servers, *range(6)))
+    caps = []
+    while len(caps) < 4 or not any(len(after.electors(cap.verify_cap().si, 3)[0] & first.node_ids) < 2 for cap in caps):
+        caps.append(create(old, b"%d" % len(caps), writing(first), mdmf=False).cap)
+    kept = upload(old, b"x" * 1000, immutable(SMALL)).cap
+    changed = grown(servers, first, 3, 4, 5)
+    assert "too few" in str(dropped(servers, changed))
+    grid, checking = servers.grid(), Checking(2, os.urandom)
+    how = writing(changed.membership)
+    mending = Mending(how.lease, publishing=how)
+    reports = enumerate(check_many(grid, [*caps, kept], checking))
+    left = dict(rebalance_many(grid, reports, checking, mending, slots_only=True))
+    assert all(report.healthy for report in left.values())
+    written = {number: report.repair.written for number, report in left.items() if report.repair is not None}
+    assert sum(written.values()) > 0
+    assert len(caps) not in written
+    assert dropped(servers, changed) is None
+    assert [content_of(grid, cap) for cap in caps] == [b"%d" % number for number in range(len(caps))]
