@@ -18,7 +18,7 @@ import pytest
 
 from lafscli.errors import HostKeyChanged, HostKeyUnknown, LafsError, ServerUnreachable
 from lafscli.storage.channel import Stream
-from lafscli.storage.sshcommand import SshTarget, build_command, control_path, effective_config
+from lafscli.storage.sshcommand import SshTarget, build_command, computes_aes, control_path, effective_config
 from lafscli.storage.sshfaults import fault
 from lafscli.storage.sshprocess import SharedStream, SshStream
 from lafscli.storage.streams import ParamikoStream, open_stream
@@ -431,6 +431,87 @@ def test_what_the_users_configuration_sets_is_left(target: SshTarget) -> None:
     assert "ConnectTimeout" not in text
     assert "ServerAlive" not in text
     assert f'GlobalKnownHostsFile="{target.home_known_hosts}" "/etc/a" "/etc/b"' in text
+
+
+CHACHA, CTR = "chacha20-poly1305@openssh.com", "aes128-ctr,aes192-ctr,aes256-ctr"
+GCM, STRONGER = "aes128-gcm@openssh.com", "aes256-gcm@openssh.com"
+BEFORE_10 = f"{CHACHA},{CTR},{GCM},{STRONGER}"
+SINCE_10 = f"{CHACHA},{GCM},{STRONGER},{CTR}"
+
+
+def options_with(target: SshTarget, folder: Path, ciphers: str, monkeypatch: pytest.MonkeyPatch, *, aes: bool) -> str:
+    """The command for an ssh whose configuration tells these ciphers."""
+    ssh = folder / "ssh"
+    ssh.write_text(f"#!/bin/sh\necho ciphers {ciphers}\n")
+    ssh.chmod(0o755)
+    monkeypatch.setattr("lafscli.storage.sshcommand.computes_aes", lambda: aes)
+    return " ".join(build_command(replace(target, ssh_command=str(ssh)), None))
+
+
+@pytest.mark.parametrize("usual", [BEFORE_10, SINCE_10])
+def test_aes_gcm_comes_first_among_all_that_openssh_offers_by_itself(
+    target: SshTarget, short_tmp: Path, monkeypatch: pytest.MonkeyPatch, usual: str
+) -> None:
+    command = options_with(target, short_tmp, usual, monkeypatch, aes=True)
+    ciphers = command.partition("-o Ciphers=")[2].split()[0].split(",")
+    assert ciphers[:2] == [GCM, CHACHA]
+    assert sorted(ciphers) == sorted(usual.split(","))
+
+
+def test_the_cipher_is_left_to_ssh_where_somebody_chose_or_the_processor_has_no_aes(
+    target: SshTarget, short_tmp: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for chosen in (CHACHA, f"{BEFORE_10},aes256-cbc", BEFORE_10.partition(",")[2], ""):
+        assert "Ciphers" not in options_with(target, short_tmp, chosen, monkeypatch, aes=True)
+    assert "Ciphers" not in options_with(target, short_tmp, BEFORE_10, monkeypatch, aes=False)
+
+
+def test_ciphers_of_the_users_configuration_and_of_an_option_are_left(
+    target: SshTarget, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lafscli.storage.sshcommand.computes_aes", lambda: True)
+    asked = build_command(replace(target, ssh_options=("Ciphers=aes256-ctr",)), None)
+    assert [word for word in asked if word.startswith("Ciphers")] == ["Ciphers=aes256-ctr"]
+    assert target.ssh_config is not None
+    with target.ssh_config.open("a") as config:
+        config.write("    Ciphers ^aes256-ctr\n")
+    assert "Ciphers" not in " ".join(build_command(target, None))
+
+
+def test_a_server_without_the_first_cipher_takes_the_next(
+    ssh_server: SshServers, target: SshTarget, opened: Callable[[SshTarget], Stream], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lafscli.storage.sshcommand.computes_aes", lambda: True)
+    config = ssh_server.folder / "sshd_config0"
+    usual = config.read_text()
+    ssh_server.stop(0)
+    monkeypatch.setattr(ssh_server, "_server_config", lambda _: f"{usual}Ciphers aes128-ctr\n")
+    ssh_server.start(0)
+    assert greets(opened(replace(target, persist=0)))
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("flags\t\t: fpu sse2 aes avx\n", True),
+        ("Features\t: fp asimd aes pmull sha2\n", True),
+        ("flags\t\t: fpu sse2 vaes_not avx\n", False),
+        ("", False),
+        (None, False),
+    ],
+)
+def test_the_processor_tells_whether_it_computes_aes(
+    short_tmp: Path, monkeypatch: pytest.MonkeyPatch, text: str | None, expected: bool
+) -> None:
+    monkeypatch.setattr("sys.platform", "linux")
+    if text is not None:
+        (short_tmp / "cpuinfo").write_text(text)
+    assert computes_aes(short_tmp / "cpuinfo") is expected
+
+
+def test_every_mac_computes_aes(short_tmp: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.platform", "darwin")
+    assert computes_aes(short_tmp / "none")
 
 
 def test_f_none_reads_no_configuration(ssh_server: SshServers, opened: Callable[[SshTarget], Stream]) -> None:

@@ -10,9 +10,11 @@ import hashlib
 import os
 import stat
 import subprocess
+import sys
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 _FLAGS = ("-T", "-x", "-a")
@@ -29,6 +31,12 @@ _KEEPALIVE = 15
 _ASKING = 10.0
 # A Unix socket's name has 104 bytes on some systems; ssh puts 18 more behind the name while it makes one.
 _LONGEST_SOCKET = 86
+_GCM, _CHACHA = "aes128-gcm@openssh.com", "chacha20-poly1305@openssh.com"
+_CTR, _STRONGER = "aes128-ctr,aes192-ctr,aes256-ctr", "aes256-gcm@openssh.com"
+_USUAL_CIPHERS = (f"{_CHACHA},{_CTR},{_GCM},{_STRONGER}", f"{_CHACHA},{_GCM},{_STRONGER},{_CTR}")
+"""What OpenSSH offers where nobody configured anything: since 7.6, and since 10.0."""
+_CPUINFO = Path("/proc/cpuinfo")
+_ONE_PROCESSOR = 8192  # bytes that hold the first one's flags; the kernel takes its time for hundreds of them
 SYSTEM_CONFIG = Path("/etc/ssh/ssh_config")
 _USER_KNOWN_HOSTS = "~/.ssh/known_hosts ~/.ssh/known_hosts2"
 _SYSTEM_KNOWN_HOSTS = "/etc/ssh/ssh_known_hosts /etc/ssh/ssh_known_hosts2"
@@ -123,6 +131,7 @@ def build_command(target: SshTarget, control: Path | None) -> list[str]:
         options.append(f"ConnectTimeout={max(1, round(target.connect_timeout))}")
     if known.get("serveraliveinterval", "0") == "0":
         options.append(f"ServerAliveInterval={_KEEPALIVE}")
+    options += _ciphers(known)
     options += _sharing(target, control, known)
     options += _known_hosts(target, known)
     return [*_basis(target), *_dashed(options), "-s", "--", target.host, "sftp"]
@@ -167,6 +176,31 @@ def _address(target: SshTarget) -> list[str]:
     if target.user is not None:
         words += ["-l", target.user]
     return words
+
+
+def _ciphers(known: Mapping[str, str]) -> list[str]:
+    """AES-GCM before all that ssh offers anyway, where that order is nobody's choice and the processor computes AES.
+
+    Moving data then costs ssh, and sshd, a third of the time that ChaCha20 takes. A server that lacks it, or whose
+    administrator wants another, negotiates the next of the list as ever.
+    """
+    usual = known.get("ciphers", "")
+    if usual not in _USUAL_CIPHERS or not computes_aes():
+        return []
+    return [f"Ciphers={','.join(sorted(usual.split(','), key=lambda cipher: cipher != _GCM))}"]
+
+
+@lru_cache(maxsize=1)
+def computes_aes(cpuinfo: Path = _CPUINFO) -> bool:
+    """Whether this machine's processor has instructions for AES; without them ChaCha20 is the faster cipher."""
+    if sys.platform == "darwin":
+        return True  # every Mac of the last fifteen years
+    try:
+        with cpuinfo.open() as file:
+            words = file.read(_ONE_PROCESSOR).split()
+    except (OSError, ValueError):
+        return False
+    return "aes" in words
 
 
 def _sharing(target: SshTarget, control: Path | None, known: Mapping[str, str]) -> list[str]:
