@@ -16,6 +16,7 @@ from lafscli.immutable import fetch as fetch_module
 from lafscli.immutable.download import Downloaded, download
 from lafscli.immutable.fetch import SegmentFetch
 from lafscli.immutable.pipeline import Codec
+from lafscli.immutable.underway import Segment
 from lafscli.immutable.upload import upload
 from lafscli.placement import Encoding
 from lafscli.primitives.ciphers import AesCtr
@@ -275,6 +276,40 @@ def test_only_the_servers_that_are_needed_are_connected(stored: tuple[LocalGrid,
     local.dials[holder(local, 1)].dead = True
     assert get(local, cap)[0] == data
     assert connected == first | {f"s{holder(local, 3)}"}
+
+
+def test_no_two_blocks_of_a_segment_are_read_into_the_same_place() -> None:
+    room = [memoryview(bytearray(30)), memoryview(bytearray(30))]
+    segment = Segment(0, room[0])
+    for number, primary in enumerate((2, None, 0, None, None)):
+        place = segment.place(primary, 10, lambda: room[1])
+        assert place is not None
+        place[:] = bytes([number + 1]) * 10
+    assert bytes(room[0]) == 10 * b"\3" + bytes(10) + 10 * b"\1"
+    assert bytes(room[1]) == 10 * b"\2" + 10 * b"\4" + 10 * b"\5"
+    assert segment.place(None, 10, lambda: room[1]) is None
+
+
+@pytest.mark.parametrize("lost", [[], [0, 1, 2], [1]])
+@pytest.mark.usefixtures("patient")
+def test_few_buffers_serve_for_any_number_of_segments(
+    stored: tuple[LocalGrid, ChkCap, bytes], monkeypatch: pytest.MonkeyPatch, lost: list[int]
+) -> None:
+    local, cap, data = stored
+    monkeypatch.setattr(fetch_module, "_AHEAD_BYTES", 1)
+    for shnum in lost:
+        local.dials[holder(local, shnum)].dead = True
+    made = []
+    usual = SegmentFetch._new_buffer
+
+    def noted(fetch: SegmentFetch) -> memoryview:
+        made.append(usual(fetch))
+        return made[-1]
+
+    monkeypatch.setattr(SegmentFetch, "_new_buffer", noted)
+    assert get(local, cap)[0] == data
+    # two segments are under way, besides the one that is being written
+    assert len({id(buffer.obj) for buffer in made}) <= (6 if lost else 3)
 
 
 @pytest.mark.usefixtures("patient")

@@ -285,6 +285,8 @@ class SegmentFetch:
         if segment.result is not None or segment.decoding:
             return
         coming = {s.shnum for s in segment.asked if not s.slow} | segment.blocks.keys()
+        if len(coming) >= self.cap.k:
+            return
         opening = any(s.state == "opening" and not s.slow for s in self._sources)
         for slow in (False,) if opening else (False, True):
             ready = [s for s in self._sources if s.state == "ready" and s.slow is slow and s not in segment.tried]
@@ -310,9 +312,8 @@ class SegmentFetch:
             segment.blocks[source.shnum] = source, block
             return
         offset, length = source.reader.block_range(segment.number)
-        into = None
-        if source.shnum < self.cap.k and alone:  # a primary block has its place in the segment; one writer a place
-            into = segment.buffer[source.shnum * length : (source.shnum + 1) * length]
+        primary = source.shnum if source.shnum < self.cap.k and alone else None
+        into = segment.place(primary, length, self._new_buffer)
         segment.asked[source] = time.monotonic()
         wanted = ShareRange(self.cap.si, source.shnum, offset, length, keep=True, into=into)
         self._events.report(
@@ -397,7 +398,7 @@ class SegmentFetch:
         """A buffer that a late answer may still be written into is not used again, nor one that somebody may keep:
         plaintext has been written out when the next segment is asked for, ciphertext perhaps not."""
         if self.key is not None and not segment.asked:
-            self._spare_buffers.append(segment.buffer)
+            self._spare_buffers += [buffer for buffer in (segment.buffer, segment.beside) if buffer is not None]
 
 
 def _wrong_blocks(number: int, chosen: dict[int, tuple[Source, Buffer]]) -> list[tuple[Source, str]]:

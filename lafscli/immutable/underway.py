@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -23,15 +24,31 @@ class Source:
 
 @dataclass(eq=False, slots=True)
 class Segment:
-    """One segment under way: requests that are out, blocks that came, the result once it is decoded."""
+    """One segment under way: requests that are out, blocks that came, the result once it is decoded.
+
+    It is built in `buffer`; `beside` is as large, and has the `placed` blocks that are no part of it as they are.
+    """
 
     number: int
     buffer: memoryview
+    beside: memoryview | None = None
+    placed: int = 0
     asked: dict[Source, float] = field(default_factory=dict)
     tried: set[Source] = field(default_factory=set)
     blocks: dict[int, tuple[Source, Buffer]] = field(default_factory=dict)
     decoding: bool = False
     result: Buffer | None = None
+
+    def place(self, primary: int | None, length: int, buffer: Callable[[], memoryview]) -> memoryview | None:
+        """Where to read a block of this length into, which nothing else is read into: its place in the segment if its
+        number as a `primary` one is given, else a place beside it, as long as there is one. `buffer` makes the room."""
+        if primary is not None:
+            return self.buffer[primary * length : (primary + 1) * length]
+        if self.beside is None:
+            self.beside = buffer()
+        start = self.placed * length
+        self.placed += 1
+        return self.beside[start : start + length] if start + length <= len(self.beside) else None
 
 
 @dataclass(frozen=True, slots=True)
