@@ -8,7 +8,9 @@ import pty
 import signal
 import stat
 import subprocess
+import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -205,6 +207,32 @@ def test_get_is_whole_and_quiet(lafs: Lafs, cap: str, content: bytes) -> None:
     assert lafs("get", cap, code=0).stdout == content
     assert lafs("get", cap, "-", code=0).stdout == content
     assert _leftovers(lafs.folder) == []
+
+
+_NOTES_CONNECTING = """
+import sys
+from lafscli.__main__ import main
+from lafscli.storage.grid import Grid
+connect = Grid.connect
+def noted(grid, stores=None):
+    print(*(store.server.name for store in stores), len(sys.modules.keys() & {"lafscli.immutable.fetch", "zfec"}))
+    print(*sys.modules, file=sys.stderr)
+    connect(grid, stores)
+Grid.connect = noted
+main()
+"""
+
+
+def test_get_connects_at_once_and_loads_meanwhile_what_it_needs(lafs: Lafs, cap: str, content: bytes) -> None:
+    """Those that are asked first are connected before the rest of the program is there; what only other commands need
+    is not loaded at all."""
+    placement = lafs.json("put", "big")["placement"]
+    done = replace(lafs, program=(sys.executable, "-c", _NOTES_CONNECTING))("get", cap, "noted", code=0)
+    first = " ".join(placement[str(shnum)][0] for shnum in range(3))
+    assert done.stdout.decode() == f"{first} 0\n"
+    needless = {"lafscli.recovery", "lafscli.storage.hostkeys", "rich", "paramiko"}
+    assert not needless & set(done.stderr.decode().split())
+    assert (lafs.folder / "noted").read_bytes() == content
 
 
 def test_get_obeys_the_umask_and_follows_a_link_that_was_named(lafs: Lafs) -> None:

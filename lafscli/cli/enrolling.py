@@ -49,7 +49,7 @@ def enrolled(
 ) -> tuple[ServerRecord, Membership | None]:
     """The record of a server that is to be added, after it was connected and tried, and the list of servers that it
     has; the configuration is as it was."""
-    from lafscli.client import enrol_server
+    from lafscli.client.joining import enrol_server
     from lafscli.storage.enrol import parse_node_id
 
     Address.parse(url)
@@ -78,7 +78,7 @@ def connecting(frame: Frame) -> Callable[[Config], Client]:
 
 def tell(frame: Frame, config: Config, listed: Listed) -> None:
     """What the user should know of the list after a change. `config` is the one after it."""
-    from lafscli.client import server_of
+    from lafscli.client.reaching import server_of
     from lafscli.health.members import not_configured
 
     for warning in listed.warnings:
@@ -95,7 +95,7 @@ def tell(frame: Frame, config: Config, listed: Listed) -> None:
 
 def forgotten(frame: Frame, config: Config, record: ServerRecord, *, force: bool) -> None:
     """Take a server off the grid's list, and out of the configuration."""
-    from lafscli.client import left
+    from lafscli.client.joining import left
     from lafscli.health.members import changing_lists, keep_list
 
     with changing_lists(config) as config:

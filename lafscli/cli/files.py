@@ -40,8 +40,6 @@ def get(
     needed are fetched. With --resume what was fetched of an immutable file stays after an interruption, in a hidden
     file beside LOCAL; the next get --resume proves it segment by segment and fetches only the rest.
     """
-    from lafscli.tree.contents import read
-
     began = time.monotonic()
     file = found(frame, target, strict=strict)
     cap = readable_file(file)
@@ -53,7 +51,9 @@ def get(
         raise UsageError(
             "--resume is for whole files that get a name", hint="leave out --offset and --length, say LOCAL"
         )
-    access = frame.access(cap, strict=strict)
+    access = frame.access(cap, strict=strict)  # connects, so what reads the file is loaded after it
+    from lafscli.tree.contents import read
+
     with ShownProgress(frame.connections, frame.out, f"get {path or '-'}", stdout=path is None) as progress:
         if resume and path is not None and size is not None:
             token = tagged_hash(b"lafs partial download", str(cap).encode()).hex()[:32]
@@ -109,11 +109,12 @@ def cat(frame: Frame, targets: tuple[str, ...], strict: bool) -> None:
 
     Each TARGET is a cap, @FILE for the cap in the first line of FILE, or alias:path.
     """
-    from lafscli.tree.contents import read
-
     if frame.settings.json:
         raise UsageError("--json and the files can't both go to stdout")
     for target, cap in [(target, readable_file(found(frame, target, strict=strict))) for target in targets]:
+        access = frame.access(cap, strict=strict)
+        from lafscli.tree.contents import read
+
         with landing(None) as write, ShownProgress(frame.connections, frame.out, "cat", stdout=True) as progress:
-            done = read(frame.access(cap, strict=strict), cap, write, progress=progress)
+            done = read(access, cap, write, progress=progress)
         _advise(frame, target, done)

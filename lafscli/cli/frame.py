@@ -77,11 +77,14 @@ class Frame:
     ) -> Access:
         """What reading and writing on the servers takes; a `cap` that holds its content needs no home."""
         from lafscli.formats.caps import DirectoryCap, LitCap
-        from lafscli.tree.contents import Access
 
         inner = cap.inner if isinstance(cap, DirectoryCap) else cap
         if isinstance(inner, LitCap) and not self.home().config_file.exists():
+            from lafscli.tree.contents import Access
+
             return Access.nowhere(self.out.warn)
+        if inner is not None:
+            self.client().begin(inner)
         return self.client().access(encoding, convergent=convergent, strict=strict, warn=self.out.warn)
 
 

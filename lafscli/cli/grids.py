@@ -26,7 +26,7 @@ def export(frame: Frame, file: str) -> None:
     It holds no secret. Options that name files of this machine, or programs, are left out; hosts are written as your
     ssh resolves them.
     """
-    from lafscli.client import exported
+    from lafscli.client.joining import exported
 
     config = frame.config()
     if file == "-" and frame.settings.json:

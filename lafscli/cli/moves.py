@@ -100,7 +100,7 @@ def replace_(frame: Frame, old: str, new: str, url: str, force: bool, **given: A
     the objects that this home knows of (what its aliases and `pins` lead to) are repaired as if OLD were lost. Then OLD
     is forgotten. Run again after an interruption, it goes on where it stopped.
     """
-    from lafscli.client import record_of
+    from lafscli.client.reaching import record_of
 
     config = frame.config()
     check_name(new)
@@ -132,7 +132,7 @@ def replace_(frame: Frame, old: str, new: str, url: str, force: bool, **given: A
 def _add(frame: Frame, config: Config, old: ServerRecord, new: str, url: str, given: dict[str, Any]) -> bool:
     """Add the new server, if an earlier run did not. True when it turns out to be the old one at another address,
     which then has the new name."""
-    from lafscli.client import entered
+    from lafscli.client.joining import entered
     from lafscli.health.members import changing_lists, keep_list
 
     if new in config.servers:

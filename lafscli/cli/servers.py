@@ -37,7 +37,7 @@ def add(frame: Frame, name: str, url: str, **given: Any) -> None:
     mutable files. A server that is on a list already brings its list with it, and nothing is written; one of another
     grid is refused. One that is --readonly, mutable=no or can't hold a guard has no say, and is not entered.
     """
-    from lafscli.client import entered
+    from lafscli.client.joining import entered
     from lafscli.health.members import changing_lists, keep_list
 
     config = frame.config()
@@ -168,7 +168,7 @@ def remove(frame: Frame, name: str, force: bool) -> None:
     which is written to more than half of those that are left; where they don't answer that is refused too. With --force
     the list is changed all the same: what another writer put on the silent ones alone may be lost.
     """
-    from lafscli.client import record_of
+    from lafscli.client.reaching import record_of
 
     config = frame.config()
     record = record_of(config, name)

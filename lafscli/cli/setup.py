@@ -87,7 +87,7 @@ def _answer(frame: Frame, config: Config, *, created: bool, made: list[str]) -> 
 
 def _local_servers(home: Home) -> dict[str, Any]:
     """Ten servers in folders of this machine, as tables of the configuration."""
-    from lafscli.client import enrol_server
+    from lafscli.client.joining import enrol_server
 
     tables: dict[str, Any] = {}
     for number in range(LOCAL_SERVERS):

@@ -136,6 +136,8 @@ def default_alias(frame: Frame) -> str:
 
 
 def _target(cap: caps.Cap, path: str, as_cap: bool, shown: str) -> Target:
+    if not path:
+        return Target(cap, (), as_cap, False, shown)
     from lafscli.tree.paths import split
 
     return Target(cap, split(path), as_cap, path.endswith("/"), shown)
