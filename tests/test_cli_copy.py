@@ -483,6 +483,15 @@ def test_a_file_that_is_replaced_gives_its_mode(lafs: Lafs, here: Path) -> None:
     assert stat.S_IMODE((here / "f").stat().st_mode) == 0o640
 
 
+def test_progress_tells_how_far_it_is_and_names_what_fails_above(lafs: Lafs, here: Path) -> None:
+    (here / "src").mkdir()
+    (here / "src" / "f").write_bytes(os.urandom(1_000_000))
+    os.mkfifo(here / "src" / "pipe")
+    shown = lafs("--progress", "cp", "-r", here / "src", f"lafs:{here.name}", code=11).stderr.decode()
+    assert "1.0/1.0 MB" in shown
+    assert f"lafs: {here}/src/pipe: is a pipe" in shown
+
+
 # ---- interrupted, unlucky
 
 

@@ -53,7 +53,7 @@ def cp(frame: Frame, sources: tuple[str, ...], dest: str, recursive: bool, prese
         single = _Single()
         copying = Copying(preserve, dereference, Throughout(progress), lambda trouble: single.name(progress, trouble))
         progress.start("cp", None)
-        job = _Job(frame, copying, recursive, single)
+        job = _Job(frame, copying, recursive, single, progress)
         if grid:
             _to_grid(job, sources, resolve(frame, dest))
         else:
@@ -95,6 +95,7 @@ class _Job:
     copying: Copying
     recursive: bool
     single: _Single
+    progress: ShownProgress
 
     def look(self, source: str) -> Found:
         """A source on the grid; UsageError for a directory without -r."""
@@ -188,10 +189,13 @@ def _access(frame: Frame, looked: Sequence[Found]) -> Access:
 def _to_grid(job: _Job, sources: Sequence[str], target: Target) -> None:
     """Look at the sources first: nothing is made on the grid for a mistake that can be seen here."""
     from lafscli.tree.growing import store_trees
+    from lafscli.tree.sources import size_below
 
     access = job.frame.access()
     items = [_item(job, source) for source in sources]
     job.single.file = len(items) == 1 and not _is_folder(items[0])
+    if job.progress.drawn and not any(on_grid(source) for source in sources):
+        job.progress.start("cp", sum(size_below(item) for item in items))
     if not target.names and isinstance(target.cap, MutableWriteCap):
         _over(job, access, items, target.cap)
         return

@@ -37,6 +37,11 @@ class ShownProgress(Progress):
         self._main: Any = None
         self._lines: dict[str, Any] = {}
 
+    @property
+    def drawn(self) -> bool:
+        """Whether bars are shown."""
+        return self._bars is not None
+
     def __enter__(self) -> ShownProgress:
         self._connections.transfer = self.line
         settings = self._out.settings

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import stat
 import unicodedata
@@ -98,6 +99,23 @@ _SORTS = {
     stat.S_IFCHR: "a device",
     stat.S_IFBLK: "a device",
 }
+
+
+def size_below(item: Item) -> int:
+    """How many bytes the files of a local folder have, roughly: for showing how far a copy is."""
+    source = item.source
+    if isinstance(source, LocalFile):
+        return source.size
+    size = 0
+    trail = [source.path] if isinstance(source, LocalFolder) else []
+    while trail:
+        with contextlib.suppress(OSError), os.scandir(trail.pop()) as listing:
+            for entry in listing:
+                if entry.is_dir(follow_symlinks=False):
+                    trail.append(Path(entry.path))
+                elif entry.is_file(follow_symlinks=False):
+                    size += entry.stat().st_size
+    return size
 
 
 def below_local(folder: LocalFolder, shown: str, copying: Copying) -> Iterator[Item]:
