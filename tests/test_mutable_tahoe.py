@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import os
 from collections.abc import Iterator
 from dataclasses import replace
 from hashlib import sha256
@@ -16,6 +17,10 @@ from lafscli.formats.caps import MutableWriteCap
 from lafscli.formats.container import share_path
 from lafscli.formats.mutable_container import DATA_OFFSET
 from lafscli.formats.slot import HEAD_SIZE, SALT_SIZE
+from lafscli.health.check import Checking, check
+from lafscli.health.regrowth import Mending
+from lafscli.health.repair import repair
+from lafscli.health.report import Repair
 from lafscli.mutable.publish import modify
 from lafscli.mutable.publishing import LEASE_SECONDS
 from lafscli.mutable.retrieve import contents
@@ -135,3 +140,21 @@ def test_files_of_tahoe_are_read_and_changed(servers: TahoeGrid, example: dict[s
     # the second change renews our lease and adds none
     modify(servers.grid(), cap, lambda old: old + b"!", publishing())
     assert all(len(opened(path.read_bytes()).leases) == 2 for path in servers.places.values())
+
+
+@pytest.mark.parametrize("power", ["write", "verify"])
+def test_files_of_tahoe_are_repaired(servers: TahoeGrid, example: dict[str, Any], power: str) -> None:
+    """The shares that lack are made again at the same version, from four that Tahoe wrote; those stay as they are.
+    Without the write cap they come to the servers that have one already."""
+    cap = cap_of(example)
+    before = {path: path.read_bytes() for path in servers.places.values()}
+    mending = Mending(publishing().lease)
+    given = cap if power == "write" else cap.verify_cap()
+    report = repair(servers.grid(), given, Checking(1, os.urandom, verify=True), mending)
+    assert (report.good_shares, report.corrupt, report.repair) == (10, (), Repair(True, True, 6))
+    assert {path: path.read_bytes() for path in before} == before
+    assert report.happiness == (10 if power == "write" else 4)
+    assert check(servers.grid(), cap, Checking(1, os.urandom, verify=True)).healthy
+    assert contents(servers.grid(), cap, reading())[0] == plaintext(example)
+    changed = modify(servers.grid(), cap, lambda old: old + b"!", publishing())
+    assert sorted(changed.placement) == list(range(10))
