@@ -14,6 +14,7 @@ from lafscli.errors import (
     FileMissing,
     GuardHeld,
     GuardLost,
+    IncompatibleShare,
     LafsError,
     NotSupported,
     OutOfSpace,
@@ -578,7 +579,7 @@ def test_a_lease_is_added_only_where_the_sizes_fit(tmp_path: Path, what: str, sp
     path = put(reach, before)
     with reach.locks(files).take(SI) as guard, pytest.raises(LafsError) as caught:
         leases.add_lease(files, guard, SHNUM, lease_of("b"))
-    assert type(caught.value).__name__ in ("CorruptShare", "IncompatibleShare")
+    assert isinstance(caught.value, CorruptShare | IncompatibleShare)
     assert path.read_bytes() == before, what
 
 
