@@ -37,6 +37,19 @@ CAP = write_cap(KEY, mdmf=False)
 PATIENCE = 120.0
 
 
+class Clock:
+    """Time that passes by sleeping alone, and at once."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+
+
 @dataclass(frozen=True)
 class Place:
     """Servers s0 … in folders below `base`, and how to reach them: as `Reach` has it."""
@@ -97,7 +110,7 @@ class Place:
             stores.append(store)
         return Grid(stores)
 
-    def publishing(self, patience: float = PATIENCE) -> Publishing:
+    def publishing(self, clock: Clock | None = None) -> Publishing:
         return Publishing(
             encoding=Encoding(*self.encoding),
             lease_secret=b"l" * 32,
@@ -105,9 +118,9 @@ class Place:
             random_bytes=os.urandom,
             seen=None,
             membership=None,
-            patience=patience,
-            monotonic=time.monotonic,
-            sleep=time.sleep,
+            patience=PATIENCE,
+            monotonic=clock or time.monotonic,
+            sleep=clock.sleep if clock else time.sleep,
         )
 
     def create(self, content: bytes = b"") -> None:
@@ -165,8 +178,8 @@ def read(grid: Grid) -> tuple[bytes, Retrieved]:
 # ---- changes ---------------------------------------------------------------------------------------------------
 
 
-def add(grid: Grid, place: Place, word: str) -> None:
-    modify(grid, CAP, adding(word.encode()), place.publishing())
+def add(grid: Grid, place: Place, word: str, clock: Clock | None = None) -> None:
+    modify(grid, CAP, adding(word.encode()), place.publishing(clock))
 
 
 def write(grid: Grid, place: Place, text: str) -> None:

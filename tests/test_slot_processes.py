@@ -14,7 +14,7 @@ import pytest
 from lafscli.storage.sftp import SftpFiles
 from lafscli.storage.store import Files
 from tests.guard_process import Reach
-from tests.slot_process import Place, Writers, add, read, repeating
+from tests.slot_process import Clock, Place, Writers, add, read, repeating
 from tests.sshd import SshServers
 from tests.test_guard_processes import Line
 
@@ -33,9 +33,10 @@ def made(folder: Path, count: int, encoding: tuple[int, int, int], kind: str = "
 
 
 def add_beside(place: Place, word: str) -> None:
-    """Another writer, here: it takes whoever holds a guard for dead, so that no test waits for lock-seconds."""
-    with place.local().grid(alive=lambda pid: False) as grid:
-        add(grid, place, word)
+    """Another writer, here: it takes whoever holds a guard for dead, and waits for nobody who left no name yet."""
+    clock = Clock()
+    with place.local().grid(alive=lambda pid: False, monotonic=clock, sleep=clock.sleep) as grid:
+        add(grid, place, word, clock)
 
 
 def insist(place: Place, *words: str, maybe: str = "") -> None:
@@ -90,8 +91,9 @@ def test_a_writer_killed_anywhere_leaves_nothing_that_needs_a_hand(
                 break
             writers.kill()
             insist(place, "first", maybe="killed")
-            with place.local().grid() as grid:
-                add(grid, place, "next")
+            clock = Clock()
+            with place.local().grid(monotonic=clock, sleep=clock.sleep) as grid:
+                add(grid, place, "next", clock)
             insist(place, "first", "next", maybe="killed")
             # one that was being made and is none yet is left for the sweep
             assert [name for names in place.left().values() for name in names if not name.startswith(".")] == []
@@ -204,6 +206,23 @@ def test_servers_that_hang_up_on_all_in_the_middle(tmp_path: Path, kind: str) ->
 
 
 # ---- many at once ----------------------------------------------------------------------------------------------
+
+
+def test_two_who_find_the_guard_of_a_dead_one(tmp_path: Path) -> None:
+    """Both break it at once on three servers; neither loses its word."""
+    place = made(tmp_path, 3, (2, 2, 3), "v3")
+    for number in range(4):
+        with Writers() as writers:
+            assert writers.start(place, "add", f"dead{number}", 55 + number).stopped
+            writers.kill()
+        two = [repeating(place, "add", [f"{name}{number}"]) for name in ("a", "b")]
+        assert [one.wait() for one in two] == [0, 0]
+        for one in two:
+            one.communicate()
+    found = place.content().split()
+    assert len(found) == len(set(found))
+    assert {b"first", *(b"%c%d" % (name, number) for name in b"ab" for number in range(4))} <= set(found)
+    assert place.left() == {}
 
 
 @pytest.mark.slow
