@@ -31,18 +31,52 @@ def test_guards_of_one_server() -> None:
     play(0, GUARDS - 1, "--guards")
 
 
-def test_without_the_fence_the_guards_lose_something() -> None:
-    done = played(0, 1500, "--guards", "--without", "fence")
-    assert done.returncode == 1
-    assert "Lost: " in done.stdout
-
-
-@pytest.mark.parametrize("first", range(0, 200, 100))
-def test_concurrent_writers_lose_nothing(first: int) -> None:
-    play(first, first + 99)
+@pytest.mark.parametrize("mode", [(), ("--outages",)])
+def test_concurrent_writers_lose_nothing(mode: tuple[str, ...]) -> None:
+    play(0, 79, *mode)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("first", range(1000, 6000, 500))
-def test_concurrent_writers_lose_nothing_in_five_thousand_histories(first: int) -> None:
-    play(first, first + 499)
+@pytest.mark.parametrize("first", range(1000, 5000, 400))
+def test_concurrent_writers_lose_nothing_in_thousands_of_histories(first: int) -> None:
+    play(first, first + 399)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("first", range(1000, 2200, 400))
+def test_nor_where_servers_are_away_and_clients_die(first: int) -> None:
+    play(first, first + 399, "--outages")
+
+
+def test_a_seed_is_one_history() -> None:
+    """What it says at its end has a digest of all that happened in it."""
+    first, second = (played(11, 11, "--outages").stdout.splitlines()[0] for _ in range(2))
+    assert first == second
+    assert "digest" in first
+
+
+@pytest.mark.parametrize(
+    ("rule", "mode", "seeds"),
+    [
+        ("survivors", (), 200),
+        ("staged", (), 200),
+        *(
+            pytest.param(*values, marks=pytest.mark.slow)
+            for values in [
+                ("fence", ("--guards",), 3000),
+                ("copies", (), 500),
+                ("broken", (), 500),
+                ("kept", (), 2000),
+                ("committed", (), 2000),
+                ("unseen", ("--outages",), 1500),
+                ("seqnum", ("--outages",), 1500),
+                ("again", ("--outages",), 1000),
+            ]
+        ),
+    ],
+)
+def test_each_rule_is_needed(rule: str, mode: tuple[str, ...], seeds: int) -> None:
+    """Without it something is lost, or refused for ever; so the simulation can see it (`mutants` says which it is)."""
+    done = played(0, seeds - 1, *mode, "--without", rule)
+    assert done.returncode == 1, f"in {seeds} histories nobody missed it"
+    assert "Lost: " in done.stdout, done.stdout[-2000:]

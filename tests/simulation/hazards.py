@@ -40,7 +40,9 @@ class Hazards:
         self._shifts = chance.choice((0.0, 0.0, 0.3, 0.8))
         if outages:
             self._kinds = ["crash", "cut", "down", "shift"]
-            self._rate, self.left, self._aim, self._more, self._shifts = 0.0, 40, 0.15, 0.6, 0.8
+            self._rate, self.left, self._more, self._shifts = 0.0, 40, 0.6, 0.8
+            self._aim = chance.choice((0.0, 0.05, 0.15))
+        self._outages = outages
         self._misjudging = False
         self._doomed: Process | None = None
         self.happened: list[str] = []
@@ -149,6 +151,8 @@ class Hazards:
         """Other servers than before are down: less than half of them, mostly."""
         chance, hosts = self._world.chance, self._hosts
         count = chance.randrange((len(hosts) + 1) // 2 + (chance.random() < 0.2))
+        if self._outages and chance.random() < 0.7:
+            count = (len(hosts) - 1) // 2
         away = chance.sample(hosts, count)
         seconds = chance.choice((20.0, 100.0, 400.0))
         self._world.note("away:", *(host.name for host in away))

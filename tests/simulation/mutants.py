@@ -83,13 +83,18 @@ def _kept() -> None:
         self.sent = False
         original(self, done=done, stopping=stopping)
 
+    def emptied(self: FolderGuard) -> None:
+        self._aside.clear()
+        self.release()
+
     original = Guards.close
     _set(Guards, "close", close)
-    _set(FolderGuard, "set_aside", FolderGuard.release)
+    _set(FolderGuard, "set_aside", emptied)
 
 
 def _again() -> None:
-    """§2.8f: a change that is found to be there already, by an own try that failed, is acknowledged as it is."""
+    """§2.8f: a change that is found to be there already is acknowledged as it is, wherever it stands."""
+    _set(Attempt, "settled", True)
     tries = publish._tries
     _set(
         publish,
