@@ -31,6 +31,7 @@ def _measured(tmp_path: Path, *names: str) -> tuple[dict[str, Any], str]:
     return rows, done.stdout
 
 
+@pytest.mark.slow
 def test_repair_and_check_are_measured(tmp_path: Path) -> None:
     rows, table = _measured(tmp_path, "repair", "check")
     assert len(rows) == 5

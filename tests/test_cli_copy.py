@@ -73,6 +73,7 @@ def caps_of(lafs: Lafs, target: str) -> dict[str, str]:
 # ---- there and back
 
 
+@pytest.mark.slow
 def test_a_tree_there_and_back(lafs: Lafs, here: Path) -> None:
     planted = plant(here / "src")
     done = lafs.json("cp", "-r", here / "src", f"lafs:{here.name}")
@@ -94,6 +95,7 @@ def test_a_tree_there_and_back(lafs: Lafs, here: Path) -> None:
     assert (again["copied"], tree(here / "back" / "src")) == (files, planted)
 
 
+@pytest.mark.slow
 def test_copied_again_nothing_new_is_stored(lafs: Lafs, here: Path) -> None:
     plant(here / "src")
     lafs("cp", "-r", here / "src", f"lafs:{here.name}", code=0)
@@ -124,6 +126,7 @@ def test_one_file_and_its_names(lafs: Lafs, here: Path) -> None:
     }
 
 
+@pytest.mark.slow
 def test_a_directory_without_a_name_gives_its_contents(lafs: Lafs, here: Path) -> None:
     at = f"lafs:{here.name}"
     (here / "src" / "d").mkdir(parents=True)
@@ -143,6 +146,7 @@ def test_a_directory_without_a_name_gives_its_contents(lafs: Lafs, here: Path) -
     assert names(lafs, f"{at}/there") == ["d"]
 
 
+@pytest.mark.slow
 def test_merging_keeps_caps_of_what_can_be_changed(lafs: Lafs, here: Path) -> None:
     at = f"lafs:{here.name}"
     (here / "src" / "sub").mkdir(parents=True)
@@ -273,6 +277,7 @@ def test_a_link_that_is_named_is_followed(lafs: Lafs, here: Path) -> None:
     assert tree(here / "out") == {"link": None, "link/f": b"x"}
 
 
+@pytest.mark.slow
 def test_files_and_directories_do_not_replace_one_another(lafs: Lafs, here: Path) -> None:
     at = f"lafs:{here.name}"
     (here / "src" / "dir").mkdir(parents=True)
@@ -338,6 +343,7 @@ def parse_directory(text: str) -> Cap:
     return parse(text)
 
 
+@pytest.mark.slow
 def test_a_directory_that_contains_itself_ends(lafs: Lafs, here: Path) -> None:
     at = f"lafs:{here.name}"
     (here / "f").write_bytes(b"x")
@@ -351,6 +357,7 @@ def test_a_directory_that_contains_itself_ends(lafs: Lafs, here: Path) -> None:
     assert names(lafs, f"{at}/copy") == ["f"]
 
 
+@pytest.mark.slow
 def test_what_is_lost_is_named_and_the_rest_is_there(lafs: Lafs, here: Path) -> None:
     at = f"lafs:{here.name}"
     for name in ("a/f", "b/f", "c", "d"):
@@ -375,6 +382,7 @@ def test_what_is_lost_is_named_and_the_rest_is_there(lafs: Lafs, here: Path) -> 
 # ---- within the grid
 
 
+@pytest.mark.slow
 def test_within_the_grid_what_can_not_change_is_linked_and_what_can_is_copied(lafs: Lafs, here: Path) -> None:
     at = f"lafs:{here.name}"
     (here / "f").write_bytes(os.urandom(1000))
@@ -424,6 +432,7 @@ def test_entries_of_unknown_kinds_are_linked(lafs: Lafs, here: Path) -> None:
 # ---- times and modes
 
 
+@pytest.mark.slow
 def test_preserve(lafs: Lafs, here: Path) -> None:
     at = f"lafs:{here.name}"
     src = here / "src"
@@ -512,6 +521,7 @@ def test_too_few_servers_store_nothing(tmp_path: Path) -> None:
     assert names(lafs, "lafs:") == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("at", [0.15, 0.4, 0.8])
 def test_killed_on_the_way_back_only_whole_files_have_names(lafs: Lafs, tmp_path: Path, at: float) -> None:
     source, target = lafs.folder / "many", "lafs:many"
@@ -531,6 +541,7 @@ def test_killed_on_the_way_back_only_whole_files_have_names(lafs: Lafs, tmp_path
     assert tree(tmp_path / "whole") == tree(source)
 
 
+@pytest.mark.slow
 def test_killed_on_the_way_there_nothing_is_half_linked(lafs: Lafs, here: Path) -> None:
     """What is new at the top appears last, whole; the next run finds what is there already."""
     at = f"lafs:{here.name}"
@@ -580,6 +591,7 @@ def test_a_file_that_changes_while_it_is_read_is_named(lafs: Lafs, here: Path) -
     assert names(lafs, f"lafs:{here.name}/src") == ["still"]
 
 
+@pytest.mark.slow
 def test_deep_trees_there_and_back(lafs: Lafs, here: Path) -> None:
     """Deeper than any recursion: of immutable directories, which are quickly made; and some mutable ones."""
     place = here / "src"

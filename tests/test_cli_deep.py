@@ -54,6 +54,7 @@ def server(lafs: Lafs, number: int) -> Path:
     return lafs.home / "grid" / f"local{number}"
 
 
+@pytest.mark.slow
 def test_every_object_once_with_its_path(lafs: Lafs) -> None:
     """Cycles are cut; what is in its cap counts too."""
     reports, summary = run(lafs, "check", "-r", "home:")
@@ -78,6 +79,7 @@ def test_every_object_once_with_its_path(lafs: Lafs) -> None:
     assert "path" not in one
 
 
+@pytest.mark.slow
 def test_a_lost_disk_is_made_good(lafs: Lafs) -> None:
     shutil.rmtree(server(lafs, 4) / "shares")
     (server(lafs, 4) / "shares").mkdir()
@@ -92,6 +94,7 @@ def test_a_lost_disk_is_made_good(lafs: Lafs) -> None:
     assert lafs("get", "home:docs/notes", "-", code=0).stdout == (lafs.folder / "notes").read_bytes()
 
 
+@pytest.mark.slow
 def test_a_directory_that_is_lost_stops_nothing(lafs: Lafs) -> None:
     """It is an object like the others, and what is below it is named as not looked at."""
     lafs("mv", "home:docs/sub/c", "home:c", code=0)
@@ -108,6 +111,7 @@ def test_a_directory_that_is_lost_stops_nothing(lafs: Lafs) -> None:
     lafs("check", "home:docs/a", code=5)
 
 
+@pytest.mark.slow
 def test_damage_of_a_mutable_file_is_found_and_mended(lafs: Lafs) -> None:
     si = lafs.json("cap", "show", "home:docs/notes")["storage_index"]
     paths = sorted((lafs.home / "grid").glob(f"*/shares/{si[:2]}/{si}/*"), key=lambda path: int(path.name))
@@ -169,6 +173,7 @@ def test_a_verify_cap_is_enough_without_r(lafs: Lafs) -> None:
     assert b"can't read the directory" in lafs("check", "-r", cap, code=9).stderr
 
 
+@pytest.mark.slow
 def test_a_merge_is_explained_and_forced(lafs: Lafs) -> None:
     """Two writers of another program did not see each other: half of the servers have what the other half has not."""
     si = lafs.json("cap", "show", "home:docs/notes")["storage_index"]
@@ -195,6 +200,7 @@ def test_a_merge_is_explained_and_forced(lafs: Lafs) -> None:
     assert lafs("cat", "home:docs/notes", code=0).stdout in (b"one" * 50, b"two" * 50)
 
 
+@pytest.mark.slow
 def test_drain_and_replace(lafs: Lafs) -> None:
     """Shares of directories and mutable files too: the aliases lead to their write caps."""
     done = lafs.json("server", "drain", "local2")

@@ -95,6 +95,7 @@ def test_mkdir_makes_all_that_is_missing(lafs: Lafs) -> None:
     assert caps.parse(made["cap"]).read_cap() not in map(caps.parse, _pins(lafs))
 
 
+@pytest.mark.slow
 def test_mkdir_of_what_is_there_changes_nothing(lafs: Lafs) -> None:
     first = lafs("mkdir", "lafs:twice", code=0).stdout
     before = lafs.json("ls", "lafs:")
@@ -148,6 +149,7 @@ def test_put_links_and_makes_directories(lafs: Lafs) -> None:
     assert _pins(lafs) == before
 
 
+@pytest.mark.slow
 def test_put_replaces_an_immutable_file_and_no_directory(lafs: Lafs) -> None:
     lafs("put", "large", "lafs:rep/x", code=0)
     first = _entry(lafs, "rep", "x")
@@ -271,6 +273,7 @@ def test_ls_as_json(lafs: Lafs) -> None:
     assert (bare["name"], bare["size"], bare["ro_uri"], bare["metadata"]) == ("", 8, LIT, {})
 
 
+@pytest.mark.slow
 def test_ls_as_text(lafs: Lafs) -> None:
     _run(lafs, "mkdir lafs:text/sub", "put large text/file", "put small text/mut --mutable")
     assert lafs("ls", "text", code=0).stdout == b"file\nmut\nsub\n"
@@ -325,6 +328,7 @@ def test_ls_of_immutable_directories_needs_no_server(tmp_path: Path) -> None:
 # ---- what a read cap grants
 
 
+@pytest.mark.slow
 def test_through_a_read_cap_only_read_caps_are_seen_however_deep(lafs: Lafs) -> None:
     _run(lafs, "mkdir lafs:t/one/two", "put small t/one/two/mut --mutable", "put large t/one/two/chk")
     read_cap = _read_cap(lafs, "lafs:t")
@@ -359,6 +363,7 @@ def test_through_a_read_cap_only_read_caps_are_seen_however_deep(lafs: Lafs) -> 
 # ---- ln
 
 
+@pytest.mark.slow
 def test_ln(lafs: Lafs) -> None:
     _run(lafs, "put small lafs:ln/mut --mutable", "mkdir lafs:ln/dir")
     answer = lafs.json("ln", "lafs:ln/mut", "lafs:ln/second")
@@ -387,6 +392,7 @@ def test_names_that_are_given_to_nothing(lafs: Lafs) -> None:
 # ---- mv
 
 
+@pytest.mark.slow
 def test_mv_within_a_directory(lafs: Lafs) -> None:
     _run(lafs, "put small lafs:mv/a", "put large lafs:mv/b", "mkdir lafs:mv/d")
     answer = lafs.json("mv", "mv/a", "mv/c")
@@ -406,6 +412,7 @@ def test_mv_within_a_directory(lafs: Lafs) -> None:
     assert lafs("mv", "lafs:", "mv/x").returncode == 2
 
 
+@pytest.mark.slow
 def test_mv_between_directories_keeps_metadata(lafs: Lafs) -> None:
     _run(
         lafs,
@@ -462,6 +469,7 @@ def test_rm_of_many_goes_on_after_a_failure(lafs: Lafs) -> None:
 # ---- several at once
 
 
+@pytest.mark.slow
 def test_links_from_several_processes_are_all_there(lafs: Lafs) -> None:
     lafs("mkdir", "lafs:many-writers", code=0)
     processes = [
@@ -488,6 +496,7 @@ def test_directories_on_the_way_from_several_processes_are_the_same_ones(lafs: L
 # ---- too few servers
 
 
+@pytest.mark.slow
 def test_too_few_servers_store_and_change_nothing(tmp_path: Path) -> None:
     lafs = Lafs(tmp_path)
     _run(lafs, "init --local", "alias create lafs")

@@ -264,6 +264,7 @@ def test_no_share_at_all(stored: Stored) -> None:
     assert (found["recoverable"], found["shares"], found["happiness"]) == (False, {}, 0)
 
 
+@pytest.mark.slow
 def test_renew(stored: Stored) -> None:
     second = stored.store(3000, 1)
     stored.lafs("put", "-", input=b"short", code=0)
@@ -295,6 +296,7 @@ def test_check_in_a_batch(stored: Stored) -> None:
     assert (first["line"], first["good_shares"], second["line"], second["kind"]) == (1, 9, 2, "lit")
 
 
+@pytest.mark.slow
 def test_over_ssh(tmp_path: Path, ssh_servers: SshServers) -> None:
     """Ten servers, seven stopped: nobody can tell. Three of them come back empty: damaged, and exactly so."""
     lafs = Lafs(tmp_path / "client")

@@ -200,6 +200,7 @@ def test_a_server_of_another_grid_is_refused(lafs: Lafs, other: Lafs) -> None:
     assert "another grid" in lafs("grid", "import", lafs.folder / "grid.toml", code=2).stderr.decode()
 
 
+@pytest.mark.slow
 def test_a_newer_list_stops_what_is_mutable_until_it_is_imported(lafs: Lafs, other: Lafs) -> None:
     add(lafs, "a", "b", "c")
     lafs("grid", "export", lafs.folder / "grid.toml", code=0)
@@ -305,6 +306,7 @@ def test_a_dead_server_of_two_is_replaced(lafs: Lafs) -> None:
     assert there(lafs, "c")["members"] == there(lafs, "a")["members"]
 
 
+@pytest.mark.slow
 def test_an_earlier_list_counts_until_all_is_repaired(lafs: Lafs) -> None:
     """Three of six servers are no majority: what lies there only is missed by the three others."""
     lafs("encoding", "2/2/6", code=0)

@@ -44,6 +44,7 @@ def shares(lafs: Lafs, name: str) -> list[Path]:
     return sorted((lafs.folder / "servers" / name / "shares").glob("*/*/*"))
 
 
+@pytest.mark.slow
 def test_drain_and_remove(lafs: Lafs) -> None:
     caps = [put(lafs, 50_000, seed)["cap"] for seed in range(3)]
     before = shares(lafs, "c")
@@ -130,6 +131,7 @@ def test_replace_a_server_that_answers(lafs: Lafs) -> None:
     assert b"already" in again.stdout
 
 
+@pytest.mark.slow
 def test_replace_a_server_that_is_gone(lafs: Lafs) -> None:
     stored = [put(lafs, 50_000, seed) for seed in range(3)]
     names = {path.parent.name: path.name for path in shares(lafs, "c")}
@@ -145,6 +147,7 @@ def test_replace_a_server_that_is_gone(lafs: Lafs) -> None:
         assert (report["good_shares"], report["happiness"], report["healthy"]) == (10, 10, True)
 
 
+@pytest.mark.slow
 def test_replace_stops_short_of_forgetting_what_it_could_not_save(lafs: Lafs) -> None:
     fine, lost = put(lafs), put(lafs, 9000, 1)
     for name in "abdefghi":
@@ -187,6 +190,7 @@ def test_a_disk_that_moved_is_the_same_server(lafs: Lafs) -> None:
     assert lafs.json("check", cap)["happiness"] == 10
 
 
+@pytest.mark.slow
 def test_replace_refuses(lafs: Lafs) -> None:
     before = (lafs.home / "config.toml").read_bytes()
     lafs("server", "replace", "x", "k", url(lafs, "k"), code=3)
@@ -198,6 +202,7 @@ def test_replace_refuses(lafs: Lafs) -> None:
     assert (lafs.home / "config.toml").read_bytes() == before
 
 
+@pytest.mark.slow
 def test_rebalance(lafs: Lafs) -> None:
     """Put when there were four servers; now there are ten."""
     lines = "".join(f"server remove --force {name}\n" for name in "efghij")

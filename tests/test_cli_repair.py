@@ -171,6 +171,7 @@ def test_the_story_of_seven_stopped_and_three_emptied(lafs: Lafs, ssh_servers: S
     assert visible(ssh_servers) == before
 
 
+@pytest.mark.slow
 def test_the_story_of_three_assumed_lost(lafs: Lafs, ssh_servers: SshServers) -> None:
     store(lafs, 300_000)
     for i in range(3):
@@ -202,6 +203,7 @@ def staged(servers: SshServers) -> list[Path]:
     return [path for i in range(10) for path in (servers.root(i) / "staging").iterdir()]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
 def test_a_repair_that_is_ended(lafs: Lafs, ssh_servers: SshServers, number: int) -> None:
     store(lafs, 6_000_000)
@@ -219,6 +221,7 @@ def test_a_repair_that_is_ended(lafs: Lafs, ssh_servers: SshServers, number: int
     assert visible(ssh_servers) == before
 
 
+@pytest.mark.slow
 def test_a_server_that_stops_half_way(lafs: Lafs, ssh_servers: SshServers) -> None:
     store(lafs, 6_000_000)
     process = slow_repair(lafs, ssh_servers)

@@ -88,6 +88,7 @@ def test_the_story_of_three_lost_disks(lafs: Lafs, ssh_servers: SshServers) -> N
     assert summary(lafs, "check", "-r", "--verify", "home:")["healthy"] == OBJECTS
 
 
+@pytest.mark.slow
 def test_the_story_of_a_server_that_was_rolled_back(lafs: Lafs, ssh_servers: SshServers) -> None:
     """It was restored from a backup: its shares are of earlier versions, reads are right, and repair brings it up."""
     root = ssh_servers.root(2)
@@ -108,6 +109,7 @@ def test_the_story_of_a_server_that_was_rolled_back(lafs: Lafs, ssh_servers: Ssh
     assert guards(ssh_servers) == []
 
 
+@pytest.mark.slow
 def test_writers_and_repairs_at_once(lafs: Lafs, ssh_servers: SshServers) -> None:
     """Four processes add children, others repair what is taken away meanwhile: every child is there, all exit 0."""
     writers = [
@@ -153,6 +155,7 @@ def test_a_repair_that_is_killed_at_any_moment(lafs: Lafs, ssh_servers: SshServe
     assert lafs("get", "home:d/big", "-", code=0).stdout == (lafs.folder / "big").read_bytes()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("denied", ["posix-rename", "posix-rename,hardlink,fsync,limits"])
 def test_on_servers_without_extensions(tmp_path: Path, start_servers: Callable[..., SshServers], denied: str) -> None:
     """Old shares are moved aside before new ones come; corrupt ones go to quarantine/."""

@@ -72,6 +72,7 @@ def test_manifest_lists_each_object_once_in_the_order_of_the_spec(lafs: Lafs) ->
     assert text == [f"{each['cap']} {each['path']}".rstrip() for each in found]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("option", "key"), [("--storage-index", "storage_index"), ("--verify-cap", "verify_cap"), ("--read-cap", "cap")]
 )
@@ -91,6 +92,7 @@ def test_manifest_of_weaker_caps(lafs: Lafs, option: str, key: str) -> None:
         assert each.keys() <= {"path", "kind", "size", "storage_index", granted, key}
 
 
+@pytest.mark.slow
 def test_find_finds_every_name(lafs: Lafs) -> None:
     every = lafs("find", "lafs:tree", code=0).stdout.decode().splitlines()
     assert every[:3] == ["lafs:tree", "lafs:tree/lit", "lafs:tree/zero"]
@@ -123,6 +125,7 @@ def test_find_by_name_size_and_type(lafs: Lafs, options: list[str], wanted: list
     assert text == [f"lafs:tree/{each['path']}".rstrip("/") for each in found]
 
 
+@pytest.mark.slow
 def test_find_shows_no_cap_and_paths_that_lead_there_again(lafs: Lafs) -> None:
     cap = lafs.json("ls", "lafs:tree")["cap"]
     (lafs.folder / "cap").write_text(cap)
@@ -175,6 +178,7 @@ def test_steps_of_the_histogram() -> None:
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", ["find", "manifest", "stats"])
 def test_a_bad_object_is_named_and_the_rest_is_there(tmp_path: Path, command: str) -> None:
     lafs = Lafs(tmp_path)

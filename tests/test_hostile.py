@@ -153,6 +153,7 @@ def test_the_real_server_behind_the_one_that_plays_tricks(tmp_path: Path) -> Non
     assert meeting.said == []
 
 
+@pytest.mark.slow
 def test_silence_after_each_type_of_request(tmp_path: Path) -> None:
     """Not one answer to this type, while others are answered; or to anything once it was asked."""
     met = meet_all(

@@ -67,6 +67,7 @@ def shares(servers: SshServers, i: int) -> dict[str, Path]:
     return {f"{path.parent.name}/{path.name}": path for path in found}
 
 
+@pytest.mark.slow
 def test_a_server_is_drained_removed_and_gone(lafs: Lafs, servers: SshServers) -> None:
     stored = put(lafs, 3_000_000, 500_000, *[2000 + i for i in range(8)])
     done = lafs.json("server", "drain", "s3")
@@ -142,6 +143,7 @@ def after_kill(servers: SshServers, originals: dict[str, bytes]) -> int:
     return copies(servers, originals)
 
 
+@pytest.mark.slow
 def test_kill_9_of_drain(lafs: Lafs, servers: SshServers) -> None:
     """At the first byte, and while a large share is on its way: no partial share is visible, and the next run goes on.
     A signal that asks it to end removes what is staged."""

@@ -27,6 +27,7 @@ def lafs(short_tmp: Path, ssh_servers: SshServers) -> Lafs:
     return made
 
 
+@pytest.mark.slow
 def test_a_tree_on_ssh_servers_some_of_which_are_lost(lafs: Lafs, ssh_servers: SshServers) -> None:
     """Copied with all of them, fetched with three; changed with eight; with six nothing is changed."""
     src = lafs.folder / "src"

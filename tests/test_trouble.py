@@ -84,6 +84,7 @@ def test_three_servers_fail_during_put(lafs: Lafs, servers: SshServers, how: str
     assert len({path.name for path in stored(servers)}) >= 7
 
 
+@pytest.mark.slow
 def test_four_servers_fail_during_put(lafs: Lafs, servers: SshServers) -> None:
     put = slow_put(lafs, servers)
     for i in (0, 4, 6, 8):
@@ -108,6 +109,7 @@ def test_seven_servers_fail_during_get(lafs: Lafs, servers: SshServers, how: str
     assert (lafs.folder / "copy").read_bytes() == content()
 
 
+@pytest.mark.slow
 def test_eight_servers_fail_during_get(lafs: Lafs, servers: SshServers) -> None:
     (lafs.folder / "file").write_bytes(content())
     cap = lafs("put", "file", code=0).stdout.decode().strip()
