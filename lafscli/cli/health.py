@@ -163,8 +163,11 @@ def _run(
             reports = repair_many(grid, objects.caps(), checking, mending, progress)
         else:
             reports = enumerate(check_many(grid, objects.caps(), checking, progress))
-        if spread and grid.stores:
-            reports = rebalance_many(grid, reports, checking, mending, progress, until)
+        lists = access.publishing.membership if grid.stores else None
+        # so that the lists of servers before the current one can go, what is mutable comes to those that decide now
+        settling = mend and recursive and lists is not None and bool(lists.earlier)
+        if grid.stores and (spread or settling):
+            reports = rebalance_many(grid, reports, checking, mending, progress, until, slots_only=not spread)
         if len(targets) > 1 or recursive:
             code = _several(frame, objects, reports, checking, len(grid.stores))
         else:

@@ -15,7 +15,7 @@ from lafscli.client.reaching import open_files, record_of, server_of
 from lafscli.config import secrets
 from lafscli.config.servers import ServerRecord
 from lafscli.config.settings import Config
-from lafscli.errors import LafsError
+from lafscli.errors import Conflict, LafsError, NotHappy, Unreachable
 from lafscli.placement import Encoding
 from lafscli.storage.folder import FolderStore
 from lafscli.storage.grid import Grid, shared_rate
@@ -190,7 +190,10 @@ class Client:
             return Listed(known)
         with members.changing_lists(self.config) as config:
             known, n = members.known_list(config), config.encoding.n
-            listed = members.all_dropped(self.grid, known, self.changing(), n=n)
+            try:
+                listed = members.all_dropped(self.grid, known, self.changing(), n=n)
+            except (NotHappy, Conflict, Unreachable) as error:
+                return Listed(known, [error.message])
             self.config = config.edit(lambda table: members.keep_list(table, listed.membership))
         return listed
 

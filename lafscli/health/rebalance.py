@@ -34,12 +34,14 @@ def rebalance_many(
     mending: Mending,
     progress: Progress | None = None,
     until: float | None = None,
+    *,
+    slots_only: bool = False,
 ) -> Iterator[tuple[int, CheckReport]]:
     """Take numbered reports of a check (or repair), and give each back as it is afterwards, in any order.
 
     Of an object that can be recovered, and could lie on more of the servers that answered, shares are copied; `repair`
     of its report says how many. The reports of others are given back as they came, and all that come after `until` (by
-    `time.monotonic`).
+    `time.monotonic`); with `slots_only` those of immutable objects too.
     """
     progress = progress or Progress()
     slots: list[tuple[int, CheckReport]] = []
@@ -52,6 +54,8 @@ def rebalance_many(
                     yield _as_it_is(number, report)
                 elif isinstance(report.cap, MutableVerifyCap):
                     slots.append((number, report))
+                elif slots_only:
+                    yield _as_it_is(number, report)
                 else:
                     order = [store for store in grid.permuted(report.cap.si) if store.server.name not in lost]
                     yield _Spread(grid, copier, number, report, report.cap, order).run()

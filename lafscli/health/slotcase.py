@@ -27,7 +27,8 @@ class SlotCase:
     `version` is the one to be made whole. `order`: the servers that answered, in permuted order; the shares of those
     that are `emptied` may be read and do not count. `good`: servers by share number. `stale`: places of other versions;
     `bad`: of what is no good. `ours` was written by this repair. `failed`: servers that get nothing more, and why;
-    `stuck`: places that can't be changed. `spread`: second copies are wanted, and nothing else.
+    `stuck`: places that can't be changed. `spread`: second copies are wanted, and nothing else; each of `deciding`, the
+    servers that have a say (spec 10 §2.6), should have a share then.
     """
 
     report: CheckReport
@@ -36,6 +37,7 @@ class SlotCase:
     order: Sequence[ShareStore]
     emptied: frozenset[str] = frozenset()
     spread: bool = False
+    deciding: frozenset[str] = frozenset()
     good: dict[int, set[str]] = field(default_factory=dict)
     stale: set[Place] = field(default_factory=set)
     bad: dict[Place, Damage] = field(default_factory=dict)
@@ -54,10 +56,11 @@ class SlotCase:
         *,
         emptied: frozenset[str] = frozenset(),
         spread: bool = False,
+        deciding: frozenset[str] = frozenset(),
     ) -> SlotCase:
         """Open a case. Shares that the check has proved to be bad are bad, whatever the look thinks of them."""
         answered = [store for store in order if store.server.name in seen.map.answered]
-        case = cls(report, seen, version, answered, emptied, spread)
+        case = cls(report, seen, version, answered, emptied, spread, deciding)
         case.bad = {(bad.server, bad.shnum): bad for bad in (*report.corrupt, *seen.damage())}
         for (name, shnum), share in seen.map.shares.items():
             if (name, shnum) in case.bad or name in emptied:
@@ -120,7 +123,7 @@ class SlotCase:
         return {shnum: str(name) for shnum, name in sent.items()}
 
     def _second_copies(self) -> set[Place]:
-        """For servers that have no share at all (spec 05 §6)."""
+        """For servers that have no share at all (spec 05 §6), and those of them that have a say first of all."""
         candidates = self._candidates(set(), None)
         sent = plan(self.version.prefix.n, candidates, self.good.keys()).send
         empty = {str(each.server) for each in candidates if not each.held}
@@ -128,6 +131,11 @@ class SlotCase:
         for shnum, name in sent.items():
             if name in empty:
                 chosen.setdefault(str(name), shnum)
+        copies = {shnum: len(names) for shnum, names in sorted(self.good.items()) if names}
+        for name in (str(each.server) for each in candidates if each.writable and str(each.server) in self.deciding):
+            if name in empty and name not in chosen and copies:
+                chosen[name] = min(copies, key=lambda shnum: copies[shnum])
+                copies[chosen[name]] += 1
         return set(chosen.items())
 
     def _candidates(self, places: set[Place], only: set[str] | None) -> list[Candidate]:

@@ -21,6 +21,7 @@ from lafscli.health.slotcase import NEEDS_WRITE_CAP, SlotCase
 from lafscli.health.slots import SlotSeen, look
 from lafscli.immutable.pipeline import Codec
 from lafscli.mutable.publish import modify
+from lafscli.mutable.quorum import Quorum
 from lafscli.mutable.survey import DEEP, SHALLOW
 from lafscli.storage.grid import Grid
 from lafscli.storage.store import Progress
@@ -156,7 +157,10 @@ class SlotRepair:
 
     def _case(self, report: CheckReport, seen: SlotSeen, version: Header, *, spread: bool = False) -> SlotCase:
         order = [store for store in self._grid.permuted(seen.map.cap.si) if store in self._stores]
-        return SlotCase.of(report, seen, version, order, emptied=self._emptied, spread=spread)
+        deciding: frozenset[str] = frozenset()
+        if spread and (lists := self._mending.membership) is not None:
+            deciding = frozenset(Quorum.of(seen.map.cap.si, version.prefix.n, self._stores, lists))
+        return SlotCase.of(report, seen, version, order, emptied=self._emptied, spread=spread, deciding=deciding)
 
     def _look(self, batch: Sequence[Ailing], depth: int) -> list[SlotSeen]:
         wanted = [(_given(report), report.directory) for _, report in batch]
