@@ -46,7 +46,17 @@ class ForeignWrite(GuardLost):
 class Attempt:
     """What one try knows. The steps are called in their order; `close` ends it in any case."""
 
-    def __init__(self, grid: Grid, cap: MutableWriteCap, publishing: Publishing, n: int, *, one_first: bool) -> None:
+    def __init__(
+        self,
+        grid: Grid,
+        cap: MutableWriteCap,
+        publishing: Publishing,
+        n: int,
+        *,
+        one_first: bool,
+        refused: Mapping[str, LafsError] | None = None,
+    ) -> None:
+        """`refused`: servers that have refused again and again to put shares in place; they get none."""
         self.grid = grid
         self._cap = cap
         self._publishing = publishing
@@ -59,7 +69,7 @@ class Attempt:
         self._lost: set[str] = set()
         self._blocks: Blocks | None = None
         self.base: Header | None = None
-        self.failed: dict[str, LafsError] = {}
+        self.failed: dict[str, LafsError] = dict(refused or {})
         self.streamed = False
         self._targets: dict[str, list[int]] = {}
 
@@ -170,7 +180,8 @@ class Attempt:
         """Share numbers by server; guards on further servers are taken where that helps. Remembered for the steps."""
         self.entry.n = n
         while True:
-            names = [store.server.name for store in self.entry.guarded if store.server.name not in self._lost]
+            gone = self._lost | self.failed.keys()
+            names = [store.server.name for store in self.entry.guarded if store.server.name not in gone]
             deciding = [name for name in names if name in set(self.entry.quorum)]
             others = [name for name in names if name not in deciding]
             further = {store.server.name: store for store in self.entry.further}

@@ -10,6 +10,7 @@ from typing import BinaryIO
 from lafscli.errors import (
     CannotTell,
     Conflict,
+    FileError,
     GuardHeld,
     GuardLost,
     LafsError,
@@ -42,6 +43,8 @@ _INLINE = 4 << 20
 """Content up to this size is encoded in memory; larger MDMF content goes segment by segment."""
 _FIRST_PAUSE = 0.05
 _LONGEST_PAUSE = 5.0
+_REFUSALS = 2
+"""So often a server may refuse to put what was staged in place, before the change is tried without it."""
 _UNSURE_SECONDS = 60.0
 """How long a write of which it is not known whether it will stay goes on trying when servers are away."""
 
@@ -267,8 +270,10 @@ def _tries(
     one_first = False
     # servers whose connection was lost: that it died idle, and the server is there, is seen by trying once more
     gone: set[str] = set()
+    refusals: dict[str, list[LafsError]] = {}
     while True:
-        attempt = Attempt(grid, cap, publishing, n, one_first=one_first)
+        refused = {name: errors[-1] for name, errors in refusals.items() if len(errors) >= _REFUSALS}
+        attempt = Attempt(grid, cap, publishing, n, one_first=one_first, refused=refused)
         try:
             return work(attempt, unsure)
         except (GuardHeld, GuardLost, Undone) as error:
@@ -293,6 +298,9 @@ def _tries(
             attempt.close(stopping=True)
             raise
         unsure = unsure or attempt.guards.sent
+        for name, refusal in attempt.failed.items() if attempt.guards.sent else ():
+            if isinstance(refusal, FileError):
+                refusals.setdefault(name, []).append(refusal)
         one_first = True
         n = attempt.entry.n
         if plain is not None and plain.size is None and attempt.streamed:

@@ -91,6 +91,7 @@ class FolderGuard:
         self._names = {OWNER}
         self._aside: set[int] = set()
         self._sent = False
+        self._made_room = False
 
     def __enter__(self) -> Self:
         return self
@@ -152,13 +153,18 @@ class FolderGuard:
         raise self.reason(refusal)
 
     def stage(self, shares: Sequence[tuple[int, Sequence[Buffer]]], *, look: Sequence[FileRange] = ()) -> Reading:
-        """Stage small whole containers, durably. `look`: ranges of other files, read in the same round trips."""
+        """Stage small whole containers, durably. `look`: ranges of other files, read in the same round trips.
+
+        The folder they are to come into is made too: where that fails nothing is to be committed.
+        """
         new = [NewFile(self.staged(shnum), parts, self._sync, stat=True) for shnum, parts in shares]
         self._names |= {str(shnum) for shnum, _ in shares}
         for item in look:
             self._files.release(item.path)
-        answers, reading = self._carry_out(new, look)
-        for file, answer in zip(new, answers, strict=True):
+        room = self._room()
+        answers, reading = self._carry_out([*room, *new], look)
+        self._insist_on_room(answers[: len(room)])
+        for file, answer in zip(new, answers[len(room) :], strict=True):
             if isinstance(answer, FileError):
                 raise self.reason(answer)
             self._insist([_size_error(answer, _size(file.parts))])
@@ -170,9 +176,21 @@ class FolderGuard:
         self._insist(self.carry_out([self._moves.carry(path, self.staged(shnum))]))
 
     def compare(self, path: str, size: int) -> None:
-        """Insist that a staged container has its size."""
-        [stat] = self.carry_out([Stat(path)])
+        """Insist that a staged container has its size, and a folder to come into."""
+        *room, stat = self.carry_out([*self._room(), Stat(path)])
+        self._insist_on_room(room)
         self._insist([stat if isinstance(stat, FileError) else _size_error(stat, size)])
+
+    def _room(self) -> list[Op]:
+        folder = share_folder(self.si)
+        return [Mkdir(folder[:-27]), Mkdir(folder), Stat(folder)]
+
+    def _insist_on_room(self, answers: Sequence[Answer]) -> None:
+        _, made, folder = answers
+        self._made_room = self._made_room or made is None
+        if not isinstance(folder, FileStat):
+            assert isinstance(folder, FileError), "a look answers with what is there, or why not"
+            raise self.reason(folder)
 
     # ---- changing
 
@@ -324,7 +342,10 @@ class FolderGuard:
         refusal = FileError(f"{self.folder}: it can't be removed", server=self._name)
         for _ in range(_CLEANINGS):
             names = sorted(self._names - {OWNER})
-            removals: list[Op] = [Remove(f"{self.folder}/{name}") for name in (*names, OWNER)]
+            removals: list[Op] = [Remove(f"{self.folder}/{name}") for name in names]
+            if self._made_room and not self.committed:
+                removals.append(Rmdir(share_folder(self.si)))
+            removals.append(Remove(f"{self.folder}/{OWNER}"))
             with self.asking():
                 *_, removed, _, fence = self._files.do(
                     [*removals, Rmdir(self.folder), Rmdir(guard_folder(self.si)), Stat(self.folder)]
