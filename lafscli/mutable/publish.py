@@ -114,7 +114,8 @@ def modify(
     progress: Progress | None = None,
 ) -> Published:
     """Change what is in a file. `change` gets the content and gives the new one, or None where there is nothing to
-    change; it is called again when another writer was first.
+    change; it is called again when another writer was first. What it raises is passed on, once what it has seen is
+    there to stay.
 
     NotHappy: nothing changed. Conflict when another writer won for as long as `patience`. CannotTell when too few
     servers were left to say whether the change stays.
@@ -125,14 +126,23 @@ def modify(
         old = attempt.content() if base is not None else b""
         if attempt.base is None:
             raise unreadable(attempt.found, attempt.silent)
-        new = change(old)
+        refusal: LafsError | None = None
+        try:
+            new = change(old)
+        except LafsError as error:
+            if attempt.settled:
+                raise
+            new, refusal = None, error
         if new is None:
-            if not unsure and attempt.settled:
+            if refusal is None and not unsure and attempt.settled:
                 return _unchanged(attempt, cap, publishing)
             # spec 10 §2.8f: it may be there by a try, of ours or of one that died, which nobody acknowledged
             new = old
         key = attempt.private_key()
-        return _write(attempt, cap, key, None, new, publishing, attempt.base.prefix.mdmf, progress or Progress())
+        made = _write(attempt, cap, key, None, new, publishing, attempt.base.prefix.mdmf, progress or Progress())
+        if refusal is not None:
+            raise refusal
+        return made
 
     return _tries(grid, cap, publishing, None, work)
 

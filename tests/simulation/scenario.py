@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -85,6 +86,7 @@ class Story:
         self._homes: dict[str, Seen] = {}
         self._words: dict[str, list[bytes]] = {}
         self._starting = 0
+        self._loud = chance.random() < 0.5
         world.tick = self.hazards.tick
         world.looked = self.look
 
@@ -214,7 +216,8 @@ class Story:
         history.tried.add(word)
         world.note(client.process.name, f"adds {word.decode()}")
         try:
-            modify(client.grid, self.cap, adding(word), self.publishing(client, memory))
+            with suppress(IsThere):
+                modify(client.grid, self.cap, adding(word, loud=self._loud), self.publishing(client, memory))
         except LafsError as error:
             history.refused.append(type(error).__name__)
             world.note(client.process.name, f"did not add {word.decode()}: {error!r}")
@@ -279,11 +282,19 @@ class Story:
         self.world.run(lambda: not any(one.pending for host in self.servers.hosts for one in host.connections))
 
 
-def adding(word: bytes) -> Callable[[bytes], bytes | None]:
-    """The change: it is applied again on conflict, and not twice."""
+class IsThere(LafsError):
+    """The word is there already; as good as added."""
+
+
+def adding(word: bytes, *, loud: bool = False) -> Callable[[bytes], bytes | None]:
+    """The change: it is applied again on conflict, and not twice. Where there is nothing to do, `loud` says so."""
 
     def change(old: bytes) -> bytes | None:
-        return None if word in old.split() else old + word + b"\n"
+        if word not in old.split():
+            return old + word + b"\n"
+        if loud:
+            raise IsThere(word.decode())
+        return None
 
     return change
 
