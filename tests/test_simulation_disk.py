@@ -27,7 +27,8 @@ from lafscli.storage.store import (
     Truncate,
 )
 from tests.scripted_sftp import PipeStream
-from tests.simulation.wire import Host, SimulatedFiles
+from tests.simulation.files import SimulatedFiles
+from tests.simulation.wire import Host
 from tests.simulation.world import Process, World
 
 LACKS = {"all": (), "no-posix-rename": ("posix-rename",), "v3": ("posix-rename", "hardlink", "fsync")}

@@ -13,9 +13,10 @@ from lafscli.storage.locks import Locks
 from lafscli.storage.owner import Owner
 from lafscli.storage.store import Server, StorageIndex
 from tests.simulation.disk import Folder, copied
+from tests.simulation.files import SimulatedFiles
 from tests.simulation.grid import SimulatedGrid
 from tests.simulation.hazards import Hazards
-from tests.simulation.wire import Host, SimulatedFiles
+from tests.simulation.wire import Host
 from tests.simulation.world import Process, World
 
 FEATURES = frozenset({"rename-keeps", "folder-rename-keeps", "posix-rename", "hardlink", "fsync", "ordered"})
