@@ -220,3 +220,13 @@ def test_an_older_list_or_none_is_no_harm() -> None:
     require_same_list(None, None, "blue")
     with pytest.raises(UsageError, match="this home none"):
         require_same_list(None, LIST, "blue")
+
+
+def test_no_more_earlier_lists_are_made_than_are_read() -> None:
+    """A list that nobody can read would lock everybody out."""
+    after = LIST
+    while len(after.earlier) < 32:
+        after = after.changed(members(*range(1, 5 + len(after.earlier))))
+        assert Membership.parse(after.table()) == after
+    with pytest.raises(UsageError, match="earlier lists"):
+        after.changed(members(1, 2))

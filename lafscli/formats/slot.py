@@ -42,6 +42,9 @@ MDMF_SEGMENT = 131072
 HEAD_SIZE = 4096
 """So many bytes from the front of a share hold all that comes before its data."""
 
+MOST_PRIVKEY = 1 << 14
+"""Bytes of the encrypted private key; that of an RSA key of 2048 bits has about 1220."""
+
 _SDMF_PREFIX = struct.Struct(">BQ32s16s2B2Q")
 _MDMF_PREFIX = struct.Struct(">BQ32s2B2Q")
 _SDMF_OFFSETS = struct.Struct(">4L2Q")
@@ -239,6 +242,8 @@ class Layout:
             raise CorruptShare("share header: the share data begins too late")
         if self.signature[1] != SIGNATURE_SIZE:
             raise CorruptShare(f"share header: a signature of {self.signature[1]} bytes")
+        if self.enc_privkey[1] > MOST_PRIVKEY:
+            raise CorruptShare(f"share header: an encrypted private key of {self.enc_privkey[1]} bytes")
         entries, rest = divmod(self.share_hash_chain[1], _CHAIN_ENTRY)
         if rest or entries > node_count(prefix.n):
             raise CorruptShare("share header: wrong length of share hash chain")

@@ -66,6 +66,7 @@ class Attempt:
         happy, lists = publishing.encoding.happy, publishing.membership
         self.entry = Entry(grid, self._verify, self.guards, n, happy, lists, one_first=one_first)
         self._found: SlotMap | None = None
+        self._highest = 0
         self._lost: set[str] = set()
         self._blocks: Blocks | None = None
         self.base: Header | None = None
@@ -93,6 +94,8 @@ class Attempt:
     def enter(self) -> Header | None:
         """Take the guards, survey, choose the base. GuardHeld, NotHappy, NotRecoverable, CannotTell, UsageError."""
         self._found = self.entry.enter()
+        # what turns out to be damaged later has had its number all the same
+        self._highest = self._found.highest_seqnum
         self._choose()
         return self.base
 
@@ -157,7 +160,7 @@ class Attempt:
         """One more than the highest anywhere, or remembered here."""
         seen = self._publishing.seen
         known = None if seen is None else seen.highest(self._si, self._verify.fingerprint)
-        highest = max(self.found.highest_seqnum, 0 if known is None else known[0])
+        highest = max(self._highest, self.found.highest_seqnum, 0 if known is None else known[0])
         if highest >= _MOST_SEQNUM:
             raise UsageError(f"{b32encode(self._si)[:5]} has the highest version number that there is")
         return highest + 1

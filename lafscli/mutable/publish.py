@@ -301,6 +301,9 @@ def _tries(
             if not (again or broken):
                 raise _unsure(cap, error) if unsure else error from None
             reason = error
+        except UsageError as error:
+            attempt.close()
+            raise _unsure(cap, error) if unsure else error from None
         except Exception:
             attempt.close()
             raise

@@ -14,6 +14,8 @@ from lafscli.storage.sight import Survivor, Survivors
 from lafscli.storage.store import Answer, DirEntry, FileRange, Files, Op, Remove, Rmdir, StorageIndex
 
 _BROKEN = ".broken."
+_MOST = 2048
+"""Containers in guards of one storage index; a server with more is no server of ours."""
 
 
 def broken_si(name: str) -> StorageIndex | None:
@@ -102,7 +104,7 @@ def _survivors(files: Files, guards: Sequence[str]) -> Survivors:
         for entry in entries:
             number = entry.name.removeprefix("old.")
             shnum = share_number(number)
-            if shnum is not None and number == str(shnum) and entry.stat.kind == "file":
+            if shnum is not None and shnum < 256 and number == str(shnum) and entry.stat.kind == "file":
                 found.append(
                     Survivor(
                         f"{path}/{entry.name}",
@@ -114,7 +116,10 @@ def _survivors(files: Files, guards: Sequence[str]) -> Survivors:
                         entry.stat.mtime,
                     )
                 )
-    return Survivors(tuple(sorted(found, key=lambda survivor: survivor.path)), tuple(folders))
+    once = {survivor.path: survivor for survivor in found}
+    if len(once) > _MOST:
+        raise FileError(f"there are {len(once)} containers in guards of one file")
+    return Survivors(tuple(once[path] for path in sorted(once)), tuple(folders))
 
 
 def is_broken(path: str) -> bool:

@@ -271,6 +271,9 @@ class Locks:
             *_, mine = self._files.do([*_unmake(token), Stat(f"{guard_folder(si)}/{token}")])
             if isinstance(mine, FileStat):
                 self._break(si, self._token())
+                [mine] = self._files.do([Stat(f"{guard_folder(si)}/{token}")])
+            if not isinstance(mine, FileMissing):
+                raise mine if isinstance(mine, FileError) else FileError("a guard of ours can't be broken there")
             self._given_up.add(token)
             del self._unsure[token]
 

@@ -20,7 +20,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Self
 
-from lafscli.errors import ServerError
+from lafscli.errors import ServerError, UsageError
 from lafscli.placement import permuted
 from lafscli.primitives.encoding import b32decode, b32encode
 
@@ -68,9 +68,14 @@ class Membership:
         return tuple(first(members, si, n) for members in self.lists)
 
     def changed(self, members: Iterable[Member]) -> Membership:
-        """The next list; this one still counts."""
-        after = tuple(sorted(members))
-        return Membership(self.grid, self.epoch + 1, after, tuple(dict.fromkeys(each for each in self.lists if each)))
+        """The next list; this one still counts. UsageError where too many are kept already."""
+        earlier = tuple(dict.fromkeys(each for each in self.lists if each))
+        if len(earlier) > MOST_EARLIER:
+            raise UsageError(
+                f"the grid keeps {MOST_EARLIER} earlier lists of its servers, and no more",
+                hint="lafs repair -r of all directories, with all servers there, lets them go",
+            )
+        return Membership(self.grid, self.epoch + 1, tuple(sorted(members)), earlier)
 
     def without_earlier(self) -> Membership:
         """The same list when those before it count no more; the epoch stays."""

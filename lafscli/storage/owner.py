@@ -19,7 +19,7 @@ from lafscli.storage.packets import escaped
 
 OWNER_SIZE = 4096
 """Bytes that are read of an owner file at most."""
-_MAX_SECONDS = 600.0
+_MAX_SECONDS = 120.0
 _MAX_PID = 1 << 31
 
 

@@ -10,6 +10,10 @@ from lafscli.storage.leftovers import survivors
 from lafscli.storage.sight import Container, Sight
 from lafscli.storage.store import Answer, Buffer, DirEntry, FileRange, Files, List, StorageIndex
 
+_MUCH = 64 << 20
+"""Bytes that are read at once of one server; where there is more to look at, only the beginnings are read."""
+_BEGINNING = 8 << 10
+"""So many bytes of a container tell its version."""
 MOST_SHARES = 4096
 """Names in the folder of one storage index: 256 shares, and what else somebody may have left there."""
 
@@ -50,7 +54,9 @@ def sights(
         refused = isinstance(entries, FileError) and not isinstance(entries, FileMissing)
         answers.append(entries if isinstance(entries, FileError) and refused else Sight())
         if isinstance(entries, list):
-            found += [(index, f"{share_folder(si)}/{entry.name}", entry) for entry in entries if is_share(entry)]
+            shares = {entry.name: entry for entry in entries if is_share(entry)}  # a server may say a name twice
+            found += [(index, f"{share_folder(si)}/{name}", entry) for name, entry in shares.items()]
+    depth = _within_bounds(depth, [entry.stat.size for *_, entry in found])
     # one that came after the guess was read, or was longer than that, is read now
     unread = [
         FileRange(path, 0, min(depth, entry.stat.size))
@@ -71,8 +77,13 @@ def sights(
     return answers
 
 
+def _within_bounds(depth: int, sizes: Sequence[int]) -> int:
+    """How much of each of so many containers is read."""
+    return depth if sum(min(depth, size) for size in sizes) <= _MUCH else min(depth, _BEGINNING)
+
+
 def _short(front: Buffer | FileError | None, size: int) -> bool:
-    return front is None or isinstance(front, FileMissing) or (not isinstance(front, FileError) and len(front) != size)
+    return front is None or isinstance(front, FileMissing) or (not isinstance(front, FileError) and len(front) < size)
 
 
 def look_everywhere(
@@ -83,7 +94,8 @@ def look_everywhere(
     ranges = [FileRange(share_path(si, number), 0, depth) for number in expected]
     for item in ranges:
         files.release(item.path)
-    (listed, locks), reading = files.do_and_read([list_shares(si), List("locks")], ranges)
+    # guards first: what a writer puts in place and releases meanwhile is seen at least once
+    (locks, listed), reading = files.do_and_read([List("locks"), list_shares(si)], ranges)
     fronts = dict(zip((item.path for item in ranges), reading.finish(), strict=True))
     [placed] = sights(files, [si], [listed], fronts, depth)
     return placed if isinstance(placed, LafsError) else (placed, look_into_guards(files, si, depth, locks))
@@ -92,6 +104,7 @@ def look_everywhere(
 def look_into_guards(files: Files, si: StorageIndex, depth: int, listed: Answer = None, *, mine: bool = False) -> Sight:
     """The containers that lie in the guard of a slot, and in its broken ones: `leftovers.survivors`."""
     found = survivors(files, si, listed, mine=mine)
+    depth = _within_bounds(depth, [one.size for one in found.containers])
     wanted = [FileRange(one.path, 0, min(depth, one.size)) for one in found.containers]
     fronts = files.read(wanted).finish() if wanted else []
     containers = tuple(
