@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -45,3 +47,29 @@ def ssh_servers(start_servers: Callable[..., SshServers]) -> SshServers:
 def ssh_server(start_servers: Callable[..., SshServers]) -> SshServers:
     """One real sshd with an empty folder."""
     return start_servers(1)
+
+
+Mount = Callable[[Path, str], None]
+
+
+@pytest.fixture
+def mount() -> Iterator[Mount]:
+    """Call it with an empty folder and the options of a tmpfs; skips the test where that may not be."""
+    mounted: list[Path] = []
+
+    def act(folder: Path, options: str) -> None:
+        if os.geteuid() != 0:
+            pytest.skip("only root may mount a small disk")
+        folder.mkdir(parents=True, exist_ok=True)
+        command = ["mount", "-t", "tmpfs", "-o", options, "lafs-test", str(folder)]
+        try:
+            done = subprocess.run(command, capture_output=True, text=True, check=False)
+        except FileNotFoundError:
+            pytest.skip("there is no mount here")
+        if done.returncode:
+            pytest.skip(f"no small disk can be mounted here: {done.stderr.strip()}")
+        mounted.append(folder)
+
+    yield act
+    for folder in mounted:
+        subprocess.run(["umount", "-l", str(folder)], check=False)

@@ -22,6 +22,7 @@ from lafscli.storage.folder import FolderStore
 from lafscli.storage.grid import Grid
 from lafscli.storage.sftp import SftpFiles
 from lafscli.storage.store import Files, Progress
+from tests.conftest import Mount
 from tests.grids import LocalGrid, content, writing
 from tests.lafs_process import Lafs
 from tests.scripted_sftp import PipeStream
@@ -30,31 +31,6 @@ SIZE = 2_700_000
 """Shares of 900 kB: too small for a server to be asked beforehand whether it has room."""
 LARGE = 6_000_000
 """Shares of 2 MB: servers are asked."""
-
-Mount = Callable[[Path, str], None]
-
-
-@pytest.fixture
-def mount() -> Iterator[Mount]:
-    """Call it with an empty folder and the options of a tmpfs; skips the test where that may not be."""
-    mounted: list[Path] = []
-
-    def act(folder: Path, options: str) -> None:
-        if os.geteuid() != 0:
-            pytest.skip("only root may mount a small disk")
-        folder.mkdir(parents=True, exist_ok=True)
-        command = ["mount", "-t", "tmpfs", "-o", options, "lafs-test", str(folder)]
-        try:
-            done = subprocess.run(command, capture_output=True, text=True, check=False)
-        except FileNotFoundError:
-            pytest.skip("there is no mount here")
-        if done.returncode:
-            pytest.skip(f"no small disk can be mounted here: {done.stderr.strip()}")
-        mounted.append(folder)
-
-    yield act
-    for folder in mounted:
-        subprocess.run(["umount", "-l", str(folder)], check=False)
 
 
 class SmallDisks:

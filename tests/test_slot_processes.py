@@ -7,12 +7,15 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
+from lafscli.errors import NotHappy
 from lafscli.storage.sftp import SftpFiles
 from lafscli.storage.store import Files
+from tests.conftest import Mount
 from tests.guard_process import Reach
 from tests.slot_process import Clock, Place, Writers, add, read, repeating
 from tests.sshd import SshServers
@@ -203,6 +206,34 @@ def test_servers_that_hang_up_on_all_in_the_middle(tmp_path: Path, kind: str) ->
         assert sorted(acknowledged) == sorted(word for some in words for word in some)
         insist(place, "first", *acknowledged)
         assert place.left() == {}
+
+
+# ---- full ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("full", [1, 2])
+def test_servers_whose_disks_are_full(tmp_path: Path, mount: Mount, full: int) -> None:
+    """Real disks without a byte left: one of three is done without, two are too many, and nothing is changed."""
+    place = Place(str(tmp_path / "made"), 3, (2, 2, 3))
+    for index in range(full):
+        mount(place.root(index), "size=256k")
+    place.make()
+    place.create(b"first\n")
+    for index in range(full):
+        with suppress(OSError), (place.root(index) / "filler").open("wb", buffering=0) as filler:
+            while True:
+                filler.write(bytes(4096))
+    before = place.seqnums()
+    with place.grid() as grid:
+        if full == 1:
+            add(grid, place, "added")
+            insist(place, "first", "added")
+        else:
+            with pytest.raises(NotHappy, match="nothing was changed"):
+                add(grid, place, "added")
+            insist(place, "first")
+            assert place.seqnums() == before
+    assert place.left() == {}
 
 
 # ---- many at once ----------------------------------------------------------------------------------------------
