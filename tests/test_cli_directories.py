@@ -199,6 +199,20 @@ def test_mutable_files(lafs: Lafs, kind: str) -> None:
     entry = _entry(lafs, "m", kind)
     assert (entry["kind"], entry["mutable"], entry["writable"], entry["rw_uri"]) == (kind, True, True, made["cap"])
     assert "size" not in entry
+    other = "mdmf" if kind == "sdmf" else "sdmf"
+    for option in (["--format", "chk"], ["--format", other]):
+        error = lafs.json("put", "large", f"m/{kind}", *option, code=2)["error"]
+        assert f"stays {kind}: --format {option[1]}" in error["message"]
+    assert lafs.json("put", "large", made["cap"], "--format", "chk", code=2)["error"]["kind"] == "Usage"
+    assert lafs("cat", f"m/{kind}", code=0).stdout == b"by its write cap"
+    assert lafs.json("put", "small", f"m/{kind}", "--format", kind, "--mutable")["seqnum"] == 4
+
+
+def test_mkdir_of_another_format_than_what_is_there(lafs: Lafs) -> None:
+    cap = lafs("mkdir", "lafs:as-sdmf", code=0).stdout
+    error = lafs.json("mkdir", "lafs:as-sdmf", "--format", "mdmf", code=2)["error"]
+    assert "stays sdmf: --format mdmf" in error["message"]
+    assert lafs("mkdir", "lafs:as-sdmf", "--format", "sdmf", code=0).stdout == cap
 
 
 def test_an_unlinked_mutable_file(lafs: Lafs) -> None:

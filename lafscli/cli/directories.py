@@ -40,6 +40,8 @@ def mkdir(frame: Frame, target: str | None, format_: str | None, private_key: st
         cap, made = where.cap, False
     else:
         cap, made = _make_at(frame, where, kind, private)
+    if not made:
+        _must_fit(cap, format_, private_key)
     pin = str(cap.read_cap()) if made and (where is None or where.as_cap) else None
     document = {"cap": str(cap)} | ({} if where is None else {"path": where.path})
     code = hand_over(frame, home, document, pin, "directory")
@@ -79,6 +81,18 @@ def _make(frame: Frame, kind: Kind, private: PrivateKey | None, *, pins: bool) -
     client.require_members()
     enough_servers(frame, config.encoding, None)
     return create_directory(frame.access(), kind=kind, private=private)
+
+
+def _must_fit(cap: DirectoryCap, format_: str | None, private_key: str | None) -> None:
+    """UsageError where the directory that is there is another one than what was asked for: it stays what it is."""
+    if private_key is not None:
+        raise UsageError("there is a directory already, which keeps its key", hint="leave out --private-key")
+    inner = cap.inner.kind
+    if format_ not in (None, inner):
+        raise UsageError(
+            f"there is a directory already, which is and stays {inner}: --format {format_} contradicts that",
+            hint="leave out --format to take it as it is",
+        )
 
 
 def _directory(where: Target, cap: Cap) -> DirectoryCap:

@@ -70,8 +70,8 @@ def put(
     chosen = replace(chosen, segment_size=largest)
     access = frame.access(None, chosen, convergent=not no_convergence)
     place = Place(None) if target is None else _place(access, resolve(frame, target), local)
-    if place.slot is not None and private is not None:
-        raise UsageError("there is a mutable file already, which keeps its key", hint="leave out --private-key")
+    if place.slot is not None:
+        _must_fit(place.slot, format_, private_key)
     if place.pins:
         warn_of_pins(frame, client.config.home)
     alone = target is None and kind == "chk"  # it may fit into its cap, and then needs no server
@@ -112,6 +112,17 @@ def _kind(format_: str | None, mutable: bool, private_key: str | None) -> Kind:
     if private_key is not None and kind == "chk":
         raise UsageError("an immutable file has no private key", hint="--mutable, or --format sdmf or mdmf")
     return "chk" if kind == "chk" else "sdmf" if kind == "sdmf" else "mdmf"
+
+
+def _must_fit(slot: MutableWriteCap, format_: str | None, private_key: str | None) -> None:
+    """UsageError where the mutable file that is there is another one than what was asked for: it stays what it is."""
+    if private_key is not None:
+        raise UsageError("there is a mutable file already, which keeps its key", hint="leave out --private-key")
+    if format_ not in (None, slot.kind):
+        raise UsageError(
+            f"there is a mutable file already, which is and stays {slot.kind}: --format {format_} contradicts that",
+            hint="leave out --format to replace its content; to have another file there, lafs rm the old one first",
+        )
 
 
 # ---- where it goes -------------------------------------------------------------------------------------------------
