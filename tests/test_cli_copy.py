@@ -208,6 +208,10 @@ def test_a_file_into_a_mutable_file_that_is_named_by_its_cap(lafs: Lafs, here: P
         (["URI:FUTURE:x", "out"], 2, "does not know"),
         (["one", "lafs:readonly/x"], 9, "read cap"),
         (["lafs:file", "lafs:file"], 0, ""),
+        (["-r", "lafs:made", "lafs:made"], 2, "made: can't be copied into itself"),
+        (["-r", "lafs:made", "lafs:made/a/b"], 2, "made: can't be copied into itself"),
+        (["-r", "lafs:", "lafs:made/copy"], 2, "can't be copied into itself"),
+        (["no-such", "nor-this", "lafs:made"], 3, "no such file: no-such"),
     ],
 )
 def test_refusals(lafs: Lafs, arguments: list[str], code: int, said: str) -> None:
@@ -228,6 +232,18 @@ def test_refusals(lafs: Lafs, arguments: list[str], code: int, said: str) -> Non
 
 
 # ---- what can't be copied is named, the rest goes on
+
+
+def test_a_source_that_is_missing_stops_no_other(lafs: Lafs, here: Path) -> None:
+    (here / "one").write_bytes(b"one")
+    done = lafs("cp", "--json", here / "one", "no-such", f"lafs:{here.name}", code=11)
+    assert json.loads(done.stdout)["errors"] == [{"path": "no-such", "reason": "no such file: no-such"}]
+    assert b"lafs: no such file: no-such\n" in done.stderr
+    assert names(lafs, f"lafs:{here.name}") == ["one"]
+    (here / "back").mkdir()
+    done = lafs("cp", f"lafs:{here.name}/nothing", f"lafs:{here.name}/one", here / "back", code=11)
+    assert f"{here.name}/nothing: no such file".encode() in done.stderr
+    assert tree(here / "back") == {"one": b"one"}
 
 
 def test_to_the_grid_links_pipes_and_odd_names_are_named(lafs: Lafs, here: Path) -> None:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import click
 
@@ -17,13 +18,15 @@ from lafscli.cli.reports import count
 from lafscli.cli.targets import Found, Target, found, like_a_cap, resolve, spotted
 from lafscli.cli.text import human_size
 from lafscli.errors import LafsError, NotFound, NotGranted, Partial, UsageError
-from lafscli.formats.caps import DirectoryCap, MutableWriteCap
+from lafscli.formats.caps import Cap, DirectoryCap, MutableWriteCap
 
 if TYPE_CHECKING:
     from lafscli.tree.contents import Access
     from lafscli.tree.copy import Copying, Trouble
     from lafscli.tree.fetching import Incoming
     from lafscli.tree.sources import Item
+
+_T = TypeVar("_T")
 
 
 @command("cp")
@@ -104,6 +107,20 @@ class _Job:
             self.need_recursive(at.path or "this")
         return at
 
+    def all_but_the_missing(self, sources: Sequence[str], look: Callable[[str], _T]) -> list[_T]:
+        """What SOURCEs are. Of several, one that can't be had is named, and the others are copied."""
+        if len(sources) == 1:
+            return [look(sources[0])]
+        there = []
+        for source in sources:
+            try:
+                there.append(look(source))
+            except UsageError:
+                raise
+            except LafsError as error:
+                self.copying.fail("CAP" if like_a_cap(source.strip()) else source, error)
+        return there
+
     def need_recursive(self, shown: str) -> None:
         if not self.recursive:
             raise UsageError(f"{shown} is a directory", hint="lafs cp -r copies directories")
@@ -148,7 +165,9 @@ def _to_here(job: _Job, sources: Sequence[str], dest: str) -> None:
         raise UsageError(f"{dest} is no folder", hint="several SOURCEs are copied into a folder that is there")
     if not inside and dest.endswith("/"):
         raise NotFound(f"no such folder: {dest}")
-    looked = [job.look(source) for source in sources]
+    looked = job.all_but_the_missing(sources, job.look)
+    if not looked:
+        return
     tops = [_incoming(each, path, inside) for each in looked]
     places = [top.place for top in tops if top.place]
     for place in places:
@@ -156,7 +175,7 @@ def _to_here(job: _Job, sources: Sequence[str], dest: str) -> None:
             raise UsageError(f"several SOURCEs would be called {place[0]}")
     if not inside and path.exists() and looked[0].cap.is_directory:
         raise UsageError(f"{dest} is there, and is no folder")
-    job.single.file = len(tops) == 1 and not tops[0].cap.is_directory
+    job.single.file = len(sources) == 1 and not tops[0].cap.is_directory
     with LocalFolders(path if inside else path.parent) as folders:
         fetch_trees(_access(job.frame, looked), tops, folders, job.copying)
 
@@ -192,14 +211,20 @@ def _to_grid(job: _Job, sources: Sequence[str], target: Target) -> None:
     from lafscli.tree.sources import size_below
 
     access = job.frame.access()
-    items = [_item(job, source) for source in sources]
-    job.single.file = len(items) == 1 and not _is_folder(items[0])
+    items = job.all_but_the_missing(sources, partial(_item, job))
+    if not items:
+        return
+    several = len(sources) > 1
+    job.single.file = not several and not _is_folder(items[0])
     if job.progress.drawn and not any(on_grid(source) for source in sources):
         job.progress.start("cp", sum(size_below(item) for item in items))
     if not target.names and isinstance(target.cap, MutableWriteCap):
-        _over(job, access, items, target.cap)
+        if several:
+            raise UsageError("DEST is a file: one file can be copied there")
+        _over(job, access, items[0], target.cap)
         return
-    into, name = _destination(job.frame, target, items)
+    _not_into_itself(access, items, target)
+    into, name = _destination(job.frame, target, items, several=several)
     if name is not None:
         store_trees(access, into, [replace(items[0], name=name)], job.copying)
         return
@@ -214,18 +239,38 @@ def _to_grid(job: _Job, sources: Sequence[str], target: Target) -> None:
     store_trees(access, into, named, job.copying, contents=contents)
 
 
-def _over(job: _Job, access: Access, items: Sequence[Item], cap: MutableWriteCap) -> None:
+def _over(job: _Job, access: Access, item: Item, cap: MutableWriteCap) -> None:
     """A file into a mutable file that is named by its cap."""
     from lafscli.tree.growing import overwrite
 
-    if len(items) > 1 or _is_folder(items[0]):
+    if _is_folder(item):
         raise UsageError("DEST is a file: one file can be copied there")
-    size = overwrite(access, cap, items[0].source, job.copying)
+    size = overwrite(access, cap, item.source, job.copying)
     job.copying.done.files += 1
     job.copying.done.bytes += size
 
 
-def _destination(frame: Frame, target: Target, items: Sequence[Item]) -> tuple[DirectoryCap, str | None]:
+def _not_into_itself(access: Access, items: Sequence[Item], target: Target) -> None:
+    """UsageError for a directory that would be copied into itself, or below; looked at before anything is made."""
+    from lafscli.tree.links import same_directory
+    from lafscli.tree.paths import reach
+    from lafscli.tree.sources import GridFolder
+
+    folders = [(item, item.source.cap) for item in items if isinstance(item.source, GridFolder)]
+    if not folders or not isinstance(target.cap, DirectoryCap):
+        return
+    way: list[Cap] = [target.cap]
+    if target.names:
+        reached = reach(access, target.cap, target.names)
+        way = [*reached.above, *([reached.child.cap] if reached.child is not None else [])]
+    for item, cap in folders:
+        if any(same_directory(cap, above) for above in way):
+            raise UsageError(f"{item.shown or 'the directory'}: can't be copied into itself")
+
+
+def _destination(
+    frame: Frame, target: Target, items: Sequence[Item], *, several: bool
+) -> tuple[DirectoryCap, str | None]:
     """The directory that is copied into, and the name there where DEST is not itself that directory."""
     from lafscli.tree.directory import changeable
     from lafscli.tree.paths import spot
@@ -240,7 +285,6 @@ def _destination(frame: Frame, target: Target, items: Sequence[Item]) -> tuple[D
     if isinstance(there, DirectoryCap):
         changeable(there)
         return there, None
-    several = len(items) > 1
     if there is not None and (target.slash or several or _is_folder(items[0])):
         raise UsageError(f"{target.shown} is no directory")
     if several and not target.slash:

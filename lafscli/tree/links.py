@@ -85,9 +85,9 @@ def move(access: Access, source: Spot, target: Spot, *, over: Over = "files") ->
     assert child is not None, "what is moved was found"
     changeable(source.parent)
     changeable(target.parent)
-    if any(_same(above, child.cap) for above in target.above):
+    if any(same_directory(above, child.cap) for above in target.above):
         raise LafsError(f"{source.name}: can't be moved into itself")
-    if not _same(source.parent, target.parent):
+    if not same_directory(source.parent, target.parent):
         new = NewChild(child.cap, child.metadata, child.ro)
         before = link(access, target.parent, target.name, new, over=over)
         _unlink_moved(access, source, child)
@@ -161,7 +161,7 @@ def _cap_now(table: Table, name: str) -> Cap | None:
         return None
 
 
-def _same(one: Cap, other: Cap) -> bool:
+def same_directory(one: Cap, other: Cap) -> bool:
     """Whether two caps are of one directory, whatever they grant."""
     if not (one.is_directory and other.is_directory):
         return False
