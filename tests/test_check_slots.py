@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from lafscli.cli.reports import text
 from lafscli.errors import CannotTell, NotRecoverable, ServerUnreachable
 from lafscli.formats.caps import DirectoryCap, LitCap
 from lafscli.formats.slot import Header
@@ -135,6 +136,18 @@ def test_merge_and_newer_are_told(local: LocalGrid) -> None:
     report = checked(local, cap, LISTING)
     assert report.slot is not None
     assert (report.slot.newer, report.document()["versions"]) == (7, {"recoverable": 2, "unrecoverable": 1})
+
+
+def test_a_version_that_is_lost_is_not_newer_than_itself(local: LocalGrid) -> None:
+    cap = put_version(local, b"one", seqnum=50)
+    for shnum in range(8):
+        path_of(local, cap, holder(local, cap, shnum), shnum).unlink()
+    report = checked(local, cap, LISTING)
+    assert report.slot is not None
+    assert (report.state, report.slot.newer, report.slot.seqnum) == ("unrecoverable", 50, 50)
+    said = text(report, "x")
+    assert "3 are needed; these are of version 50, the newest that was seen" in said
+    assert "newer than" not in said
 
 
 def test_a_version_that_this_home_has_seen_is_missed(local: LocalGrid) -> None:

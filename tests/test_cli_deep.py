@@ -167,6 +167,19 @@ def test_unknown_kinds_are_named_and_not_checked(lafs: Lafs) -> None:
     lafs("check", "home:docs/future", code=2)
 
 
+def test_a_target_that_is_missing_stops_no_other(lafs: Lafs) -> None:
+    for command in ("check", "repair"):
+        done = lafs(command, "home:docs/a", "home:nosuch", "home:docs/b", "-q", "--json", code=11)
+        *reports, last = [json.loads(line) for line in done.stdout.decode().splitlines()]
+        assert [report["path"] for report in reports] == ["home:docs/a", "home:docs/b"]
+        assert last["summary"]["not_looked_at"] == 1
+        assert b"lafs: home:nosuch: nosuch: no such file or directory\n" in done.stderr
+    done = lafs("renew", "home:docs/a", "home:nosuch", code=11)
+    assert b"10 leases renewed" in done.stdout
+    assert b"nosuch: no such file" in done.stderr
+    assert b"nosuch: no such file" in lafs("check", "home:nosuch", "home:neither", code=3).stderr
+
+
 def test_a_verify_cap_is_enough_without_r(lafs: Lafs) -> None:
     cap = lafs("cap", "verify", "home:docs", code=0).stdout.decode().strip()
     assert lafs.json("check", "--verify", cap)["kind"] == "dir2"

@@ -15,7 +15,8 @@ from lafscli.cli.frame import Frame
 from lafscli.cli.options import DURATION, Quantity, command, respelled
 from lafscli.cli.progress import ShownProgress
 from lafscli.cli.reports import count, overview, text
-from lafscli.cli.roots import in_itself, must_lead_on, root, unreachable
+from lafscli.cli.roots import in_itself, must_lead_on, unreachable
+from lafscli.cli.roots import roots as found_roots
 from lafscli.cli.text import escape
 from lafscli.errors import CannotTell, Damaged, NotRecoverable, Partial, Unreachable, UsageError
 from lafscli.health.check import Checking, check_many
@@ -142,7 +143,7 @@ def _run(
 ) -> None:
     """Check, repair and rebalance if that is wanted; `checking` is what the options say."""
     until = None if checking.max_time is None else time.monotonic() + checking.max_time
-    roots = [root(frame, target) for target in targets]
+    roots, missing = found_roots(frame, targets)
     if recursive:
         must_lead_on(roots)
     access = frame.access(next((each.cap for each in roots if not in_itself(each.cap)), roots[0].cap))
@@ -150,6 +151,7 @@ def _run(
     if not grid.stores and not all(in_itself(each.cap) for each in roots):
         frame.client_with_servers()
     objects = Objects(access, roots, deep=recursive)
+    objects.unseen += missing
     checking = replace(
         checking,
         happy=access.publishing.encoding.happy if grid.stores else 0,
@@ -211,7 +213,7 @@ def _several(
         code = worse(code, Partial.exit_code)
     frame.out.show({"summary": summary.document()}, overview(summary))
     for each in objects.unseen:
-        frame.out.warn(f"{each.path}: {each.reason}")
+        frame.out.name(f"{each.path}: {each.reason}")
     _tell_failures(frame, failures)
     if unheard and unheard == summary.objects - summary.literal:
         code = Unreachable.exit_code

@@ -10,7 +10,8 @@ import click
 from lafscli.cli.frame import Frame
 from lafscli.cli.options import command
 from lafscli.cli.reports import count
-from lafscli.cli.roots import in_itself, known, root, unreachable
+from lafscli.cli.roots import in_itself, known, unreachable
+from lafscli.cli.roots import roots as found_roots
 from lafscli.errors import Partial
 from lafscli.formats.caps import ChkVerifyCap, DirectoryCap, MutableVerifyCap
 from lafscli.health.deep import Objects
@@ -30,7 +31,7 @@ def renew(frame: Frame, targets: tuple[str, ...]) -> None:
     aliases stand for, and what was put or made without a name (`pins`). A directory is renewed with all that it leads
     to. On every server our lease on each share is renewed for 31 days, or added where there is none of ours.
     """
-    roots = [root(frame, target) for target in targets] or known(frame.home())
+    roots, missing = found_roots(frame, targets) if targets else (known(frame.home()), [])
     total, failures, unheard, objects = Leases(), Counter[Silence](), 0, 0
     stored = next((each.cap for each in roots if not in_itself(each.cap)), None)
     if stored is not None:
@@ -49,9 +50,10 @@ def renew(frame: Frame, targets: tuple[str, ...]) -> None:
                 frame.out.warn(f"no share of {b32encode(done.si)} was found")
         if unheard and unheard == objects:
             raise unreachable(silent)
-        for name in found.unseen:
-            frame.out.warn(f"{name.path}: {name.reason}")
-        total += Leases(failed=len(found.unseen))
+        missing = [*missing, *found.unseen]
+    for name in missing:
+        frame.out.name(f"{name.path}: {name.reason}")
+    total += Leases(failed=len(missing))
     for each, number in sorted(failures.items(), key=lambda item: (item[0].server, item[0].reason)):
         frame.out.warn(f"server {each.server}: {count(number, 'lease')} not renewed: {each.reason}")
     said = f"{count(total.renewed, 'lease')} renewed, {total.added} added"

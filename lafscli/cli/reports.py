@@ -60,7 +60,9 @@ def _versions(report: CheckReport) -> list[str]:
     said = []
     if state.merge:
         said.append(f"two versions have number {state.seqnum}")
-    if state.newer is not None:
+    if state.newer is not None and state.newer == state.seqnum:  # none can be recovered, and these are of the newest
+        said.append(f"these are of version {state.newer}, the newest that was seen")
+    elif state.newer is not None:
         said.append(f"version {state.newer} was there, newer than {state.seqnum}, and can't be recovered")
     if state.interrupted:
         said.append("a writer stopped half-way")

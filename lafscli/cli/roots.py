@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 from lafscli.cli.frame import Frame
 from lafscli.cli.targets import found, like_a_cap
 from lafscli.config import aliases, secrets
-from lafscli.errors import NotGranted, Unreachable, UsageError
+from lafscli.errors import LafsError, NotGranted, Unreachable, UsageError
 from lafscli.formats import caps
 from lafscli.formats.caps import Cap, DirectoryCap, LitCap, UnknownCap
-from lafscli.health.deep import Root
+from lafscli.health.deep import Root, Unseen
 from lafscli.health.report import Silence
 from lafscli.primitives.encoding import b32encode
 
@@ -29,6 +29,29 @@ def root(frame: Frame, text: str) -> Root:
         return Root(text.strip(), target.cap)
     assert target.target is not None, "it was read from the text"
     return Root("/".join([called(target.target.cap), *target.target.names]), target.cap)
+
+
+def roots(frame: Frame, texts: Sequence[str]) -> tuple[list[Root], list[Unseen]]:
+    """What TARGETs lead to. Of several, one that can't be had stops no other: it comes back with the reason."""
+    if len(texts) == 1:
+        return [root(frame, texts[0])], []
+    there: list[Root] = []
+    missing: list[Unseen] = []
+    failed: LafsError | None = None
+    for text in texts:
+        try:
+            there.append(root(frame, text))
+        except (UsageError, Unreachable):
+            raise
+        except LafsError as error:
+            failed = failed or error
+            shown = "CAP" if like_a_cap(text.strip()) else text.strip()
+            missing.append(Unseen(shown, error.message.removeprefix(f"{shown}: ")))
+    if failed is not None and not there:
+        for each in missing[1:]:
+            frame.out.name(f"{each.path}: {each.reason}")
+        raise failed
+    return there, missing
 
 
 def called(cap: Cap) -> str:
