@@ -18,7 +18,7 @@ from lafscli.formats.dirtable import Table
 from lafscli.mutable import publish
 from lafscli.primitives.encoding import netstring
 from lafscli.storage.grid import Grid
-from lafscli.tree.contents import Access, Kind, content, contents_of, read, readable, store
+from lafscli.tree.contents import Access, Kind, content, contents_of, pass_on, read, readable, store
 from lafscli.tree.directory import Directory, NewChild, create_directories, create_directory, edit, load, load_many
 from lafscli.tree.links import Occupied, link, move, plant, unlink
 from lafscli.tree.paths import child_at, follow, hang, reach, split, spot
@@ -451,3 +451,11 @@ def test_without_servers() -> None:
     for what in (lambda: create_directory(access), lambda: content(access, SSK), lambda: store(access, b"", "sdmf")):
         with pytest.raises(UsageError, match="no server"):
             what()
+
+
+def test_a_warning_names_its_object_once() -> None:
+    said: list[str] = []
+    cap = caps.parse("URI:DIR2:fs6ul2fju2fvb2cfx7gt6ngycm:hncpinwszbggrurbvuaaexnftk3j5wfr7473pj2g734mo2isxlbq")
+    name = cap.abbreviation
+    pass_on(Access.nowhere(said.append), cap, [f"{name}: 5 of 10", "another"])
+    assert said == [f"directory {name}: 5 of 10", f"directory {name}: another"]

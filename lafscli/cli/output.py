@@ -29,6 +29,7 @@ class Output:
         self.place = ""
         self.extra: dict[str, Any] = {}
         self._log: TextIO | None = None
+        self._warned: set[str] = set()
 
     # ---- the answer ----
 
@@ -80,7 +81,10 @@ class Output:
         return message
 
     def warn(self, message: str) -> None:
-        """Say what the user should know and what stops nothing."""
+        """Say what the user should know and what stops nothing; the same words once."""
+        if message in self._warned:
+            return
+        self._warned.add(message)
         self.event("warning", message=escape(message))
         if not self.settings.quiet:
             self._say(f"{self._paint('33', 'lafs: warning:')} {self.place}{escape(message)}")

@@ -116,7 +116,7 @@ def content(access: Access, cap: Cap) -> bytes:
         return bytes(pieces)
     data: bytes
     data, found = retrieve.contents(access.grid, file, access.reading)
-    _pass_on(access, cap, found.warnings)
+    pass_on(access, cap, found.warnings)
     return data
 
 
@@ -148,7 +148,7 @@ def contents_of(access: Access, caps: Sequence[Cap]) -> list[bytes | LafsError]:
                 results[index] = answer
             else:
                 results[index] = answer[0]
-                _pass_on(access, caps[index], answer[1].warnings)
+                pass_on(access, caps[index], answer[1].warnings)
     assert all(result is not None for result in results)
     return [result for result in results if result is not None]
 
@@ -189,7 +189,8 @@ def _need_servers(access: Access, file: Readable) -> None:
         need_servers(access)
 
 
-def _pass_on(access: Access, cap: Cap, warnings: Sequence[str]) -> None:
+def pass_on(access: Access, cap: Cap, warnings: Sequence[str]) -> None:
+    """Tell the user what reading or writing gave warnings of, once with the name of the object."""
     what = "directory" if cap.is_directory else "file"
     for warning in warnings:
-        access.warn(f"{what} {cap.abbreviation}: {warning}")
+        access.warn(f"{what} {cap.abbreviation}: {warning.removeprefix(f'{cap.abbreviation}: ')}")

@@ -14,7 +14,7 @@ from lafscli.immutable.many import upload_many
 from lafscli.immutable.upload import upload
 from lafscli.mutable import publish
 from lafscli.primitives.ciphers import PrivateKey
-from lafscli.tree.contents import Access, Kind, content, contents_of, need_servers
+from lafscli.tree.contents import Access, Kind, content, contents_of, need_servers, pass_on
 
 LARGE = 4 << 20
 """Bytes of a table from which the user is warned: each change writes all of it (spec 04 §1)."""
@@ -106,8 +106,7 @@ def edit(access: Access, cap: DirectoryCap, change: Change) -> None:
         return None if new == old else new
 
     done = publish.modify(access.grid, inner, changed, access.publishing)
-    for warning in done.warnings:
-        access.warn(f"directory {cap.abbreviation}: {warning}")
+    pass_on(access, cap, done.warnings)
     if size > LARGE:
         access.warn(
             f"directory {cap.abbreviation} has a table of {size >> 20} MiB, all of which is written at each change; "
@@ -129,9 +128,9 @@ def create_directory(
         return DirectoryCap(upload(access.grid, immutable_table(given), access.writing).cap)
     need_servers(access)
     made = publish.create(access.grid, _mutable_table(given), access.publishing, mdmf=kind == "mdmf", private=private)
-    for warning in made.warnings:
-        access.warn(warning)
-    return DirectoryCap(made.cap)
+    cap = DirectoryCap(made.cap)
+    pass_on(access, cap, made.warnings)
+    return cap
 
 
 def create_directories(
