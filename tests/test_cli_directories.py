@@ -241,6 +241,13 @@ def test_an_older_version_is_told_and_refused(lafs: Lafs) -> None:
     assert lafs("cat", cap, "--strict", code=6).stdout == b""
 
 
+def test_ln_on_what_is_there_names_the_whole_path(lafs: Lafs) -> None:
+    lafs("ln", LIT, "lafs:ln-on/x", code=3)
+    _run(lafs, "mkdir lafs:ln-on", f"ln {LIT} lafs:ln-on/x", f"ln {LIT} lafs:ln-x")
+    assert b"lafs: ln-on/x: there is an entry" in lafs("ln", LIT, "lafs:ln-on/x", code=1).stderr
+    assert b"lafs: ln-x: there is an entry" in lafs("ln", LIT, "lafs:ln-x", code=1).stderr
+
+
 # ---- get
 
 
@@ -456,7 +463,7 @@ def test_rm(lafs: Lafs) -> None:
     lafs("mkdir", "lafs:rm/empty", code=0)
     done = lafs("rm", "rm/a", "lafs:rm/b", code=0)
     assert done.stdout == b""
-    assert b"lafs gc" in done.stderr
+    assert b"comes back with the gc of a later version of lafs" in done.stderr
     assert lafs("rm", "-q", "rm/c", code=0).stderr == b""
     assert lafs.json("rm", "rm/empty") == {"schema": 1, "removed": 1}
     assert b"not empty" in lafs("rm", "rm/full", code=1).stderr

@@ -11,10 +11,16 @@ from pathlib import Path
 
 import click
 import pytest
+from click.testing import CliRunner
 
 from lafscli.cli import table
+from lafscli.cli.frame import Frame
 from lafscli.cli.main import load
+from lafscli.cli.options import Settings
+from lafscli.cli.output import Output
 from lafscli.cli.text import columns, escape, human_size, without_caps
+from lafscli.cli.trees import manifest
+from lafscli.errors import UsageError
 from tests.lafs_process import Lafs
 
 LIT = "URI:LIT:krugkidfnzsc4"  # "The end."
@@ -283,12 +289,26 @@ def test_answer_that_can_not_be_written_is_no_success(lafs: Lafs, arguments: lis
     assert b"Traceback" not in closed.stderr
 
 
+def test_a_warning_is_said_once(capsys: pytest.CaptureFixture[str]) -> None:
+    out = Output(Settings(color="never"))
+    for words in ("one", "two", "one"):
+        out.warn(words)
+    assert capsys.readouterr().err == "lafs: warning: one\nlafs: warning: two\n"
+
+
+def test_one_answer_of_manifest() -> None:
+    done = CliRunner().invoke(manifest, [LIT, "--verify-cap", "--read-cap"], obj=Frame(Settings()))
+    assert isinstance(done.exception, UsageError)
+    assert "not several" in done.exception.message
+
+
 # ---- text
 
 
 def test_escape() -> None:
     assert escape("plain näme") == "plain näme"
     assert escape("a\nb\x1b[31m\x7f\u202e\u200b\ud800\u2028") == "a\\nb\\x1b[31m\\x7f\\u202e\\u200b\\ud800\\u2028"
+    assert escape("caf\udce9 \udcff") == "caf\\xe9 \\xff"  # bytes that are not UTF-8
     assert escape("[red]x[/red]") == "[red]x[/red]"
     for code in [*range(32), *range(127, 160)]:
         assert escape(chr(code)).isprintable()

@@ -34,7 +34,7 @@ def create(frame: Frame, name: str) -> None:
     client.require_members()
     enough_servers(frame, config.encoding, None)
     aliases.add(config.home, name, create_directory(frame.access()))
-    frame.out.show(_document(config.home), f"{name}: is a new directory")
+    frame.out.show(_document(config.home), f"alias {name} names a new directory")
 
 
 @command("alias add")
@@ -83,7 +83,7 @@ def remove(frame: Frame, name: str) -> None:
     """Forget a name, and print the cap that it stood for.
 
     Nothing is removed from the servers. But when nothing else leads there, keep the cap: without it the directory
-    can't be found again, and a later gc takes its space back.
+    can't be found again, and the gc of a later version of lafs takes its space back.
     """
     name = name.removesuffix(":")
     home = frame.config().home

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from lafscli.formats.child import Child
     from lafscli.tree.contents import Access
     from lafscli.tree.directory import NewChild
+    from lafscli.tree.links import Occupied
     from lafscli.tree.paths import Spot
 
 
@@ -48,13 +49,23 @@ def ln(frame: Frame, source: str, target: str, readonly: bool) -> None:
             link(access, where.cap, where.names[0], new, over="nothing")
         except Occupied as taken:
             if not taken.child.cap.is_directory:
-                raise
+                raise _at(where.path, taken) from None
         else:
             frame.out.show({"cap": str(new.cap), "path": where.path}, "")
             return
     place, path = _landing(frame, where, origin.name)
-    link(access, place.parent, place.name, new, over="nothing")
+    try:
+        link(access, place.parent, place.name, new, over="nothing")
+    except Occupied as taken:
+        raise _at(path, taken) from None
     frame.out.show({"cap": str(new.cap), "path": path}, "")
+
+
+def _at(path: str, taken: Occupied) -> Occupied:
+    """The same error with the whole path in it."""
+    name = path.rpartition("/")[2]
+    taken.message = path.removesuffix(name) + taken.message
+    return taken
 
 
 def _linked(origin: Found, readonly: bool) -> NewChild:
@@ -133,7 +144,8 @@ def mv(frame: Frame, source: str, target: str) -> None:
 def rm(frame: Frame, targets: tuple[str, ...], recursive: bool) -> None:
     """Remove links from directories.
 
-    What is linked nowhere else can't be reached any more, except by its cap; its space comes back with gc. A directory
+    What is linked nowhere else can't be reached any more, except by its cap; its space comes back with the gc of
+    a later version of lafs. A directory
     that is not empty takes -r: only its own link is removed, and all below it goes with it. To forget an alias is
     lafs alias remove.
     """
@@ -161,7 +173,7 @@ def rm(frame: Frame, targets: tuple[str, ...], recursive: bool) -> None:
         frame.out.complain(each)
         code = worse(code, each.exit_code)
     if removed:
-        frame.out.tell("the space of what nothing leads to any more comes back with lafs gc")
+        frame.out.tell("the space of what nothing leads to any more comes back with the gc of a later version of lafs")
     if code:
         raise SystemExit(Partial.exit_code if removed else code)
 

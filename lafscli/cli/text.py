@@ -23,6 +23,8 @@ def escape(text: str) -> str:
 def _shown(character: str) -> str:
     if unicodedata.category(character) not in _HIDDEN:
         return character
+    if "\udc80" <= character <= "\udcff":  # a byte of a local name that is not UTF-8
+        return f"\\x{ord(character) - 0xDC00:02x}"
     return character.encode("unicode_escape").decode("ascii") if character != "\udfff" else "\\udfff"
 
 

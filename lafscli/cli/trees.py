@@ -71,15 +71,20 @@ def _document(visit: Visit) -> dict[str, Any]:
 
 @command("manifest")
 @click.argument("target")
-@click.option("--storage-index", "wanted", flag_value="storage_index", help="Only the storage index of each object.")
-@click.option("--verify-cap", "wanted", flag_value="verify_cap", help="Only the verify cap of each object.")
-@click.option("--read-cap", "wanted", flag_value="read_cap", help="Only the read cap of each object.")
-def manifest(frame: Frame, target: str, wanted: str | None) -> None:
+@click.option("--storage-index", is_flag=True, help="Only the storage index of each object.")
+@click.option("--verify-cap", is_flag=True, help="Only the verify cap of each object.")
+@click.option("--read-cap", is_flag=True, help="Only the read cap of each object.")
+def manifest(frame: Frame, target: str, storage_index: bool, verify_cap: bool, read_cap: bool) -> None:
     """List every object of a tree with its cap.
 
     Each object stands there once, a directory before what is in it: its cap, a space, and its path below TARGET. What
     has no storage index or verify cap is left out where that is asked for.
     """
+    given = {"storage_index": storage_index, "verify_cap": verify_cap, "read_cap": read_cap}
+    chosen = [key for key, is_given in given.items() if is_given]
+    if len(chosen) > 1:
+        raise UsageError("one of --storage-index, --verify-cap and --read-cap, not several")
+    wanted = chosen[0] if chosen else None
     for visit in _visits(frame, found(frame, target)):
         document = _document(visit)
         if wanted is None:
