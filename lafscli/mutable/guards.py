@@ -97,14 +97,14 @@ class Guards:
                 self._grid.submit(self._asked[name], partial(_keep, guard))
 
     def broken(self) -> bool:
-        """Whether another one has broken any of them: then what was seen under them is no whole picture."""
+        """Whether another one may have any of them by now: then what was seen under them is no whole picture."""
         stores = [self._asked[name] for name in self._held if name not in self._late]
         answers = self._grid.ask(self._touch, stores)
         until = self._monotonic() + _LAST_SECONDS
         while (answer := answers.poll(max(0.0, until - self._monotonic()))) is not None:
-            if isinstance(answer.value, GuardLost):
+            if isinstance(answer.value, LafsError):
                 return True
-        return False
+        return bool(answers.pending)
 
     def _touch(self, store: ShareStore) -> None:
         self.on(store).touch()

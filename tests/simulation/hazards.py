@@ -63,8 +63,8 @@ class Hazards:
 
     @property
     def mild(self) -> bool:
-        """Whether nothing has happened yet but that somebody, or some connection, was slow."""
-        return {kind.rstrip("!.") for kind in self.happened} <= {"pause", "stall", "misjudge"}
+        """Whether nothing has happened yet but that clients were slow: every server answers in time."""
+        return {kind.rstrip("!.") for kind in self.happened} <= {"pause", "misjudge"}
 
     def between(self) -> None:
         """After a change was acknowledged."""
