@@ -113,6 +113,13 @@ def test_no_second_share_while_a_server_is_free_and_happiness_grows(case: Case) 
             assert all((name, shnum) in case.stuck for shnum in doubled)
 
 
+def test_a_free_server_far_down_the_order_comes_before_a_second_share() -> None:
+    """Both holders of share 0 lie behind the servers that an upload would use, and so does the one that is free."""
+    order = [store(i, writable=i > 3) for i in range(7)]
+    report = CheckReport(ChkVerifyCap(b"s" * 16, b"u" * 32, 1, 2, 100), shares={0: ("s5", "s6")})
+    assert dict(Case.of(report, order).goal().fresh) == {1: "s4"}
+
+
 def test_a_corrupt_share_comes_back_to_its_place_where_that_is_as_good() -> None:
     order = [store(i) for i in range(4)]
     report = CheckReport(

@@ -125,11 +125,19 @@ class Case:
         holding = {server for names in self.good.values() for server in names}
         nearest = {store.server.name for store in self.order[: 2 * self.cap.n]} | holding
         planned = self._planned(wanted, nearest)
-        if len(nearest) < len(self.order) and planned.happiness < min(self.cap.n, len(self.order)):
+        if len(nearest) < len(self.order) and (
+            planned.happiness < min(self.cap.n, len(self.order)) or self._doubled(planned)
+        ):
             wider = self._planned(wanted, {store.server.name for store in self.order})
-            if wider.happiness > planned.happiness:
+            if (-wider.happiness, self._doubled(wider)) < (-planned.happiness, self._doubled(planned)):
                 return wider
         return planned
+
+    def _doubled(self, planned: Plan) -> int:
+        """How many shares go to a server that has one, or gets another."""
+        names = [str(name) for name in planned.send.values()]
+        holding = {server for names in self.good.values() for server in names}
+        return sum(name in holding or names.count(name) > 1 for name in names)
 
     def _planned(self, wanted: frozenset[int], names: set[str]) -> Plan:
         candidates = []
