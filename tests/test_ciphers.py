@@ -177,6 +177,7 @@ def test_pem_in_both_forms_gives_the_same_bytes() -> None:
         assert ciphers.load_private_key_pem(pem) == a_key()
 
 
+@pytest.mark.slow
 def test_write_caps_of_the_vectors() -> None:
     """Spec 00 §5: from each PEM key the writekey and the fingerprint of the cap."""
     assert len(MUTABLE) == 120

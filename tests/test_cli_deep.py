@@ -131,6 +131,7 @@ def test_damage_of_a_mutable_file_is_found_and_mended(lafs: Lafs) -> None:
     assert sum(len(list((server(lafs, i) / "quarantine").iterdir())) for i in range(10)) == 3
 
 
+@pytest.mark.slow
 def test_too_many_damaged_shares_give_no_wrong_bytes(lafs: Lafs) -> None:
     si = lafs.json("cap", "show", "home:docs/notes")["storage_index"]
     for path in (lafs.home / "grid").glob(f"*/shares/{si[:2]}/{si}/*"):
@@ -143,6 +144,7 @@ def test_too_many_damaged_shares_give_no_wrong_bytes(lafs: Lafs) -> None:
     assert lafs.json("check", "--verify", "home:docs/notes", code=5)["recoverable"] is False
 
 
+@pytest.mark.slow
 def test_renew_reaches_everything(lafs: Lafs) -> None:
     """Without TARGET: what aliases stand for and pins, with all that is below."""
     assert lafs.json("renew") == {"schema": 1, "renewed": 70, "added": 0, "failed": 0}
@@ -167,6 +169,7 @@ def test_unknown_kinds_are_named_and_not_checked(lafs: Lafs) -> None:
     lafs("check", "home:docs/future", code=2)
 
 
+@pytest.mark.slow
 def test_a_target_that_is_missing_stops_no_other(lafs: Lafs) -> None:
     for command in ("check", "repair"):
         done = lafs(command, "home:docs/a", "home:nosuch", "home:docs/b", "-q", "--json", code=11)

@@ -131,6 +131,7 @@ def test_a_private_key_makes_the_same_cap(lafs: Lafs) -> None:
 # ---- put
 
 
+@pytest.mark.slow
 def test_put_links_and_makes_directories(lafs: Lafs) -> None:
     before = _pins(lafs)
     done = lafs.json("put", "large", "lafs:put/deep/er/name")
@@ -176,7 +177,7 @@ def test_put_below_a_cap_is_pinned(lafs: Lafs) -> None:
     assert str(caps.parse(mutable["cap"]).read_cap()) in _pins(lafs)
 
 
-@pytest.mark.parametrize("kind", ["sdmf", "mdmf"])
+@pytest.mark.parametrize("kind", ["sdmf", pytest.param("mdmf", marks=pytest.mark.slow)])
 def test_mutable_files(lafs: Lafs, kind: str) -> None:
     made = lafs.json("put", "large", f"lafs:m/{kind}", "--format", kind)
     assert (made["kind"], made["size"], made["seqnum"]) == (kind, 5000, 1)
@@ -457,6 +458,7 @@ def test_mv_between_directories_keeps_metadata(lafs: Lafs) -> None:
 # ---- rm
 
 
+@pytest.mark.slow
 def test_rm(lafs: Lafs) -> None:
     for path in ("rm/a", "rm/b", "rm/c", "rm/full/x"):
         lafs("put", "small", f"lafs:{path}", code=0)

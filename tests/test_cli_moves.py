@@ -103,6 +103,7 @@ def test_drain_refuses_before_it_changes_anything(lafs: Lafs) -> None:
     assert b"no other server" in alone("server", "drain", "one", code=4).stderr
 
 
+@pytest.mark.slow
 def test_drain_leaves_what_others_put(lafs: Lafs, tmp_path: Path) -> None:
     put(lafs)
     other = Lafs(tmp_path / "other")
@@ -115,6 +116,7 @@ def test_drain_leaves_what_others_put(lafs: Lafs, tmp_path: Path) -> None:
     assert "1 share of other people" in lafs("server", "drain", "c", code=0).stdout.decode()
 
 
+@pytest.mark.slow
 def test_replace_a_server_that_answers(lafs: Lafs) -> None:
     cap = put(lafs)["cap"]
     [share] = shares(lafs, "c")

@@ -153,6 +153,7 @@ def empty(servers: SshServers, i: int) -> None:
     (servers.root(i) / "shares").mkdir()
 
 
+@pytest.mark.slow
 def test_the_story_of_seven_stopped_and_three_emptied(lafs: Lafs, ssh_servers: SshServers) -> None:
     store(lafs, 3_000_000)
     before = visible(ssh_servers)
@@ -254,6 +255,7 @@ def test_killed_at_twenty_moments(lafs: Lafs, ssh_servers: SshServers) -> None:
         assert {shnum: copies[:1] for shnum, copies in visible(ssh_servers).items()} == before
 
 
+@pytest.mark.slow
 def test_on_servers_without_extensions(tmp_path: Path, start_servers: Callable[..., SshServers]) -> None:
     """No posix-rename, no hard links, no fsync: a corrupt share is moved aside before the new one is renamed."""
     servers = start_servers(3, denied="posix-rename,hardlink,fsync,limits")

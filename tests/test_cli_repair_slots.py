@@ -71,6 +71,7 @@ def guards(servers: SshServers) -> list[Path]:
     return [path for i in range(servers.count) for path in (servers.root(i) / "locks").iterdir()]
 
 
+@pytest.mark.slow
 def test_the_story_of_three_lost_disks(lafs: Lafs, ssh_servers: SshServers) -> None:
     """All comes back to the byte, at the same versions; what is away meanwhile is not made up for."""
     before = shares(ssh_servers)

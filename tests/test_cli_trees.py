@@ -52,6 +52,7 @@ ORDER = ["", "lit", "zero", "a", "a/second.jpg", "a/slot", "a/circle", "a/circle
 ORDER += ["frozen", "frozen/future", "frozen/in"]
 
 
+@pytest.mark.slow
 def test_manifest_lists_each_object_once_in_the_order_of_the_spec(lafs: Lafs) -> None:
     found = lines(lafs, "manifest", "lafs:tree")
     assert [each["path"] for each in found] == ORDER

@@ -84,6 +84,7 @@ def test_random_key_is_warned_about_before_anything_is_sent(lafs: Lafs) -> None:
     assert running.returncode == 1
 
 
+@pytest.mark.slow
 def test_lock_that_another_holds_does_not_hold_a_cap_back(lafs: Lafs) -> None:
     (lafs.folder / "x").write_bytes(DATA)
     with (lafs.home / ".lock").open("w") as lock:

@@ -81,6 +81,7 @@ def test_a_server_is_drained_removed_and_gone(lafs: Lafs, servers: SshServers) -
     get_all(lafs, some)
 
 
+@pytest.mark.slow
 def test_a_burned_host_is_replaced(lafs: Lafs, servers: SshServers) -> None:
     stored = put(lafs, 3_000_000, 20_000, 5000)
     before = {name: path.read_bytes()[:-72] for name, path in shares(servers, 3).items()}

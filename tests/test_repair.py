@@ -541,6 +541,7 @@ def test_a_guard_that_another_holds_is_named(local: LocalGrid, cap: ChkVerifyCap
     assert list(quarantined(local)) == [(index, 5)]
 
 
+@pytest.mark.slow
 def test_a_guard_is_waited_for(local: LocalGrid, cap: ChkVerifyCap) -> None:
     where = paths(local, cap)
     where[5].write_bytes(where[5].read_bytes()[:-300])

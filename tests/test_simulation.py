@@ -33,7 +33,7 @@ def test_guards_of_one_server() -> None:
 
 @pytest.mark.parametrize("mode", [(), ("--outages",)])
 def test_concurrent_writers_lose_nothing(mode: tuple[str, ...]) -> None:
-    play(0, 79, *mode)
+    play(0, 39, *mode)
 
 
 @pytest.mark.slow

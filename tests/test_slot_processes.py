@@ -151,7 +151,7 @@ def test_a_writer_stopped_or_killed_over_sshd(tmp_path: Path, kind: str) -> None
 
 
 @pytest.mark.parametrize(
-    ("kind", "late"), [("v3", False), *slowly(("v3", True), ("all", False), ("all", True), ("no-posix-rename", True))]
+    ("kind", "late"), slowly(("v3", False), ("v3", True), ("all", False), ("all", True), ("no-posix-rename", True))
 )
 def test_a_connection_to_one_server_cut_at_any_request(tmp_path: Path, kind: str, late: bool) -> None:
     """A proxy that carries the request out and cuts the connection, or cuts it and delivers the rest much later: the

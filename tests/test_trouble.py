@@ -124,6 +124,7 @@ def test_eight_servers_fail_during_get(lafs: Lafs, servers: SshServers) -> None:
     assert len(first + rest) < SIZE
 
 
+@pytest.mark.slow
 def test_a_server_restarted_during_put(lafs: Lafs, servers: SshServers) -> None:
     put = slow_put(lafs, servers)
     servers.stop(5)
@@ -133,6 +134,7 @@ def test_a_server_restarted_during_put(lafs: Lafs, servers: SshServers) -> None:
     assert lafs.json("put", "file")["happiness"] == 10
 
 
+@pytest.mark.slow
 def test_a_server_that_accepts_and_hangs(lafs: Lafs, servers: SshServers) -> None:
     """put and get end within twice the time-out (4 s here), and a bit for the machine."""
     (lafs.folder / "file").write_bytes(content())
@@ -144,7 +146,10 @@ def test_a_server_that_accepts_and_hangs(lafs: Lafs, servers: SshServers) -> Non
     assert took < 30  # connect-timeout (15 s) bounds the connection, the time-out what comes after
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize(
+    "number",
+    [signal.SIGTERM, *(pytest.param(each, marks=pytest.mark.slow) for each in (signal.SIGINT, signal.SIGHUP))],
+)
 def test_a_signal_ends_a_put_and_the_next_goes_on(lafs: Lafs, servers: SshServers, number: signal.Signals) -> None:
     put = slow_put(lafs, servers)
     began = time.monotonic()
@@ -158,6 +163,7 @@ def test_a_signal_ends_a_put_and_the_next_goes_on(lafs: Lafs, servers: SshServer
     assert staged(servers) == []
 
 
+@pytest.mark.slow
 def test_a_signal_removes_what_can_t_be_gone_on_with(lafs: Lafs, servers: SshServers) -> None:
     put = slow_put(lafs, servers, "--no-convergence")
     put.send_signal(signal.SIGTERM)
@@ -166,6 +172,7 @@ def test_a_signal_removes_what_can_t_be_gone_on_with(lafs: Lafs, servers: SshSer
     assert stored(servers) == []
 
 
+@pytest.mark.slow
 def test_kill_9_of_put(lafs: Lafs, servers: SshServers) -> None:
     """No partial share is visible, and the next run completes."""
     put = slow_put(lafs, servers)
@@ -178,6 +185,7 @@ def test_kill_9_of_put(lafs: Lafs, servers: SshServers) -> None:
     assert staged(servers) == []
 
 
+@pytest.mark.slow
 def test_an_encrypted_pipe_is_streamed(lafs: Lafs, servers: SshServers) -> None:
     """`producer | lafs put -`: nothing is kept on this machine's disk, and the producer's speed rules."""
     data = content(3_500_000)

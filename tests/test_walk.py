@@ -107,6 +107,7 @@ def test_a_deep_tree_without_recursion(access: Access) -> None:
         sys.setrecursionlimit(limit)
 
 
+@pytest.mark.slow
 def test_a_wide_tree_in_few_questions_and_in_little_memory(
     access: Access, local: LocalGrid, monkeypatch: pytest.MonkeyPatch
 ) -> None:

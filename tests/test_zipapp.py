@@ -69,6 +69,7 @@ def packages(root: Path) -> list[str]:
     return sorted(path.name for path in root.iterdir() if path.is_dir())
 
 
+@pytest.mark.slow
 def test_two_builds_give_the_same_bytes_whatever_the_folder_and_the_umask(archive: Path, tmp_path: Path) -> None:
     shutil.copytree(CHECKOUT / "lafscli", tmp_path / "elsewhere" / "lafscli")
     script = "import pathlib, sys; from lafscli.cli.zipapp import build; build(pathlib.Path(sys.argv[1]))"
@@ -153,6 +154,7 @@ def test_first_starts_at_the_same_time_all_work(archive: Path, tmp_path: Path) -
     assert len(packages(tmp_path / "new" / "root")) == 1
 
 
+@pytest.mark.slow
 def test_an_unwritable_home_leads_to_a_private_folder(archive: Path, tmp_path: Path) -> None:
     done = start(archive, "--help", TMPDIR=str(tmp_path))
     assert (done.returncode, done.stderr) == (0, "")
@@ -213,6 +215,7 @@ def test_code_in_the_home_of_another_user_is_not_run(archive: Path, unpacked: Pa
     assert len(packages(temporary / "lafs-0")) == 1
 
 
+@pytest.mark.slow
 def test_the_main_job_over_ssh(
     archive: Path, unpacked: Path, tmp_path: Path, start_servers: Callable[..., SshServers]
 ) -> None:

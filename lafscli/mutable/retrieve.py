@@ -22,7 +22,10 @@ from lafscli.storage.report import BadShare, Progress
 _LOOKS = 5
 """Looks at a file of which no version can be read, before giving up: in every write there may be a moment when only
 what lies in guards finds k shares (spec 10 §2.9)."""
-_FIRST_PAUSE = 0.1
+_MOST_LOOKS = 20
+"""So many if it is being changed meanwhile: one look may see one server before a commit and another one after it. That
+shares are missing is only certain where two looks in a row see the same."""
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 1.0
 _TOGETHER = 64
 """Files that are looked at in one go: what their servers say of them is in memory at once."""
 
@@ -145,26 +148,32 @@ def _versions(grid: Grid, cap: MutableReadCap, reading: Reading) -> Iterator[tup
     look = partial(survey, grid, verify, depth=DEEP, signatures=Signatures(verify), monotonic=reading.monotonic)
     found = look()
     pause = _FIRST_PAUSE
-    for left in reversed(range(_LOOKS)):
+    looked: SlotMap | None = None
+    left: SlotMap | None = None
+    for looks in range(1, _MOST_LOOKS + 1):
         versions = found.versions
         if (versions.best is None or versions.newer_unrecoverable) and found.answered:
             found = survey(
                 grid, verify, depth=DEEP, guards=True, signatures=found.signatures, monotonic=reading.monotonic
             )
             versions = found.all_versions
+        enough = not found.answered or looks == _MOST_LOOKS
         settled = versions.best is not None and not versions.newer_unrecoverable
-        while (best := versions.best) is not None and (settled or not left):
+        still, looked = looks >= _LOOKS and found.same(looked), found
+        while (best := versions.best) is not None and (settled or still or enough):
             blocks = Blocks(grid, best, found.of(best), cap.readkey, reading.codec)
             yield blocks, found, _warnings(grid, found, best, reading)
             # what could not be read is not there
             found = found.without(blocks.lying.values(), blocks.reasons).unheard(blocks.silent)
             versions = found.all_versions
             settled = False
-        if not left or not found.answered:
-            raise _unreadable(grid, found)
+        still = looks >= _LOOKS and found.same(left)
+        if still or enough:
+            raise _unreadable(grid, found, not still)
         reading.sleep(pause * (0.5 + reading.random_bytes(1)[0] / 256))
-        pause *= 2
-        found = look()
+        pause = min(2 * pause, _LONGEST_PAUSE)
+        left, found = found, look()
+    raise AssertionError("the last look ends it")
 
 
 def _warnings(grid: Grid, found: SlotMap, best: Header, reading: Reading) -> list[str]:
@@ -203,8 +212,8 @@ def _retrieved(size: int, blocks: Blocks, found: SlotMap, warnings: list[str]) -
     return Retrieved(size, blocks.version, corrupt, dict(found.silent) | blocks.silent, warnings)
 
 
-def _unreadable(grid: Grid, found: SlotMap) -> LafsError:
-    """Why no version can be read."""
+def _unreadable(grid: Grid, found: SlotMap, moving: bool) -> LafsError:
+    """Why no version can be read; `moving`: it was still being changed."""
     name = b32encode(found.cap.si)[:5]
     versions = found.all_versions
     nearest = max(versions.holders, key=lambda one: len(versions.holders[one]) - one.prefix.k, default=None)
@@ -213,6 +222,8 @@ def _unreadable(grid: Grid, found: SlotMap) -> LafsError:
         message = f"not enough shares for {name}: found {len(versions.holders[nearest])}, need {nearest.prefix.k}"
     if found.corrupt:
         message += f" ({len(found.corrupt)} corrupt)"
+    if not found.silent and moving:
+        return CannotTell(f"{message}: it is being changed all the time", hint="read it again")
     if not found.silent:
         return NotRecoverable(message, hint="every server answered: bring back a server that holds more shares")
     if len(found.silent) == len(grid.stores):

@@ -97,6 +97,14 @@ class SlotMap:
         """Of any good share anywhere; 0 if there are none."""
         return max((one.share.prefix.seqnum for one in self.found), default=0)
 
+    def same(self, other: SlotMap | None) -> bool:
+        """Whether the same servers were seen to have the same shares at the same places."""
+        return other is not None and self._traits() == other._traits()
+
+    def _traits(self) -> object:
+        found = {(one.place, one.file.kind, one.share.header) for one in self.found}
+        return self.answered, found, set(self.bad)
+
     def of(self, version: Header) -> list[Found]:
         """The shares that count for a version, those in place first."""
         return sorted(
