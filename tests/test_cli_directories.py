@@ -205,6 +205,8 @@ def test_mutable_files(lafs: Lafs, kind: str) -> None:
         error = lafs.json("put", "large", f"m/{kind}", *option, code=2)["error"]
         assert f"stays {kind}: --format {option[1]}" in error["message"]
     assert lafs.json("put", "large", made["cap"], "--format", "chk", code=2)["error"]["kind"] == "Usage"
+    for option in (["--encoding", "2/3/4"], ["--segment-size", "64K"]):
+        assert "keeps its encoding" in lafs.json("put", "large", f"m/{kind}", *option, code=2)["error"]["message"]
     assert lafs("cat", f"m/{kind}", code=0).stdout == b"by its write cap"
     assert lafs.json("put", "small", f"m/{kind}", "--format", kind, "--mutable")["seqnum"] == 4
 

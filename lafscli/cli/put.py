@@ -71,7 +71,7 @@ def put(
     access = frame.access(None, chosen, convergent=not no_convergence)
     place = Place(None) if target is None else _place(access, resolve(frame, target), local)
     if place.slot is not None:
-        _must_fit(place.slot, format_, private_key)
+        _must_fit(place.slot, format_, private_key, others=encoding is not None or segment_size is not None)
     if place.pins:
         warn_of_pins(frame, client.config.home)
     alone = target is None and kind == "chk"  # it may fit into its cap, and then needs no server
@@ -114,10 +114,15 @@ def _kind(format_: str | None, mutable: bool, private_key: str | None) -> Kind:
     return "chk" if kind == "chk" else "sdmf" if kind == "sdmf" else "mdmf"
 
 
-def _must_fit(slot: MutableWriteCap, format_: str | None, private_key: str | None) -> None:
+def _must_fit(slot: MutableWriteCap, format_: str | None, private_key: str | None, *, others: bool) -> None:
     """UsageError where the mutable file that is there is another one than what was asked for: it stays what it is."""
     if private_key is not None:
         raise UsageError("there is a mutable file already, which keeps its key", hint="leave out --private-key")
+    if others:
+        raise UsageError(
+            "there is a mutable file already, which keeps its encoding and segments",
+            hint="leave out --encoding and --segment-size; to have another file there, lafs rm the old one first",
+        )
     if format_ not in (None, slot.kind):
         raise UsageError(
             f"there is a mutable file already, which is and stays {slot.kind}: --format {format_} contradicts that",
