@@ -378,6 +378,16 @@ def test_a_change_that_came_through_unnoticed_is_no_error(access: Access, monkey
     assert hang(access, root, "d", made) == made
 
 
+def test_a_move_of_what_was_replaced_meanwhile(access: Access, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The entry goes with what it leads to by then, also when the change is called again on what it made."""
+    root = create_directory(access, {"a": NewChild(LIT)})
+    source = spot(access, root, ["a"])
+    edit(access, root, lambda table: table.link("a", SSK, now=1))
+    Twice(access, monkeypatch)
+    assert move(access, source, spot(access, root, ["c"])) is None
+    assert [(child.name, child.cap) for child in load(access, root).children()] == [("c", SSK)]
+
+
 def test_move_between_directories_removes_only_what_it_moved(access: Access) -> None:
     here, there = create_directory(access, {"x": NewChild(LIT)}), create_directory(access)
     source = spot(access, here, ["x"])

@@ -93,11 +93,11 @@ def move(access: Access, source: Spot, target: Spot, *, over: Over = "files") ->
         _unlink_moved(access, source, child)
         return before
     replaced: list[Child] = []
-    allowed = False
+    moved: Cap | None = None
 
     def change(table: Table) -> None:
-        nonlocal allowed
-        if allowed and source.name not in table and _cap_now(table, target.name) == child.cap:
+        nonlocal moved
+        if moved is not None and source.name not in table and _cap_now(table, target.name) == moved:
             return
         now = table.child(source.name)
         table.unlink(source.name)
@@ -105,7 +105,7 @@ def move(access: Access, source: Spot, target: Spot, *, over: Over = "files") ->
             raise LafsError(f"{source.name}: source and target are the same entry")
         replaced[:] = _before(table, target.name, over)
         table.link(target.name, now.cap, ro=now.ro, metadata=now.metadata, now=access.now)
-        allowed = True
+        moved = now.cap
 
     edit(access, source.parent, change)
     return replaced[0] if replaced else None
