@@ -13,14 +13,17 @@ import pytest
 from lafscli.formats.caps import DirectoryCap, MutableWriteCap
 from lafscli.formats.mutable_container import DATA_OFFSET, MutableContainer
 from lafscli.formats.slot import Header
-from lafscli.health.check import Checkable, Checking
+from lafscli.health.check import Checkable, Checking, check
 from lafscli.health.regrowth import Mending
 from lafscli.health.repair import repair, repair_many
 from lafscli.health.report import CheckReport, Repair
+from lafscli.health.slotrepair import SlotRepair, refusal
+from lafscli.immutable.pipeline import Codec
 from lafscli.mutable.publish import modify
 from lafscli.primitives.encoding import b32encode
 from lafscli.primitives.hashes import write_enabler
 from lafscli.storage.memory import Seen
+from lafscli.storage.report import Progress
 from tests.grids import FEATURES, LocalGrid, content, writing
 from tests.slots import content_of, publishing
 from tests.versions import (
@@ -385,6 +388,31 @@ def test_a_twin_of_which_there_is_too_little(local: LocalGrid) -> None:
     assert report.healthy
     assert report.slot is not None
     assert report.slot.seqnum == 3
+
+
+def test_two_versions_that_came_up_after_the_check_are_not_settled_without_force(local: LocalGrid) -> None:
+    """What the check saw took no force: a writer had died half-way."""
+    cap = put_version(local, b"old", seqnum=1)
+    place(local, cap, holder(local, cap, 0), 0, shares_of(b"new", seqnum=2)[0])
+    broken = local.root(holder(local, cap, 1)) / "locks" / f".broken.{b32encode(cap.storage_index)}.tok" / "tok"
+    broken.mkdir(parents=True)
+    for shnum, share in enumerate(shares_of(b"new", seqnum=2)):
+        (broken / str(shnum)).write_bytes(container(local, cap, holder(local, cap, 1), share))
+    mending = replace(FORCED, force=False)
+    with local.grid() as grid, Codec() as codec:
+        report = check(grid, cap, VERIFY)
+        assert report.slot is not None
+        assert report.slot.interrupted
+        assert refusal(report, force=False) is None
+        for seed, numbers in ((1, range(5)), (2, range(5, 10))):
+            for shnum in numbers:
+                place(local, cap, holder(local, cap, shnum), shnum, shares_of(b"%d" % seed, seqnum=3, seed=seed)[shnum])
+        before = snapshot(local)
+        [(_, after)] = SlotRepair(grid, codec, VERIFY, mending, Progress()).run([(0, report)])
+        assert after.repair is not None
+        assert not after.repair.attempted
+        assert "two different versions have number 3" in str(after.repair.reason)
+        assert snapshot(local) == before
 
 
 def test_a_writer_that_comes_between_is_not_undone(local: LocalGrid) -> None:

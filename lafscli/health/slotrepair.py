@@ -171,6 +171,10 @@ class SlotRepair:
         publishing, cap = self._mending.publishing, seen.cap
         if not isinstance(cap, MutableWriteCap) or publishing is None:
             return Repair(False, False, 0, f"a new version must be written: {NEEDS_WRITE_CAP}")
+        # what the check saw may be another thing by now
+        refused = refusal(slot_report(seen, self._checking, len(self._stores)), force=self._mending.force)
+        if refused is not None:
+            return Repair(False, False, 0, refused)
         publishing = replace(publishing, force=self._mending.force)
         try:
             done = modify(self._grid, cap, lambda content: content, publishing, self._progress)
