@@ -13,6 +13,8 @@ import pytest
 
 from lafscli.errors import Conflict, LafsError
 from lafscli.mutable import survey as survey_module
+from lafscli.mutable.attempt import Attempt
+from lafscli.mutable.guards import Guards
 from lafscli.mutable.publish import create, create_many, modify, overwrite
 from lafscli.mutable.retrieve import contents, contents_many, retrieve
 from lafscli.mutable.survey import survey
@@ -204,6 +206,29 @@ def test_guards_are_kept_while_a_pipe_rests() -> None:
         buffer = memoryview(bytearray(5000))
         assert source.readinto(buffer) == 3005
     assert len(calls) == 3
+
+
+def test_guards_are_kept_while_the_content_is_slow(servers: LocalGrid, monkeypatch: pytest.MonkeyPatch) -> None:
+    """More than comes along with the look, in one segment: nothing else happens until it is there."""
+    monkeypatch.setattr("lafscli.mutable.blocks._TICK", 0.01)
+    first = content(2_000_000)
+    made = create(servers.grid(), first, publishing(), mdmf=False)
+    thaw = threading.Event()
+    calls = []
+
+    def keep(*_: object) -> None:
+        calls.append(1)
+        if len(calls) == 3:
+            thaw.set()
+
+    monkeypatch.setattr(Guards, "keep", keep)
+    attempt = Attempt(servers.grid(), made.cap, publishing(), 10, one_first=False)
+    attempt.enter()
+    for dial in servers.dials:
+        dial.hang = thaw
+    assert attempt.content() == first
+    assert len(calls) > 3
+    attempt.close()
 
 
 def test_a_frozen_server_does_not_hold_up_a_read(servers: LocalGrid, monkeypatch: pytest.MonkeyPatch) -> None:

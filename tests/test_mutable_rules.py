@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -114,7 +115,7 @@ def test_two_halves_of_a_partition_are_both_refused(servers: LocalGrid) -> None:
 def test_new_files_need_a_majority_and_happiness(servers: LocalGrid) -> None:
     for index in range(4):
         servers.dials[index].dead = True
-    with pytest.raises(NotHappy, match="6 of 10 servers took shares, 7 are needed"):
+    with pytest.raises(NotHappy, match="6 of 10 servers could take shares, 7 are needed"):
         create(servers.grid(), b"x", publishing(), mdmf=False)
     servers.dials[4].dead = True
     with pytest.raises(NotHappy, match="5 of the 10 servers that decide"):
@@ -182,6 +183,24 @@ def test_an_older_version_is_no_base_where_half_of_the_servers_hold_something_ne
     assert content_of(servers.grid(), made.cap) == b"old!"
 
 
+def test_a_damaged_share_is_something_newer_whatever_else_its_server_has(three: LocalGrid) -> None:
+    """A version that two of three servers acknowledged; on both the share that has it is damaged, and an earlier one
+    beside it is not."""
+    made = create(three.grid(), b"1", publishing(Encoding(1, 1, 6)), mdmf=False)
+    before = everything(three)
+    modify(three.grid(), made.cap, lambda _: b"2", publishing(Encoding(1, 1, 6)))
+    for name, old in before.items():
+        if name.startswith(("s0/", "s1/")) and int(name.rsplit("/", 1)[1]) >= 3:
+            (three.base / name).write_bytes(b"damaged" * 100)
+        else:
+            (three.base / name).write_bytes(old)
+    with pytest.raises(NotHappy, match="too many servers hold damaged shares"):
+        modify(three.grid(), made.cap, lambda old: old + b"!", publishing(Encoding(1, 1, 6)))
+    forced = modify(three.grid(), made.cap, lambda old: old + b"!", publishing(Encoding(1, 1, 6), force=True))
+    assert content_of(three.grid(), made.cap) == b"1!"
+    assert forced.seqnum > 1
+
+
 def test_what_is_lost_is_told_apart_from_what_is_not_seen(three: LocalGrid) -> None:
     made = create(three.grid(), b"x", publishing(Encoding(2, 1, 3)), mdmf=False)
     files = three.share_files()
@@ -193,6 +212,9 @@ def test_what_is_lost_is_told_apart_from_what_is_not_seen(three: LocalGrid) -> N
         modify(three.grid(), made.cap, lambda old: old, publishing())
     with pytest.raises(NotRecoverable, match="found 1, need 2"):
         contents(three.grid(), made.cap, reading())
+    three.servers[2] = replace(three.servers[2], features=frozenset())  # it answers, and can't be guarded
+    with pytest.raises(NotRecoverable, match="found 1, need 2"):
+        modify(three.grid(), made.cap, lambda old: old, publishing())
     three.dials[2].dead = True
     with pytest.raises(CannotTell):
         overwrite(three.grid(), made.cap, b"y", publishing())

@@ -17,7 +17,7 @@ from lafscli.mutable.entry import Entry, told, unreadable
 from lafscli.mutable.goal import goal
 from lafscli.mutable.guards import Guards
 from lafscli.mutable.publishing import Publishing
-from lafscli.mutable.survey import SlotMap
+from lafscli.mutable.survey import Found, SlotMap
 from lafscli.placement import happiness
 from lafscli.primitives.ciphers import PrivateKey
 from lafscli.primitives.encoding import b32encode
@@ -103,7 +103,12 @@ class Attempt:
         self.base = self.entry.base(self.found, frozenset(self._lost), force=self._publishing.force)
         if self.base is not None:
             shares = self.found.of(self.base)
-            self._blocks = Blocks(self.grid, self.base, shares, self._cap.read_cap().readkey, self._publishing.codec)
+            self._blocks = self._reader(self.base, shares)
+
+    def _reader(self, base: Header, shares: Sequence[Found]) -> Blocks:
+        """Keeps the guards alive while it waits for bytes."""
+        readkey, codec = self._cap.read_cap().readkey, self._publishing.codec
+        return Blocks(self.grid, base, shares, readkey, codec, idle=self.guards.keep)
 
     def content(self) -> bytes:
         """The content of the base. Shares that turn out to be bad may lead to another base."""
@@ -112,7 +117,7 @@ class Attempt:
                 return b"".join(self._pieces(self.base))
             except TooFewBlocks:
                 self._learn()
-        raise unreadable(self.found, self.silent)
+        raise unreadable(self.found)
 
     def _pieces(self, base: Header) -> Iterator[bytes]:
         assert self._blocks is not None
@@ -142,7 +147,7 @@ class Attempt:
         """From any share, those of the base first; a wrong one in some does not matter (spec 03 §7)."""
         assert self.base is not None, "there is a file"
         shares = [*self.found.of(self.base), *self.found.found]
-        blocks = Blocks(self.grid, self.base, shares, self._cap.read_cap().readkey)
+        blocks = self._reader(self.base, shares)
         for _, sealed in blocks.section(lambda one: one.share.enc_privkey_range):
             try:
                 return open_private_key(self._cap, sealed)

@@ -26,6 +26,7 @@ _GROUP_BYTES = 1 << 20
 """Content whose blocks are asked for together."""
 _AHEAD = 4
 """Groups that are under way before the first of them is written out."""
+_TICK = 1.0
 _SLOW_SECONDS = 5.0
 """A share whose bytes are so late is replaced, if there is another one."""
 
@@ -49,12 +50,21 @@ class Blocks:
     `silent` the servers that failed, so far."""
 
     def __init__(
-        self, grid: Grid, version: Header, shares: Sequence[Found], readkey: bytes | None, codec: Codec | None = None
+        self,
+        grid: Grid,
+        version: Header,
+        shares: Sequence[Found],
+        readkey: bytes | None,
+        codec: Codec | None = None,
+        *,
+        idle: Callable[[], object] | None = None,
     ) -> None:
+        """`idle` is called now and then while bytes are waited for."""
         self._grid = grid
         self.version = version
         self._readkey = readkey
         self._codec = codec
+        self._idle = idle
         self._spare = sorted(shares, key=self._rank)
         self._used: list[Found] = []
         self._kept: dict[int, Found] = {}
@@ -188,11 +198,20 @@ class Blocks:
     def _result(self, one: Found, future: Future[list[Buffer | LafsError]]) -> list[Buffer | LafsError]:
         others = any(id(spare) not in self._slow for spare in self._spare)
         try:
-            return future.result(_SLOW_SECONDS if others and id(one) not in self._slow else None)
+            return self._wait(future, _SLOW_SECONDS if others and id(one) not in self._slow else None)
         except LafsError as error:
             return [error]
         except TimeoutError:
             return [_Slow("its server is slow")]
+
+    def _wait(self, future: Future[list[Buffer | LafsError]], seconds: float | None) -> list[Buffer | LafsError]:
+        while self._idle is not None and (seconds is None or seconds > _TICK):
+            try:
+                return future.result(_TICK)
+            except TimeoutError:
+                self._idle()
+                seconds = None if seconds is None else seconds - _TICK
+        return future.result(seconds)
 
     def _collect(
         self, group: range, asked: dict[Found, Future[list[Buffer | LafsError]] | list[Buffer]]

@@ -177,8 +177,8 @@ class Entry:
         """The version to build on; None if the file does not exist yet. `lost`: servers that failed since.
 
         NotHappy where half of H or more is unreachable or holds something newer: an acknowledged version might be among
-        what is not seen (spec 10 §2.8b). So might it be where a server has a container, and no good share: that counts
-        as something newer.
+        what is not seen (spec 10 §2.8b). So might it be where a server has a container without a good share: that
+        counts as something newer, whatever else lies there.
         """
         reachable = self._guarded - lost
         if not self.quorum.majority(reachable):
@@ -186,9 +186,8 @@ class Entry:
         versions = found.all_versions
         base = versions.best
         if base is None and (found.counted or found.bad):
-            raise unreadable(found, self.silent)
-        good = {one.place[0] for one in found.found if one.file.kind == "place"}
-        newer = ({name for name, _ in found.bad} - good) | {
+            raise unreadable(found)
+        newer = {name for name, _ in found.bad} | {
             one.place[0]
             for one in found.counted
             if base is not None
@@ -228,8 +227,9 @@ def _shares_of(found: SlotMap, n: int) -> int:
     return n if version is None else version.prefix.n
 
 
-def unreadable(found: SlotMap, silent: dict[str, str]) -> LafsError:
+def unreadable(found: SlotMap) -> LafsError:
     """There are shares, and no version can be read."""
+    silent = found.silent
     counts = [(len(held), version.prefix.k) for version, held in found.all_versions.holders.items()]
     have, need = max(counts, key=lambda count: count[0] - count[1], default=(0, 1))
     message = f"not enough shares for {b32encode(found.cap.si)[:5]}: found {have}, need {need}; nothing was changed"

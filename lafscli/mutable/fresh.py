@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 
 from lafscli.errors import LafsError, NotHappy, Unreachable
 from lafscli.formats.caps import MutableWriteCap
+from lafscli.mutable.entry import told
 from lafscli.mutable.goal import goal
 from lafscli.mutable.made import Made, make, plan
 from lafscli.mutable.majority import require_members, require_same_list
@@ -175,7 +176,7 @@ def _enough(file: _New, publishing: Publishing) -> bool:
 
 def _unhappy(grid: Grid, file: _New, publishing: Publishing) -> LafsError:
     encoding, total = publishing.encoding, len(grid.stores)
-    named = "; ".join(f"{name}: {error.message}" for name, error in sorted(file.failed.items()))
+    named = told({name: error.message for name, error in file.failed.items()})
     if not file.placed and len(file.failed) == total:
         return Unreachable(f"no server could be reached ({named})", hint="lafs server status says what is wrong")
     if total < encoding.happy:
@@ -185,9 +186,9 @@ def _unhappy(grid: Grid, file: _New, publishing: Publishing) -> LafsError:
             hint=f"add servers, or store on what there is: lafs encoding {fitting}",
         )
     have = happiness(file.placed)
-    message = f"{have} of {total} servers took shares, {encoding.happy} are needed to store safely"
+    message = f"{have} of {total} servers could take shares, {encoding.happy} are needed to store safely"
     if have >= encoding.happy:
-        message = f"{file.quorum.count(file.placed)} that decide about it took shares, more than half must"
+        message = f"{file.quorum.count(file.placed)} that decide about it could take shares, more than half must"
     message += "; nothing was stored"
     return NotHappy(f"{message} ({named})" if named else message, hint="lafs server status shows which servers fail")
 

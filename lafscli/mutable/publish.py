@@ -125,7 +125,7 @@ def modify(
         base = attempt.enter()
         old = attempt.content() if base is not None else b""
         if attempt.base is None:
-            raise unreadable(attempt.found, attempt.silent)
+            raise unreadable(attempt.found)
         refusal: LafsError | None = None
         try:
             new = change(old)
@@ -158,7 +158,7 @@ def overwrite(
         def work(attempt: Attempt, _: bool) -> Published:
             base = attempt.enter()
             if base is None:
-                raise unreadable(attempt.found, attempt.silent)
+                raise unreadable(attempt.found)
             key = attempt.private_key()
             return _write(attempt, cap, key, plain, content, publishing, base.prefix.mdmf, progress or Progress())
 
