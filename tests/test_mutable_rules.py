@@ -16,6 +16,7 @@ from lafscli.errors import (
     NotHappy,
     NotRecoverable,
     RolledBack,
+    ServerUnreachable,
     Unreachable,
     UsageError,
 )
@@ -220,6 +221,36 @@ def test_what_is_lost_is_told_apart_from_what_is_not_seen(three: LocalGrid) -> N
         overwrite(three.grid(), made.cap, b"y", publishing())
     with pytest.raises(CannotTell):
         contents(three.grid(), made.cap, reading())
+
+
+@pytest.mark.parametrize("times", [3, 4])
+def test_servers_that_hang_up_again_and_again(three: LocalGrid, times: int) -> None:
+    """Two of three, each time in the middle of a try."""
+    encoding = Encoding(2, 2, 3)
+    made = create(three.grid(), b"1", publishing(encoding), mdmf=False)
+    grid = three.grid()
+    grid.connect()
+    left = [times, times]
+
+    def hanging_up(index: int) -> Callable[[str], None]:
+        def before(name: str) -> None:
+            if name == "do" and left[index]:
+                left[index] -= 1
+                raise ServerUnreachable("closed by remote host")
+
+        return before
+
+    for index in range(2):
+        three.dials[index].before = hanging_up(index)
+    if times == 3:
+        modify(grid, made.cap, lambda old: old + b"2", publishing(encoding))
+    else:
+        with pytest.raises(NotHappy, match="1 of the 3 servers that decide answered"):
+            modify(grid, made.cap, lambda old: old + b"2", publishing(encoding))
+        assert left == [0, 0]
+    for dial in three.dials:
+        dial.before = None
+    assert content_of(three.grid(), made.cap) == (b"12" if times == 3 else b"1")
 
 
 # ---- what the dead leave -------------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -45,6 +46,8 @@ _FIRST_PAUSE = 0.05
 _LONGEST_PAUSE = 5.0
 _REFUSALS = 2
 """So often a server may refuse to put what was staged in place, before the change is tried without it."""
+_LOSSES, _LOST_SECONDS = 3, 10.0
+"""So often in so many seconds a server may lose its connection; later, once."""
 _UNSURE_SECONDS = 60.0
 """How long a write of which it is not known whether it will stay goes on trying when servers are away."""
 
@@ -278,8 +281,8 @@ def _tries(
     n = publishing.encoding.n
     unsure = False
     one_first = False
-    # servers whose connection was lost: that it died idle, and the server is there, is seen by trying once more
-    gone: set[str] = set()
+    # servers whose connection was lost: that it died idle, and the server is there, is seen by trying again
+    losses: Counter[str] = Counter()
     refusals: dict[str, list[LafsError]] = {}
     while True:
         refused = {name: errors[-1] for name, errors in refusals.items() if len(errors) >= _REFUSALS}
@@ -294,11 +297,13 @@ def _tries(
             broken = attempt.guards.broken()
             attempt.close()
             lost = {name for name, one in attempt.errors.items() if isinstance(one, ServerUnreachable)}
-            again = bool(lost - gone)
-            gone |= lost
+            losses.update(lost)
+            often = _LOSSES if publishing.monotonic() - began < _LOST_SECONDS else 1
+            again = any(losses[name] <= often for name in lost)
             if unsure:
                 again = publishing.monotonic() - began <= min(_UNSURE_SECONDS, publishing.patience)
-            if not (again or broken):
+            spent = plain is not None and plain.size is None and attempt.streamed
+            if spent or not (again or broken):
                 raise _unsure(cap, error) if unsure else error from None
             reason = error
         except UsageError as error:
