@@ -14,6 +14,7 @@ import pytest
 
 from lafscli.errors import LafsError, NotFound, NotHappy, SourceChanged, Unreachable, UsageError
 from lafscli.formats.caps import ChkCap, LitCap
+from lafscli.formats.container import LEASE_SIZE, ImmutableContainer
 from lafscli.immutable.download import download
 from lafscli.immutable.many import upload_many
 from lafscli.immutable.upload import Uploaded, upload
@@ -96,6 +97,27 @@ def test_a_second_put_renews_our_lease(ten: LocalGrid) -> None:
     after = share.read_bytes()
     assert before[:-4] == after[:-4]
     assert int.from_bytes(after[-4:], "big") - int.from_bytes(before[-4:], "big") == 86400
+
+
+@pytest.mark.parametrize("many", [False, True])
+def test_what_another_has_put_gets_a_lease_of_ours(ten: LocalGrid, many: bool) -> None:
+    """Else it is gone once the other one lets it go."""
+    data = content(5000)
+    mine = replace(writing(), lease_secret=b"m" * 32)
+    with ten.grid() as grid:
+        upload(grid, data, writing())
+        before = {path: path.read_bytes() for path in ten.share_files()}
+        done = upload_many(grid, [data], mine)[0] if many else upload(grid, data, mine)
+        assert isinstance(done, Uploaded)
+        assert (done.pushed, done.preexisting) == (0, 10)
+        for path, was in before.items():
+            now = path.read_bytes()
+            found = ImmutableContainer.parse_header(now[:12], len(now))
+            assert (found.leases, len(now)) == (2, len(was) + LEASE_SIZE)
+            assert now[12 : len(was)] == was[12:]
+        upload(grid, data, mine)
+    assert {path.stat().st_size for path in ten.share_files()} == {len(was) + LEASE_SIZE for was in before.values()}
+    assert not [path for index in range(10) for path in (ten.root(index) / "locks").iterdir()]
 
 
 def test_a_file_and_its_bytes_have_the_same_cap(ten: LocalGrid, tmp_path: Path) -> None:

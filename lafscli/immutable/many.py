@@ -11,6 +11,7 @@ from pathlib import Path
 from lafscli.errors import CorruptShare, LafsError
 from lafscli.formats.caps import ChkCap, LitCap
 from lafscli.formats.chk import Sizes
+from lafscli.immutable.leasing import lease_found
 from lafscli.immutable.pipeline import Codec, settle
 from lafscli.immutable.upload import LIT_LIMIT, Uploaded, Writing, upload
 from lafscli.placement import Candidate, happiness, plan
@@ -201,7 +202,7 @@ def _create(new: Sequence[NewShare], store: ShareStore) -> list[LafsError | None
 
 def _compare(there: Sequence[NewShare], store: ShareStore) -> list[LafsError | None]:
     """Found shares are not trusted by their number (DESIGN §1.9): each must be, byte for byte, the one that would be
-    sent. Our leases on those that are get renewed (spec 05 §4.5)."""
+    sent. Those that are get our lease, or a later end of it (spec 05 §4.5)."""
     wanted = [b"".join(share.parts) for share in there]
     sizes = store.share_size([(share.si, share.shnum) for share in there])
     ranges = [ShareRange(share.si, share.shnum, 0, len(data)) for share, data in zip(there, wanted, strict=True)]
@@ -213,7 +214,7 @@ def _compare(there: Sequence[NewShare], store: ShareStore) -> list[LafsError | N
             outcomes.append(None if (size, found) == (len(data), data) else CorruptShare("not what it should be"))
     good = [share for share, outcome in zip(there, outcomes, strict=True) if outcome is None]
     if store.server.writable and good:
-        store.renew([LeaseOf(share.si, share.shnum, share.lease) for share in good])
+        lease_found([LeaseOf(share.si, share.shnum, share.lease) for share in good], store)
     return outcomes
 
 

@@ -11,9 +11,10 @@ from functools import partial
 from pathlib import Path
 from typing import BinaryIO
 
-from lafscli.errors import CorruptShare, FileExists, LafsError, NotHappy, ServerError, StagedDiffers
+from lafscli.errors import CorruptShare, FileExists, LafsError, NotHappy, StagedDiffers
 from lafscli.formats.caps import ChkCap, ChkVerifyCap, LitCap
 from lafscli.formats.chk import Layout, Sizes, share_size
+from lafscli.immutable.leasing import lease_found
 from lafscli.immutable.pipeline import Codec, ShareFeed, fetcher, settle
 from lafscli.immutable.placing import Avoid, Survey, discard, look, open_writers, stop, told_together
 from lafscli.immutable.resume import Resume
@@ -344,16 +345,17 @@ class _Attempt:
             )
 
     def _renew(self, found: Survey, kept: dict[int, str]) -> None:
-        """Shares that were there already get our lease renewed (spec 05 §4.5)."""
+        """Shares that were there already get our lease, or a later end of it (spec 05 §4.5)."""
         renewals = []
         for shnum, name in kept.items():
             store = found.stores[name]
             if store.server.writable:
                 item = LeaseOf(self.si, shnum, self._lease(store))
-                renewals.append((name, self.grid.submit(store, partial(_renew, item))))
+                renewals.append((name, self.grid.submit(store, partial(lease_found, [item]))))
         for name, outcome in settle(renewals):
-            if isinstance(outcome, ServerError):
-                self.progress.warn(f"server {name}: the lease was not renewed: {outcome.message}")
+            error = outcome if isinstance(outcome, LafsError) else outcome[0]
+            if isinstance(error, LafsError):
+                self.progress.warn(f"server {name}: the lease was not renewed: {error.message}")
 
     def _lease(self, store: ShareStore) -> Lease:
         return self.writing.lease(self.si, store)
@@ -388,10 +390,6 @@ def _seal(writer: ShareWriter, header: bytes | None) -> None:
     if header is not None:
         writer.write_header(header)
     writer.seal()
-
-
-def _renew(item: LeaseOf, store: ShareStore) -> bool | LafsError:
-    return store.renew([item])[0]
 
 
 def _proof(cap: ChkVerifyCap, shnum: int, size: int) -> Callable[[ShareStore], None]:
