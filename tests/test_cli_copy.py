@@ -545,6 +545,7 @@ def test_progress_tells_how_far_it_is_and_names_what_fails_above(lafs: Lafs, her
 # ---- interrupted, unlucky
 
 
+@pytest.mark.slow
 def test_too_few_servers_store_nothing(tmp_path: Path) -> None:
     lafs = Lafs(tmp_path)
     lafs("init", "--local", code=0)

@@ -248,6 +248,7 @@ def test_a_drain_without_the_write_cap_says_so(lafs: Lafs) -> None:
     assert "needs the write cap" in left["reason"]
 
 
+@pytest.mark.slow
 def test_a_sample_and_a_silent_server(lafs: Lafs) -> None:
     server(lafs, 1).rename(lafs.folder / "away")
     reports, summary = run(lafs, "check", "-r", "--sample", "50%", "home:", code=6)

@@ -479,6 +479,7 @@ def test_rm(lafs: Lafs) -> None:
     lafs("unlink", "rm/", code=0)
 
 
+@pytest.mark.slow
 def test_rm_of_many_goes_on_after_a_failure(lafs: Lafs) -> None:
     for path in ("many/a", "many/b", "many/full/x"):
         lafs("put", "small", f"lafs:{path}", code=0)

@@ -146,10 +146,8 @@ def test_a_server_that_accepts_and_hangs(lafs: Lafs, servers: SshServers) -> Non
     assert took < 30  # connect-timeout (15 s) bounds the connection, the time-out what comes after
 
 
-@pytest.mark.parametrize(
-    "number",
-    [signal.SIGTERM, *(pytest.param(each, marks=pytest.mark.slow) for each in (signal.SIGINT, signal.SIGHUP))],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_ends_a_put_and_the_next_goes_on(lafs: Lafs, servers: SshServers, number: signal.Signals) -> None:
     put = slow_put(lafs, servers)
     began = time.monotonic()
