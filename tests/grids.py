@@ -45,6 +45,8 @@ class Dial:
         self.full_after: int | None = None
         """Bytes that may still be written."""
         self.refuse_create = False
+        self.refusal: type[FileError] = FileError
+        """What a refused operation is answered with."""
         self.flip: Callable[[FileRange, bytes], bytes] | None = None
         self.refuse_rename = False
         self.drop_writes = False
@@ -88,7 +90,7 @@ class DialledFiles:
         refused = (self.dial.refuse_rename and isinstance(op, Rename)) or (
             self.dial.refuse_create and isinstance(op, NewFile)
         )
-        return FileError("refused") if refused else self._files.do([op])[0]
+        return self.dial.refusal("refused") if refused else self._files.do([op])[0]
 
     def do_and_read(self, ops: Sequence[Op], wanted: Sequence[FileRange]) -> tuple[list[Answer], Reading]:
         return self.do(ops), self.read(wanted)
@@ -106,7 +108,7 @@ class DialledFiles:
     def create(self, path: str) -> FileWriter:
         self._enter("create")
         if self.dial.refuse_create:
-            raise FileError("refused")
+            raise self.dial.refusal("refused")
         return _Writer(self, self._files.create(path))
 
     def open_existing(self, path: str, *, append: bool = False) -> FileWriter:

@@ -12,6 +12,7 @@ import pytest
 from lafscli.errors import (
     CannotTell,
     Conflict,
+    FileDenied,
     GuardHeld,
     NotHappy,
     NotRecoverable,
@@ -214,6 +215,10 @@ def test_what_is_lost_is_told_apart_from_what_is_not_seen(three: LocalGrid) -> N
     with pytest.raises(NotRecoverable, match="found 1, need 2"):
         contents(three.grid(), made.cap, reading())
     three.servers[2] = replace(three.servers[2], features=frozenset())  # it answers, and can't be guarded
+    with pytest.raises(NotRecoverable, match="found 1, need 2"):
+        modify(three.grid(), made.cap, lambda old: old, publishing())
+    three.servers[2] = replace(three.servers[2], features=three.servers[0].features)
+    three.dials[2].refuse_create, three.dials[2].refusal = True, FileDenied  # it decides, answers, and takes no guard
     with pytest.raises(NotRecoverable, match="found 1, need 2"):
         modify(three.grid(), made.cap, lambda old: old, publishing())
     three.dials[2].dead = True
