@@ -10,16 +10,22 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from tests.preloaded import PRELOADED
 from tests.sshd import SshServers
+
+PROGRAM = (sys.executable, "-m", "lafscli")
 
 
 @dataclass
 class Lafs:
-    """Call it with arguments: runs `python -m lafscli`. Nothing of the caller's LAFS_ and XDG_ variables gets in."""
+    """Call it with arguments: runs `python -m lafscli`, with the imports done in advance.
+
+    Nothing of the caller's LAFS_ and XDG_ variables gets in.
+    """
 
     folder: Path
     variables: dict[str, str] = field(default_factory=dict)
-    program: tuple[str, ...] = (sys.executable, "-m", "lafscli")
+    program: tuple[str, ...] = PROGRAM
 
     def __post_init__(self) -> None:
         (self.folder / "run").mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -44,15 +50,21 @@ class Lafs:
         self, *arguments: str | Path, input: bytes = b"", code: int | None = None, **more: str
     ) -> subprocess.CompletedProcess[bytes]:
         """Run it to its end; with `code`, check the exit code and show stderr if it is another."""
-        done = subprocess.run(
-            [*self.program, *map(str, arguments)],
-            input=input,
-            capture_output=True,
-            env=self.environment(**more),
-            cwd=self.folder,
-            timeout=60,
-            check=False,
-        )
+        environment = self.environment(**more)
+        if self.program == PROGRAM and PRELOADED.fits(environment):
+            done = PRELOADED.run(
+                list(map(str, arguments)), input=input, environment=environment, folder=self.folder, timeout=60
+            )
+        else:
+            done = subprocess.run(
+                [*self.program, *map(str, arguments)],
+                input=input,
+                capture_output=True,
+                env=environment,
+                cwd=self.folder,
+                timeout=60,
+                check=False,
+            )
         if code is not None:
             assert done.returncode == code, f"exit {done.returncode}: {done.stderr.decode()}"
         return done
