@@ -15,8 +15,7 @@ from lafscli.formats.mutable_container import DATA_OFFSET, MutableContainer, Mut
 from lafscli.formats.slot import Header
 from lafscli.primitives.encoding import b32encode
 from lafscli.server.backend import FAILURE, NO_SUCH_FILE, OK, PERMISSION_DENIED, Refused
-from lafscli.server.judge import prove_immutable, prove_mutable, shape
-from lafscli.server.patches import MOST_LEASES
+from lafscli.server.judge import MOST_LEASES, prove_immutable, prove_mutable, shape
 from tests.kept_shares import (
     ENABLER,
     NOW,

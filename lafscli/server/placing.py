@@ -46,25 +46,27 @@ class Verdict:
 
 
 class Proofs:
-    """What was proven of containers that stand in places, as long as nobody has touched them since: long proofs are
-    made before the turn is taken, and hold up nobody."""
+    """Which containers that stand in places have proven, as long as nobody has touched them since: long proofs are
+    made before the turn is taken, and hold up nobody. What has failed is proven again under the turn, for somebody may
+    have written to it just then."""
 
     def __init__(self, pulse: Callable[[], None]) -> None:
         self._pulse = pulse
-        self._fails: dict[tuple[int, ...], bool] = {}
+        self._good: set[tuple[int, ...]] = set()
 
     def fails(self, fd: int, si: bytes, shnum: int) -> bool:
         """Whether the container fails its own proof, every block looked at."""
         status = os.fstat(fd)
         state = status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
-        if state not in self._fails:
-            prove = prove_mutable if holds_mutable(fd) else prove_immutable
-            try:
-                prove(fd, status.st_size, si, shnum, pulse=self._pulse)
-                self._fails[state] = False
-            except CorruptShare:
-                self._fails[state] = True
-        return self._fails[state]
+        if state in self._good:
+            return False
+        prove = prove_mutable if holds_mutable(fd) else prove_immutable
+        try:
+            prove(fd, status.st_size, si, shnum, pulse=self._pulse)
+        except CorruptShare:
+            return True
+        self._good.add(state)
+        return False
 
 
 @dataclass(frozen=True, slots=True)
