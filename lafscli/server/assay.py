@@ -18,6 +18,7 @@ from lafscli.server.backend import Refused
 from lafscli.server.hostfolder import HostFolder, fingerprint, opened_file, same_file
 from lafscli.server.hostguard import HostGuards, utc_day
 from lafscli.server.kept import kept_holdings
+from lafscli.server.leasebook import size_without_tail
 from lafscli.server.shelves import rename_keeping
 
 _LOOKS = 3
@@ -126,9 +127,14 @@ class Assay:
     def _verdict(self, descriptor: int, size: int, item: _Item) -> str | None:
         """What is wrong with it, None if nothing is. An unknown version is noted, and nothing is wrong with it."""
         try:
-            if container.is_mutable(os.pread(descriptor, container.HEAD_SIZE, 0)):
+            head = os.pread(descriptor, container.HEAD_SIZE, 0)
+            if size < container.HEAD_SIZE and any(magic.startswith(head) for magic in container.MUTABLE_MAGICS):
+                return "container: header is cut short"
+            if container.is_mutable(head):
                 judge.prove_mutable(descriptor, size, item.si, item.shnum)
             else:
+                # spec 09 §1: the share's own offsets rule; what is behind it spoils nothing
+                size = size_without_tail(descriptor, size) or size
                 judge.prove_immutable(descriptor, size, item.si, item.shnum)
         except IncompatibleShare as error:
             self.found.unknown.append((item.path, error.message))
@@ -153,9 +159,7 @@ class Assay:
             except GuardHeld as error:
                 left = error.message
             stood = item.path
-            advise(
-                self._folder, item.text, item.shnum, reason, now=self._now(), stood=stood, lies=lies, token=token
-            )
+            advise(self._folder, item.text, item.shnum, reason, now=self._now(), stood=stood, lies=lies, token=token)
         damage = Damage(item.text, item.shnum, reason, item.path, lies, item.kept, "" if lies is not None else left)
         self.found.damaged.append(damage)
         self._damaged(damage)

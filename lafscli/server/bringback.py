@@ -13,7 +13,7 @@ from lafscli.server.expiry import LEASE_SECONDS
 from lafscli.server.hostfolder import HostFolder, opened_file
 from lafscli.server.hostgc import GUARDED, LEASELESS
 from lafscli.server.hostguard import HostGuards
-from lafscli.server.leasebook import read_leases
+from lafscli.server.leasebook import prolong, read_leases
 from lafscli.server.shelves import rename_keeping
 
 TAKEN = "another stands in its place"
@@ -58,15 +58,15 @@ def _bring_back(folder: HostFolder, thrown: trash.Thrown, done: BroughtBack, *, 
             book = read_leases(descriptor)
         except CorruptShare:  # it was thrown away whole, and comes back as it is
             book = None
-        if book is not None and not book.records and not leaseless and thrown.kept is None:
+        if book is not None and not book.leases and not leaseless and thrown.kept is None:
             done.skipped[LEASELESS] += 1
             return
         with folder.beside(*thrown.home) as home:
             if thrown.home_name in os.listdir(home):
                 done.skipped[TAKEN] += 1
                 return
-            if book is not None and thrown.kept is None and all(now > record.expiration for record in book.records):
-                done.prolonged += book.prolong(descriptor, int(now) + LEASE_SECONDS)
+            if book is not None and thrown.kept is None and all(now > expiration for expiration in book.expirations):
+                done.prolonged += prolong(descriptor, int(now) + LEASE_SECONDS)
             try:
                 rename_keeping(thrown.folder, thrown.name, home, thrown.home_name)
             except FileExistsError:

@@ -18,6 +18,7 @@ from lafscli.errors import LafsError, NotFound, UsageError
 from lafscli.formats.container import share_number
 from lafscli.primitives.encoding import b32decode
 from lafscli.server.backend import Refused
+from lafscli.server.shelves import exists
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _FILE = os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
@@ -180,6 +181,8 @@ class HostFolder:
             os.mkdir(probe, 0o700, dir_fd=self.descriptor)
             os.rmdir(probe, dir_fd=self.descriptor)
         except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT) and exists(self.descriptor, "history"):
+                return  # there may be room once something has gone
             why = {
                 errno.EROFS: "it is on a read-only file system",
                 errno.EACCES: "permission denied",

@@ -20,7 +20,7 @@ from lafscli.server.expiry import Expiry
 from lafscli.server.hostfolder import Holding, HostFolder, opened_file
 from lafscli.server.hostguard import HostGuards, interrupted, utc_day
 from lafscli.server.kept import Kept, in_quarantine, kept_holdings
-from lafscli.server.leasebook import LeaseBook, read_leases
+from lafscli.server.leasebook import LeaseBook, read_leases, take_out
 from lafscli.server.shelves import rename_keeping
 
 _ANSWERED_FOR = 31 * trash.DAY
@@ -194,10 +194,10 @@ class HostCollection:
         wish = self._wish
         if wish.only is not None and book.mutable != (wish.only == "mutable"):
             return _Fate(book)
-        if not book.records:
+        if not book.leases:
             return _Fate(book, whole=True) if wish.leaseless else _Fate(book, reason=LEASELESS)
-        ended = sum(wish.expiry.ended(record.expiration) for record in book.records)
-        return _Fate(book, whole=ended == len(book.records), ended=ended)
+        ended = sum(map(wish.expiry.ended, book.expirations))
+        return _Fate(book, whole=ended == len(book.leases), ended=ended)
 
     def _collect(self, holding: Holding, shnum: int, name: str) -> _Fate | None:
         """Judge once more, and do it."""
@@ -219,8 +219,8 @@ class HostCollection:
 
     def _take_out(self, holding: Holding, name: str) -> None:
         with opened_file(name, holding.folder, write=True) as opened:
-            if opened is not None and (book := self._judge(opened[0]).book) is not None:
-                book.remove(opened[0], self._wish.expiry.ended)
+            if opened is not None:
+                take_out(opened[0], self._wish.expiry.ended)
 
     def _throw(self, holding: Holding, shnum: int, name: str, descriptor: int, fate: _Fate) -> _Fate:
         assert self._guards is not None, "nothing is changed without a guard"
@@ -277,7 +277,7 @@ class HostCollection:
                     if opened is None:
                         return False
                     book = read_leases(opened[0])
-                    if not all(self._wish.expiry.ended(record.expiration) for record in book.records):
+                    if not all(map(self._wish.expiry.ended, book.expirations)):
                         return False
             except (CorruptShare, FileNotFoundError):
                 return False
@@ -330,5 +330,5 @@ class HostCollection:
 
     def _lives(self, descriptor: int) -> bool:
         with suppress(CorruptShare):
-            return any(self._wish.now <= record.expiration for record in read_leases(descriptor).records)
+            return any(self._wish.now <= expiration for expiration in read_leases(descriptor).expirations)
         return False

@@ -4,6 +4,7 @@ for all that it decides, and the guard, which clients over plain SFTP take (spec
 
 from __future__ import annotations
 
+import fcntl
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -12,7 +13,7 @@ from contextlib import contextmanager, suppress
 from lafscli.errors import GuardHeld
 from lafscli.primitives.encoding import b32encode
 from lafscli.server.hostfolder import HostFolder, open_folder, opened_file, opened_folder
-from lafscli.server.turns import Turns
+from lafscli.server.turns import PRIVATE, Turns
 from lafscli.storage.moves import OWNER
 from lafscli.storage.owner import OWNER_SIZE, Owner, alive, this_process
 
@@ -95,6 +96,35 @@ class HostGuards:
         with suppress(OSError):
             os.rename(name, f".broken.{name}.{token}", src_dir_fd=locks, dst_dir_fd=locks)
             _discard_if_bare(locks, f".broken.{name}.{token}")
+
+
+class BusyJob(Exception):
+    """Another run of the same job is under way in this folder."""
+
+
+@contextmanager
+def host_guards(
+    folder: HostFolder, *, random_bytes: Callable[[int], bytes], job: str, turns: Turns | None = None
+) -> Iterator[HostGuards]:
+    """Guards of a folder, for one run of a `job` at a time: BusyJob. LafsError where nothing can be changed in it.
+    `turns`: those of a keeper that is to be asked under a guard."""
+    folder.require_writable()
+    flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+    with folder.beside("history", PRIVATE) as private:
+        lock = os.open(job, flags, 0o600, dir_fd=private)
+    try:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise BusyJob from None
+        with folder.beside("history") as history:
+            own = Turns(history)
+            try:
+                yield HostGuards(folder, turns or own, random_bytes=random_bytes)
+            finally:
+                own.close()
+    finally:
+        os.close(lock)
 
 
 def interrupted(folder: HostFolder, *, now: float, younger_than: float) -> frozenset[str]:

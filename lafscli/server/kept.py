@@ -11,13 +11,13 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from lafscli.server.hostfolder import HostFolder, storage_index
+from lafscli.server.turns import PRIVATE
 
 _PREFIX = re.compile(r"[a-z2-7]{2}")
 _SI = re.compile(r"[a-z2-7]{26}")
 _VERSION = re.compile(r"([0-9]{1,9})\.(([0-9]{1,20})\.([a-z2-7]{8}))")
 _QUARANTINED = re.compile(r"[0-9-]{10}\.([a-z2-7]{26})\..*")
 ADVISORIES = "advisories"
-PRIVATE = ".serve"
 
 
 @dataclass(frozen=True, slots=True)
