@@ -9,12 +9,13 @@ from __future__ import annotations
 import fcntl
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from lafscli.primitives.encoding import b32encode
 from lafscli.server.backend import FAILURE, Refused
 from lafscli.server.shelves import open_folder
+from lafscli.server.trees import no_pulse
 
 PRIVATE = ".serve"
 """Folder in `history/` of what the server keeps for itself."""
@@ -25,10 +26,12 @@ _LONGEST_WAIT = 0.02
 
 class Turns:
     """The turns of one process, which takes one at a time: to have that of one prefix and to ask for another may
-    never end. A turn inside a turn of the same prefix is the same turn. Not for several threads."""
+    never end. A turn inside a turn of the same prefix is the same turn. Not for several threads. `pulse` is called
+    while it waits."""
 
-    def __init__(self, history_fd: int) -> None:
+    def __init__(self, history_fd: int, *, pulse: Callable[[], None] = no_pulse) -> None:
         self._history_fd = history_fd
+        self._pulse = pulse
         self._folder = -1
         self._held: set[str] = set()
 
@@ -67,6 +70,7 @@ class Turns:
                 except BlockingIOError:
                     if time.monotonic() > until:
                         raise Refused(FAILURE, "the server is busy with this storage index; try again later") from None
+                self._pulse()
                 time.sleep(wait)
                 wait = min(2 * wait, _LONGEST_WAIT)
         except BaseException:
