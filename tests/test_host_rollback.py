@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
+import time
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +14,15 @@ import pytest
 
 from lafscli.formats.mutable_container import DATA_OFFSET, MutableContainer
 from lafscli.primitives.encoding import b32encode
+from lafscli.server.hostguard import host_guards
+from lafscli.server.keeper import Keeper
+from lafscli.server.rollback import plan, roll_back
+from tests.grids import LocalGrid
 from tests.host_folders import Host
 from tests.kept_shares import NOW, SI, SLOT_SI, Served, immutable, mutable, shares, slots
 from tests.lafs_process import Lafs
+from tests.slots import content_of
+from tests.versions import put_version
 
 LEASE = b"r" * 32, b"c" * 32, NOW + 1000
 LATER = b"r" * 32, b"c" * 32, NOW + 9000
@@ -139,21 +148,52 @@ def test_a_client_that_is_changing_it_is_not_disturbed(host: Host, served: Serve
 def test_what_is_refused(host: Host, served: Served, lafs: Lafs, tmp_path: Path) -> None:
     served.place(immutable(shares()[0]), SI, 0)
     before = host.files()
-    for arguments, code, said in (
-        ([TEXT, "--to", "9"], 3, "version 9 of"),
-        ([b32encode(SI)], 3, "no version of"),
-        ([TEXT, "--share", "3"], 3, "no version of share 3"),
-        (["nonsense"], 2, "not a storage index"),
-        ([TEXT[:-1] + "z"], 2, "not a storage index"),
-        ([TEXT, "--share", "256"], 2, "256"),
-        ([], 2, "SI"),
-    ):
-        done = lafs("server", "rollback", "--root", host.root, *arguments, code=code)
-        assert said in done.stderr.decode(), done.stderr
-    assert host.files() == before
-    lafs("server", "rollback", "--root", tmp_path / "nowhere", TEXT, code=3)
-    lafs("server", "history", "--root", tmp_path, code=2)
     fresh = Host(tmp_path / "fresh")
+    refusals = {
+        f"--root root {TEXT} --to 9": (3, "version 9 of"),
+        f"--root root {b32encode(SI)}": (3, "no version of"),
+        f"--root root {TEXT} --share 3": (3, "no version of share 3"),
+        "--root root nonsense": (2, "not a storage index"),
+        f"--root root {TEXT[:-1]}z": (2, "not a storage index"),
+        f"--root root {TEXT} --share 256": (2, "256"),
+        "--root root": (2, "SI"),
+        f"--root nowhere {TEXT}": (3, "no such folder"),
+        f"--root . {TEXT}": (2, "not a storage folder"),
+        f"--root fresh {TEXT}": (3, "no version of"),
+    }
+    lines = "".join(f"server rollback {arguments}\n" for arguments in refusals)
+    done = lafs("batch", "--json", input=lines.encode())
+    errors = [json.loads(line)["error"] for line in done.stdout.splitlines()]
+    assert len(errors) == len(refusals)
+    for (code, said), error in zip(refusals.values(), errors, strict=True):
+        assert (error["code"], said in error["message"]) == (code, True), error
+    assert host.files() == before
     assert b"lafs serve --append-only" in lafs("server", "history", "--root", fresh.root, code=0).stderr
-    lafs("server", "rollback", "--root", fresh.root, TEXT, code=3)
     assert os.listdir(fresh.root) == ["shares"]
+
+
+def test_a_reader_has_the_older_version_after_all_hosts_were_rolled_back(tmp_path: Path) -> None:
+    with closing(LocalGrid(tmp_path / "grid", 4)) as local:
+        grid = local.grid()
+        cap = put_version(local, b"as it should be", seqnum=4)
+        hosts = [Host(local.root(index)) for index in range(4)]
+        for host in hosts:
+            for path in (host.root / "shares").glob("??/*/*"):
+                data = path.read_bytes()
+                root_hash = b32encode(data[DATA_OFFSET + 9 : DATA_OFFSET + 41])
+                host.keep(cap.storage_index, f"{path.name}.4.{root_hash[:8]}", data)
+        put_version(local, b"overwritten by a thief", seqnum=5)
+        assert content_of(grid, cap) == b"overwritten by a thief"
+        for host in hosts:
+            with (
+                host.opened() as folder,
+                closing(
+                    Keeper(folder.descriptor, append_only=True, history=1, now=time.time, random_bytes=os.urandom)
+                ) as keeper,
+                host_guards(folder, random_bytes=os.urandom, job="rollback", turns=keeper.turns) as guards,
+            ):
+                made = plan(folder, keeper.versions(cap.storage_index), cap.storage_index)
+                failed: dict[int, str] = {}
+                assert roll_back(keeper, guards, made, failed=failed.__setitem__)
+                assert failed == {}
+        assert content_of(grid, cap) == b"as it should be"

@@ -129,11 +129,12 @@ def gc(
         opened(frame, host, progress) as folder,
     ):
         _warn_of_a_node(frame, folder)
+        progress.start("gc", None)
         if delete:
             with alone(folder, "gc") as guards:
-                found = HostCollection(folder, guards, wish).run()
+                found = HostCollection(folder, guards, wish, advance=progress.advance).run()
         else:
-            found = HostCollection(folder, None, wish).run()
+            found = HostCollection(folder, None, wish, advance=progress.advance).run()
     _tell_skipped(frame, found.skipped)
     frame.out.show(_gc_document(found, folder, delete), _gc_text(found, delete))
     if not delete and (found.shares or found.leases or found.purged or found.kept_versions):

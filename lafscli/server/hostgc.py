@@ -83,7 +83,7 @@ class _BrokenOff(Exception):
 
 
 class HostCollection:
-    """One run over a folder; `advance` is called for each share that was looked at."""
+    """One run over a folder; `advance` is called with the size of each share that was looked at."""
 
     def __init__(
         self,
@@ -176,7 +176,7 @@ class HostCollection:
                 if opened is None:
                     self._folder.foreign += 1
                     return None
-                self._advance(1)
+                self._advance(opened[1].st_size)
                 return self._judge(opened[0])
         except FileNotFoundError:
             return None
