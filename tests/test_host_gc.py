@@ -521,6 +521,90 @@ def test_a_run_that_is_stopped_in_the_middle_is_finished_by_the_next(host: Host,
     assert (last["shares"], last["leases"], last["skipped"]) == (0, 0, [])
 
 
+# ---- beside a server at work
+
+_RENEWS = """
+import os, random, sys, time
+from lafscli.server.backend import Refused
+from tests.host_folders import some_si
+from tests.kept_shares import Served, immutable, mutable, shares, slots
+from pathlib import Path
+
+root, how, seed = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
+served = Served(root, now=time.time)
+dice = random.Random(seed)
+secrets = b"r" * 32, b"c" * 32
+for number in range(seed, 1200, 2):
+    si, now = some_si(number), int(time.time())
+    mutably = number % 3 == 0
+    data = mutable(slots()[0], (*secrets, now - 5)) if mutably else immutable(shares()[0], (*secrets, now - 5))
+    served.place(data, si, 0)
+    for _ in range(dice.randrange(40)):
+        time.sleep(0)
+    at = 104 if mutably else len(data) - 4
+    new = (now + 100_000).to_bytes(4, "big")
+    try:
+        descriptor = os.open(served.path(si), os.O_RDWR)
+        if how == "served":
+            served.keeper.patch(descriptor, si, 0, at, new)
+        else:
+            os.pwrite(descriptor, new, at)
+        print(number, flush=True)
+    except (Refused, FileNotFoundError):
+        pass
+    else:
+        os.close(descriptor)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", ["served", "plain"])
+def test_what_is_renewed_while_runs_go_on_is_kept(host: Host, how: str) -> None:
+    """Two processes put shares whose lease has ended, and renew it at once; gc runs over them all the time."""
+    writers = [
+        subprocess.Popen(
+            [sys.executable, "-c", _RENEWS, str(host.root), how, str(seed)],
+            cwd=Path(__file__).parent.parent,
+            stdout=subprocess.PIPE,
+        )
+        for seed in (0, 1)
+    ]
+    renewed: set[int] = set()
+    output = [bytearray(), bytearray()]
+    for writer in writers:
+        assert writer.stdout is not None
+        os.set_blocking(writer.stdout.fileno(), False)
+    total = 0
+    while any(writer.poll() is None for writer in writers):
+        total += host.gc(now=time.time()).shares
+        for writer, text in zip(writers, output, strict=True):
+            assert writer.stdout is not None
+            text += writer.stdout.read() or b""
+    total += host.gc(now=time.time()).shares
+    for writer, text in zip(writers, output, strict=True):
+        assert writer.stdout is not None
+        text += writer.stdout.read() or b""
+        writer.stdout.close()
+        assert writer.returncode == 0
+        renewed |= {int(line) for line in text.split()}
+    assert total > 20
+    assert len(renewed) > 20
+    assert host.named == []
+    if how == "plain":
+        # what was renewed after the last look lies in the trash with that lease, and comes back
+        today = utc_day(time.time())
+        for number in renewed:
+            path = host.path(some_si(number), 0)
+            there = path if path.exists() else host.root / trashed(some_si(number), day=today)
+            assert max(expirations(there)) > time.time()
+        host.undo(now=time.time())
+    for number in renewed:
+        assert max(expirations(host.path(some_si(number), 0))) > time.time()
+    if how == "served":
+        assert len(host.files("shares")) == len(renewed)
+    assert host.scrub().damaged == []
+
+
 # ---- the property
 
 
@@ -656,6 +740,22 @@ def test_a_full_disk_holds_up_nothing_that_frees_it(tmp_path: Path, mount: Calla
     assert len(host.files("shares")) + len(host.files("trash")) == 20
     thrown = len(host.files("trash"))
     assert host.gc(now=now + 30 * DAY).purged == thrown
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root makes files for others")
+def test_what_root_makes_belongs_to_the_owner_of_the_shares(host: Host) -> None:
+    host.put(A, 0, immutable(shares()[0], DEAD))
+    host.put(B, 0, b"")
+    host.keep(SLOT_SI, "0.1.aaaaaaaa", mutable(slots()[0], LIVE))
+    for path in (host.root, *host.root.rglob("*")):
+        os.chown(path, 1234, 5678)
+    host.gc()
+    host.scrub()
+    host.gc(leaseless=True)
+    host.undo()
+    there = list(host.root.rglob("*"))
+    assert {"trash", "quarantine", "advisories", "turns", "gc", "scrub", "locks"} <= {path.name for path in there}
+    assert {(path.stat().st_uid, path.stat().st_gid) for path in there} == {(1234, 5678)}
 
 
 def test_a_tahoe_node_is_warned_of(host: Host, tmp_path: Path) -> None:

@@ -194,6 +194,6 @@ def test_a_reader_has_the_older_version_after_all_hosts_were_rolled_back(tmp_pat
             ):
                 made = plan(folder, keeper.versions(cap.storage_index), cap.storage_index)
                 failed: dict[int, str] = {}
-                assert roll_back(keeper, guards, made, failed=failed.__setitem__)
+                assert roll_back(folder, keeper, guards, made, failed=failed.__setitem__)
                 assert failed == {}
         assert content_of(grid, cap) == b"as it should be"

@@ -361,7 +361,7 @@ def rollback(frame: Frame, root: str, si: bytes, seqnum: int | None, shnum: int 
         if not dry_run:
             with alone(folder, "rollback", keeper.turns) as guards:
                 try:
-                    done = roll_back(keeper, guards, made, failed=failures.__setitem__)
+                    done = roll_back(folder, keeper, guards, made, failed=failures.__setitem__)
                 except GuardHeld as error:
                     raise Conflict(error.message, hint="try again when that is over") from error
     _show_rollback(frame, made, done, failures, dry_run=dry_run)

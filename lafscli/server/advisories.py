@@ -32,4 +32,5 @@ def advise(
             descriptor = os.open(name, flags, 0o600, dir_fd=below)
         with os.fdopen(descriptor, "w", encoding="utf-8") as file:
             file.write("".join(f"{line}\n" for line in lines))
+        folder.give(name, below)
     return f"history/{ADVISORIES}/{name}"

@@ -19,6 +19,7 @@ from lafscli.formats.container import share_number
 from lafscli.primitives.encoding import b32decode
 from lafscli.server.backend import Refused
 from lafscli.server.shelves import exists
+from lafscli.server.turns import PRIVATE
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _FILE = os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
@@ -126,6 +127,10 @@ class HostFolder:
                 hint="name the folder that contains shares/ (of a Tahoe node: NODEDIR/storage)",
             ) from None
 
+        found = os.fstat(self._shares)
+        stranger = os.geteuid() == 0 and (found.st_uid, found.st_gid) != (0, 0)
+        self._owner = (found.st_uid, found.st_gid) if stranger else None
+
     def __enter__(self) -> HostFolder:
         return self
 
@@ -138,19 +143,37 @@ class HostFolder:
     @contextmanager
     def beside(self, *names: str) -> Iterator[int]:
         """A folder below the root, made if it is not there (0700)."""
+        descriptor = self._made(names)
+        try:
+            yield descriptor
+        finally:
+            os.close(descriptor)
+
+    def _made(self, names: tuple[str, ...]) -> int:
         descriptor = os.dup(self.descriptor)
         try:
             for name in names:
-                with suppress(FileExistsError):
+                try:
                     os.mkdir(name, 0o700, dir_fd=descriptor)
+                    self.give(name, descriptor)
+                except FileExistsError:
+                    pass
                 below = open_folder(name, descriptor)
                 os.close(descriptor)
                 descriptor = below
-            yield descriptor
-        except NotADirectoryError as error:
-            raise LafsError(f"{self.root}/{'/'.join(names)} is no folder") from error
-        finally:
+        except BaseException as error:
             os.close(descriptor)
+            if isinstance(error, NotADirectoryError):
+                raise LafsError(f"{self.root}/{'/'.join(names)} is no folder") from error
+            raise
+        return descriptor
+
+    def give(self, name: str, parent: int) -> None:
+        """Let what was made here belong to whom the shares belong to, if that is not us: who serves the folder must
+        be able to use it."""
+        if self._owner is not None:
+            with suppress(FileNotFoundError):
+                os.chown(name, *self._owner, dir_fd=parent, follow_symlinks=False)
 
     @contextmanager
     def there(self, *names: str) -> Iterator[int | None]:
@@ -175,7 +198,7 @@ class HostFolder:
     def require_writable(self) -> None:
         """LafsError where nothing can be changed here: a read-only file system, no permission."""
         try:
-            with self.beside("history", ".serve"):
+            with self.beside("history", PRIVATE, "turns"):
                 pass
             probe = f".probe.{os.getpid()}"
             os.mkdir(probe, 0o700, dir_fd=self.descriptor)

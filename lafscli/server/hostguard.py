@@ -46,9 +46,11 @@ class HostGuards:
     def changing(self, si: bytes) -> Iterator[None]:
         """The turn and the guard of a storage index. GuardHeld where somebody is changing it who lives; the guard of a
         dead one is broken, with all that is in it kept, as every client does."""
+        name, token = b32encode(si), self.token()
         with self._turns.turn(si), self._folder.beside("locks") as locks:
-            name, token = b32encode(si), self.token()
-            _make(locks, token)
+            with self._folder.beside("history", PRIVATE, "turns") as turns:
+                self._folder.give(name[:2], turns)
+            self._make(locks, token)
             try:
                 self._take(locks, name, token)
             except BaseException:
@@ -58,6 +60,20 @@ class HostGuards:
                 yield
             finally:
                 _unmake(locks, name, token)
+
+    def _make(self, locks: int, token: str) -> None:
+        """A guard that is none yet: the owner is in it before it is one, so that nobody sees an empty one."""
+        inside, owner = f".{token}/{token}", f".{token}/{token}/{OWNER}"
+        os.mkdir(f".{token}", 0o700, dir_fd=locks)
+        os.mkdir(inside, 0o700, dir_fd=locks)
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+        descriptor = os.open(owner, flags, 0o600, dir_fd=locks)
+        try:
+            os.write(descriptor, this_process(LOCK_SECONDS).serialise())
+        finally:
+            os.close(descriptor)
+        for path in (owner, inside, f".{token}"):
+            self._folder.give(path, locks)
 
     def _take(self, locks: int, name: str, token: str) -> None:
         for _ in range(2):
@@ -112,6 +128,7 @@ def host_guards(
     flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
     with folder.beside("history", PRIVATE) as private:
         lock = os.open(job, flags, 0o600, dir_fd=private)
+        folder.give(job, private)
     try:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -139,18 +156,6 @@ def interrupted(folder: HostFolder, *, now: float, younger_than: float) -> froze
                     if now - os.lstat(name, dir_fd=locks).st_mtime < younger_than:
                         found.add(parts[2])
     return frozenset(found)
-
-
-def _make(locks: int, token: str) -> None:
-    """A guard that is none yet: the owner is in it before it is one, so that nobody sees an empty one."""
-    os.mkdir(f".{token}", 0o700, dir_fd=locks)
-    os.mkdir(f".{token}/{token}", 0o700, dir_fd=locks)
-    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-    descriptor = os.open(f".{token}/{token}/{OWNER}", flags, 0o600, dir_fd=locks)
-    try:
-        os.write(descriptor, this_process(LOCK_SECONDS).serialise())
-    finally:
-        os.close(descriptor)
 
 
 def _unmake(locks: int, name: str, token: str) -> None:

@@ -109,16 +109,25 @@ def _told(descriptor: int, size: int, si: bytes, shnum: int) -> Version | None:
     return None
 
 
-def roll_back(keeper: Keeper, guards: HostGuards, plan: Plan, *, failed: Callable[[int, str], None]) -> tuple[int, ...]:
+def roll_back(
+    folder: HostFolder, keeper: Keeper, guards: HostGuards, plan: Plan, *, failed: Callable[[int, str], None]
+) -> tuple[int, ...]:
     """Carry it out; the share numbers that were put back. `failed` is told which were not, and why. What a step
     replaces is kept in its turn. GuardHeld where a client is changing the object."""
     done = []
+    text = b32encode(plan.si)
+    # made before it is needed, so that it belongs to the right one
+    for names in (("shares", text[:2], text), ("history", text[:2], text), ("quarantine",)):
+        with folder.beside(*names):
+            pass
     with guards.changing(plan.si):
         for step in plan.steps:
             if step.unchanged or step.version is None:
                 continue
             try:
                 keeper.restore(plan.si, step.shnum, step.version)
+                with folder.beside("shares", text[:2], text) as shares:
+                    folder.give(str(step.shnum), shares)
                 done.append(step.shnum)
             except Refused as error:
                 failed(step.shnum, error.message)
