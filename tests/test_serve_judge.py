@@ -78,7 +78,7 @@ def test_a_share_of_any_shape_proves(version: int, k: int, n: int, size: int) ->
         with opened(container) as fd:
             found = well_formed(fd, len(container), shnum)
             seen = shape(fd, len(container))
-        assert (found.n, found.share_size, len(found.leases)) == (n, len(made[shnum]), 2)
+        assert (found.sizes.n, found.share_size, len(found.leases)) == (n, len(made[shnum]), 2)
         assert (seen.mutable, seen.version, seen.share_size, len(seen.leases)) == (False, 2, len(made[shnum]), 2)
 
 
@@ -247,6 +247,26 @@ SLOTS_BROKEN: list[tuple[str, bytes, str]] = [
 def test_a_slot_that_does_not_prove_is_named(container: bytes, message: str) -> None:
     with pytest.raises(CorruptShare, match=message):
         proven_slot(container)
+
+
+LONG = slots(5, b"x" * 6000, mdmf=True, segment_size=12)[0]
+LONG_LAYOUT = Header.parse(LONG, len(LONG)).layout
+
+
+@pytest.mark.parametrize(
+    ("offset", "message"),
+    [
+        (LONG_LAYOUT.block_hash_tree[0], "share hash chain"),
+        (LONG_LAYOUT.share_hash_chain[0] + 2, "share hash chain"),
+        (LONG_LAYOUT.block_hash_tree[0] + 40, "block hash tree: a node above"),
+        (LONG_LAYOUT.eof - 1, "block hash tree: leaf 511"),
+        (LONG_LAYOUT.block_hash_tree[0] - 1, "block hash tree: leaf 499"),
+    ],
+)
+def test_a_tree_that_is_not_in_the_head_of_a_slot_is_proven(offset: int, message: str) -> None:
+    proven_slot(mutable(LONG))
+    with pytest.raises(CorruptShare, match=message):
+        proven_slot(mutable(patched(LONG, offset, bytes([LONG[offset] ^ 1]))))
 
 
 def test_a_slot_of_which_only_blocks_are_bad_still_tells_its_key() -> None:

@@ -21,6 +21,10 @@ from lafscli.server.trees import no_pulse
 from lafscli.server.turns import Turns
 
 
+def no_fence() -> None:
+    """For one who may place whatever happens meanwhile."""
+
+
 def _ignored(_: object) -> None:
     """For one who does not want to be told."""
 
@@ -70,14 +74,24 @@ class Keeper:
     # ---- placing
 
     def place(
-        self, source_fd: int, source_dir_fd: int, source_name: str, si: bytes, shnum: int, *, replace: bool
+        self,
+        source_fd: int,
+        source_dir_fd: int,
+        source_name: str,
+        si: bytes,
+        shnum: int,
+        *,
+        replace: bool,
+        fence: Callable[[], None] = no_fence,
     ) -> None:
         """Move a staged container into its place, all or nothing; Refused says why not, and then nothing has changed.
 
         `source_fd` is the open file (to read is enough) that has the name `source_name` in the folder, and no other;
         it is refused while somebody holds a lock on it, as those do who write to it. One who opens the file for
         writing must look, once he has his lock, whether it still has its name. What may take the place of what is
-        told in `placing.py`; nothing is replaced unless `replace`.
+        told in `placing.py`; nothing is replaced unless `replace`. `fence` is called under the turn, before anything
+        is changed, and raises where it must not be: one who holds the turn around this instead holds it for as long as
+        the proofs take.
         """
         what = f"{b32encode(si)}.{shnum}"
         if not 0 <= shnum < MOST_SHARES:
@@ -89,6 +103,7 @@ class Keeper:
             if self._would_replace(new, si, shnum, proofs, replace=replace):
                 os.fdatasync(source_fd)
             with self.turns.turn(si), self._shelves.shares(si, make=True) as folder:
+                fence()
                 with self._shelves.share(folder, shnum) as found:
                     if found is None:
                         fits_beside(self._shelves, folder, new, si, shnum)
