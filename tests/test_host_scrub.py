@@ -281,6 +281,8 @@ def test_exit_codes_and_document(host: Host, tmp_path: Path) -> None:
     done = run_scrub(tmp_path, host.root)
     assert done.returncode == 11
     assert b"version 3 is not known; it was left where it is" in done.stderr
+    assert b"2 shares read" in done.stdout
+    assert b": 1 of unknown version" in done.stdout
     path.write_bytes(flipped(data, 60))
     done = run_scrub(tmp_path, host.root, "--json", "dry")
     assert done.returncode == 10

@@ -63,7 +63,7 @@ _ROOT = click.option(
 
 
 @contextmanager
-def opened(frame: Frame, root: str, progress: ShownProgress | None = None) -> Iterator[HostFolder]:
+def opened(frame: Frame, root: str | Path, progress: ShownProgress | None = None) -> Iterator[HostFolder]:
     """The storage folder; what fails in it is named."""
     from lafscli.server.hostfolder import HostFolder
 
@@ -217,7 +217,7 @@ def _failures(folder: HostFolder) -> list[dict[str, str]]:
 # ---- scrub
 
 
-def scrub(frame: Frame, root: str, *, dry_run: bool = False) -> None:
+def scrub(frame: Frame, root: str | Path, *, dry_run: bool = False) -> None:
     """What `lafs serve --scrub --root DIR` does: prove every share there without any key."""
     from lafscli.server.assay import Assay
 
@@ -280,15 +280,15 @@ def _damage_line(damage: Damage) -> str:
 
 
 def _scrub_text(document: dict[str, Any]) -> str:
-    parts = [f"{count(document['shares'], 'share')} proven ({human_size(document['bytes'])})"]
+    read = [count(document["shares"], "share")]
     if document["kept_versions"]:
-        parts.append(count(document["kept_versions"], "kept version"))
-    for key, what in (("damaged", "damaged"), ("unknown", "of unknown version"), ("unreadable", "unreadable")):
-        if document[key]:
-            parts.append(f"{len(document[key])} {what}")
+        read.append(count(document["kept_versions"], "kept version"))
+    words = {"damaged": "damaged", "unknown": "of unknown version", "unreadable": "unreadable"}
+    wrong = [f"{len(document[key])} {word}" for key, word in words.items() if document[key]]
+    said = f"{' and '.join(read)} read ({human_size(document['bytes'])}): {', '.join(wrong) or 'all prove'}"
     if document["foreign"]:
-        parts.append(f"{count(document['foreign'], 'name')} that no share has")
-    return ", ".join(parts)
+        said += f"; {count(document['foreign'], 'name')} that no share has"
+    return said
 
 
 # ---- kept versions
