@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
+import pytest
+
+from lafscli.cli import hosting, main
+from lafscli.cli.frame import Frame
+from lafscli.cli.options import Settings
+from lafscli.errors import LafsError
 from lafscli.primitives.encoding import b32encode
 from lafscli.server.assay import Assay, Assayed
 from lafscli.server.bringback import BroughtBack, bring_back
@@ -30,6 +38,59 @@ def some_si(number: int) -> bytes:
 def lease(ends: int, who: int = 0) -> Lease:
     """One that ends so many seconds after NOW."""
     return bytes([who, 1]) * 16, bytes([who, 2]) * 16, NOW + ends
+
+
+@dataclass(frozen=True)
+class Said:
+    """What a command has said."""
+
+    code: int
+    stdout: str
+    stderr: str
+
+
+@dataclass
+class Tool:
+    """`lafs` in this process, without a home: call it with arguments."""
+
+    capsys: pytest.CaptureFixture[str]
+
+    def __call__(self, *arguments: str | Path, code: int | None = None) -> Said:
+        return self.run(lambda frame: main.perform(frame, list(map(str, arguments))), code)
+
+    def json(self, *arguments: str | Path, code: int = 0) -> Any:
+        """With --json: the one document."""
+        return self.document(self(*arguments, "--json", code=code))
+
+    def scrub(self, root: Path, *, json: bool = False, dry_run: bool = False, code: int | None = None) -> Said:
+        """What `lafs serve --scrub` does."""
+
+        def act(frame: Frame) -> int:
+            frame.settings.json = json
+            try:
+                hosting.scrub(frame, root, dry_run=dry_run)
+            except SystemExit as end:
+                return int(end.code or 0)
+            except LafsError as error:
+                frame.out.fail(error)
+                return error.exit_code
+            return 0
+
+        return self.run(act, code)
+
+    def run(self, act: Callable[[Frame], int], code: int | None) -> Said:
+        self.capsys.readouterr()
+        done = act(Frame(Settings()))
+        said = self.capsys.readouterr()
+        assert code in (None, done), f"exit {done}: {said.err}"
+        return Said(done, said.out, said.err)
+
+    @staticmethod
+    def document(said: Said) -> Any:
+        [line] = said.stdout.splitlines()
+        found = json.loads(line)
+        assert found["schema"] == 1
+        return found
 
 
 @dataclass

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 import os
 import signal
 import subprocess
@@ -11,7 +10,6 @@ import sys
 import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -19,7 +17,7 @@ from lafscli.formats.chk import Layout
 from lafscli.formats.mutable_container import DATA_OFFSET
 from lafscli.formats.slot import HEAD_SIZE, Header
 from lafscli.primitives.encoding import b32encode
-from tests.host_folders import SLOT_SI, Host, immutable, lease, mutable, shares, slots, some_si
+from tests.host_folders import SLOT_SI, Host, Tool, immutable, lease, mutable, shares, slots, some_si
 from tests.lafs_process import Lafs
 
 LIVE = lease(1000)
@@ -244,28 +242,21 @@ def test_memory_is_flat_whatever_the_size(host: Host) -> None:
 
 _SCRUB = (
     "import sys; from lafscli.cli import main, hosting, options\n"
-    "command = options.command('scrub')(lambda frame: hosting.scrub(frame, sys.argv[1], dry_run='dry' in sys.argv))\n"
+    "command = options.command('scrub')(lambda frame: hosting.scrub(frame, sys.argv[1]))\n"
     "main.table.COMMANDS += (main.table.Command('scrub', 'x', 'x', 'x', 'x'),)\n"
     "main.load = lambda row: command\n"
     "sys.exit(main.run(['scrub', *sys.argv[2:3]]))\n"
 )
 
 
-def run_scrub(tmp_path: Path, root: Path, *arguments: str) -> subprocess.CompletedProcess[bytes]:
-    lafs = Lafs(tmp_path, program=(sys.executable, "-c", _SCRUB))
-    return lafs(root, *arguments)
+@pytest.fixture
+def tool(capsys: pytest.CaptureFixture[str]) -> Tool:
+    return Tool(capsys)
 
 
-def document(done: subprocess.CompletedProcess[bytes]) -> Any:
-    [line] = done.stdout.decode().splitlines()
-    return json.loads(line)
-
-
-def test_exit_codes_and_document(host: Host, tmp_path: Path) -> None:
+def test_exit_codes_and_document(host: Host, tool: Tool, tmp_path: Path) -> None:
     path = host.put(A, 0, data := immutable(shares()[0], LIVE))
-    done = run_scrub(tmp_path, host.root, "--json")
-    assert done.returncode == 0, done.stderr
-    found = document(done)
+    found = tool.document(tool.scrub(host.root, json=True, code=0))
     assert found.pop("seconds") >= 0
     assert found == {
         "schema": 1,
@@ -278,35 +269,31 @@ def test_exit_codes_and_document(host: Host, tmp_path: Path) -> None:
         "foreign": 0,
     }
     host.put(B, 0, b"\0\0\0\3" + data[4:])
-    done = run_scrub(tmp_path, host.root)
-    assert done.returncode == 11
-    assert b"version 3 is not known; it was left where it is" in done.stderr
-    assert b"2 shares read" in done.stdout
-    assert b": 1 of unknown version" in done.stdout
+    done = tool.scrub(host.root, code=11)
+    assert "version 3 is not known; it was left where it is" in done.stderr
+    assert "2 shares read" in done.stdout
+    assert ": 1 of unknown version" in done.stdout
     path.write_bytes(flipped(data, 60))
-    done = run_scrub(tmp_path, host.root, "--json", "dry")
-    assert done.returncode == 10
+    tool.scrub(host.root, dry_run=True, code=10)
     assert path.exists()
-    done = run_scrub(tmp_path, host.root, "--json")
-    assert done.returncode == 10
-    [damage] = document(done)["damaged"]
+    done = tool.scrub(host.root, json=True, code=10)
+    [damage] = tool.document(done)["damaged"]
     assert damage["storage_index"] == b32encode(A)
     assert damage["quarantined"] is True
     assert (host.root / damage["path"]).exists()
-    assert damage["reason"].encode() in done.stderr
-    assert run_scrub(tmp_path, tmp_path / "nowhere").returncode == 3
-    assert run_scrub(tmp_path, tmp_path).returncode == 2
+    assert damage["reason"] in done.stderr
+    tool.scrub(tmp_path / "nowhere", code=3)
+    tool.scrub(tmp_path, code=2)
 
 
-def test_a_read_only_file_system_is_told(tmp_path: Path, mount: Callable[[Path, str], None]) -> None:
+def test_a_read_only_file_system_is_told(tool: Tool, tmp_path: Path, mount: Callable[[Path, str], None]) -> None:
     root = tmp_path / "small"
     mount(root, "size=1m")
     Host(root).put(A, 0, flipped(immutable(shares()[0]), 60))
     if subprocess.run(["mount", "-o", "remount,ro", str(root)], capture_output=True, check=False).returncode:
         pytest.skip("no read-only disk can be had here")
-    refused = run_scrub(tmp_path, root)
-    assert (refused.returncode, b"read-only file system" in refused.stderr) == (1, True)
-    assert run_scrub(tmp_path, root, "--quiet", "dry").returncode == 10
+    assert "read-only file system" in tool.scrub(root, code=1).stderr
+    tool.scrub(root, dry_run=True, code=10)
 
 
 def test_a_signal_ends_it_within_two_seconds_and_leaves_all_whole(host: Host, tmp_path: Path) -> None:

@@ -173,7 +173,10 @@ class HostFolder:
         be able to use it."""
         if self._owner is not None:
             with suppress(FileNotFoundError):
-                os.chown(name, *self._owner, dir_fd=parent, follow_symlinks=False)
+                found = os.lstat(name, dir_fd=parent)
+                # what has a second name may not be what was made here
+                if found.st_uid == 0 and (stat.S_ISDIR(found.st_mode) or found.st_nlink == 1):
+                    os.chown(name, *self._owner, dir_fd=parent, follow_symlinks=False)
 
     @contextmanager
     def there(self, *names: str) -> Iterator[int | None]:
