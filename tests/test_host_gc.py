@@ -10,14 +10,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, closing
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from lafscli.errors import LafsError
+from lafscli.errors import GuardHeld, LafsError
 from lafscli.formats.container import header
 from lafscli.formats.mutable_container import DATA_OFFSET, MutableContainer
 from lafscli.primitives.encoding import b32encode
@@ -25,6 +25,9 @@ from lafscli.server import hostgc
 from lafscli.server.expiry import LEASE_SECONDS, Expiry
 from lafscli.server.hostguard import HostGuards, utc_day
 from lafscli.server.leasebook import read_leases
+from lafscli.storage.local import LocalFiles
+from lafscli.storage.locks import Locks
+from tests.grids import LocalGrid
 from tests.host_folders import DAY, NOW, SLOT_SI, Host, Tool, immutable, lease, mutable, shares, slots, some_si
 from tests.lafs_process import Lafs
 
@@ -388,6 +391,36 @@ class _Telling:
     def changing(self, si: bytes) -> AbstractContextManager[None]:
         self._told()
         return self._guards.changing(si)
+
+
+def test_a_client_sees_the_guard_of_a_run_and_gets_it_afterwards(tmp_path: Path) -> None:
+    with closing(LocalGrid(tmp_path, 1)) as local:
+        host = Host(local.root(0))
+        locks = Locks(local.servers[0], LocalFiles(host.root), random_bytes=os.urandom)
+        with host.opened() as folder, host.guards(folder) as guards:
+            with guards.changing(A):
+                with pytest.raises(GuardHeld, match=f"process {os.getpid()} on"):
+                    locks.take(A)
+                locks.take(B).release()
+            with locks.take(A) as guard:
+                with pytest.raises(GuardHeld), guards.changing(A):
+                    pytest.fail("two have it")
+                guard.touch()
+        assert os.listdir(host.root / "locks") == []
+
+
+@pytest.mark.parametrize("name", ["trash", "locks", "history", "history/.serve", f"trash/{TODAY}"])
+def test_no_symlink_leads_out(host: Host, tmp_path: Path, name: str) -> None:
+    path = host.put(A, 0, immutable(shares()[0], DEAD))
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    link = host.root / name
+    link.parent.mkdir(exist_ok=True)
+    link.symlink_to(outside)
+    with pytest.raises(LafsError, match="is no folder"):
+        host.gc()
+    assert path.exists()
+    assert os.listdir(outside) == []
 
 
 # ---- trash, kept versions, the clock
