@@ -61,14 +61,14 @@ COMMANDS = (
     Command("server replace", "lafscli.cli.moves", "replace_", SETUP, "Put a new server in the place of another."),
     Command(
         "server history",
-        "lafscli.cli.hosting",
+        "lafscli.cli.rollback",
         "history",
         SETUP,
         "List the versions of mutable shares that a storage host has kept.",
     ),
     Command(
         "server rollback",
-        "lafscli.cli.hosting",
+        "lafscli.cli.rollback",
         "rollback",
         SETUP,
         "Put a kept version of a mutable object back in place.",
