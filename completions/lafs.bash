@@ -68,7 +68,7 @@ _lafs() {
         if [[ -z $ended ]]; then
             case $word in
                 --) ended=1; continue ;;
-                --color|--log-file|--limit-rate|--timeout|--home|--encoding|--from-tahoe|--site|--node-id|--permutation-seed|--option|--format|--private-key|--segment-size|--offset|--length|--name|--size|--type|--sample|--assume-lost|--max-time)
+                --color|--log-file|--limit-rate|--timeout|--home|--encoding|--from-tahoe|--site|--node-id|--permutation-seed|--option|--passphrase-file|--from|--kit|--format|--private-key|--segment-size|--offset|--length|--name|--size|--type|--sample|--assume-lost|--max-time)
                     [[ ${COMP_WORDS[i+1]} == = ]] && i=$((i + 1))
                     i=$((i + 1))
                     continue
@@ -78,7 +78,7 @@ _lafs() {
         fi
         case $command in
             '') command=$word ;;
-            server|alias|grid|cap|share) command="$command $word" ;;
+            server|alias|grid|recovery|cap|share) command="$command $word" ;;
             *) count=$((count + 1)) ;;
         esac
     done
@@ -99,6 +99,11 @@ _lafs() {
             "server replace":--node-id) :; return ;;
             "server replace":--permutation-seed) :; return ;;
             "server replace":--option) :; return ;;
+            "recovery export":--passphrase-file) _lafs_files -f; return ;;
+            "recovery import":--from) :; return ;;
+            "recovery import":--kit) :; return ;;
+            "recovery import":--passphrase-file) _lafs_files -f; return ;;
+            "recovery import":--option) :; return ;;
             "put":--format) _lafs_words 'chk sdmf mdmf'; return ;;
             "put":--private-key) _lafs_files -f; return ;;
             "put":--encoding) :; return ;;
@@ -123,6 +128,8 @@ _lafs() {
                 'server remove') word='--force' ;;
                 'server replace') word='--site --node-id --permutation-seed --option --accept-new --force' ;;
                 'alias list') word='--uri --readonly-uri' ;;
+                'recovery export') word='--passphrase-file --on-servers --force' ;;
+                'recovery import') word='--from --kit --passphrase-file --option --accept-new' ;;
                 'put') word='--format --mutable --private-key --encoding --segment-size --no-convergence' ;;
                 'get') word='--offset --length --resume --strict' ;;
                 'cat') word='--strict' ;;
@@ -143,10 +150,11 @@ _lafs() {
         fi
     fi
     case $command:$count in
-        :*) _lafs_words 'init server encoding alias grid put get cat ls mkdir ln mv rm cp find manifest stats cap batch check repair renew share completion help man' ;;
+        :*) _lafs_words 'init server encoding alias grid recovery put get cat ls mkdir ln mv rm cp find manifest stats cap batch check repair renew share completion help man' ;;
         server:*) _lafs_words 'add list status remove drain replace' ;;
         alias:*) _lafs_words 'create add list remove rename' ;;
         grid:*) _lafs_words 'export import' ;;
+        recovery:*) _lafs_words 'export import' ;;
         cap:*) _lafs_words 'show read verify' ;;
         share:*) _lafs_words 'show find' ;;
         "alias add":*) _lafs_targets ;;
@@ -154,6 +162,8 @@ _lafs() {
         "alias rename":0) _lafs_alias_names ;;
         "grid export":*) _lafs_files -f ;;
         "grid import":*) _lafs_files -f ;;
+        "recovery export":*) _lafs_files -f ;;
+        "recovery import":*) _lafs_files -f ;;
         "put":0) _lafs_files -f ;;
         "put":*) _lafs_targets ;;
         "get":0) _lafs_targets ;;
@@ -181,8 +191,8 @@ _lafs() {
         "share show":*) _lafs_files -f ;;
         "share find":*) _lafs_targets ;;
         "completion":*) _lafs_words 'bash zsh fish' ;;
-        "help":*) _lafs_words 'init server encoding alias grid put get cat ls mkdir ln mv rm cp find manifest stats cap batch check repair renew share completion help man' ;;
-        "man":*) _lafs_words 'init server encoding alias grid put get cat ls mkdir ln mv rm cp find manifest stats cap batch check repair renew share completion help man' ;;
+        "help":*) _lafs_words 'init server encoding alias grid recovery put get cat ls mkdir ln mv rm cp find manifest stats cap batch check repair renew share completion help man' ;;
+        "man":*) _lafs_words 'init server encoding alias grid recovery put get cat ls mkdir ln mv rm cp find manifest stats cap batch check repair renew share completion help man' ;;
     esac
 }
 

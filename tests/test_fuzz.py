@@ -29,7 +29,7 @@ from lafscli.primitives.encoding import Reader, b32decode, b32encode, netstring
 from lafscli.primitives.hashtree import PartialTree, build, verify_full
 from lafscli.proof import claims
 from lafscli.proof.encoder import encode_small
-from lafscli.recovery import GridFile
+from lafscli.recovery.gridfile import GridFile
 from lafscli.storage import leftovers, packets
 from lafscli.storage.enrol import Identity, enrol, parse_node_id
 from lafscli.storage.folder import FolderStore
