@@ -68,7 +68,7 @@ _lafs() {
         if [[ -z $ended ]]; then
             case $word in
                 --) ended=1; continue ;;
-                --color|--log-file|--limit-rate|--timeout|--home|--encoding|--from-tahoe|--site|--node-id|--permutation-seed|--option|--passphrase-file|--from|--kit|--format|--private-key|--segment-size|--offset|--length|--name|--size|--type|--sample|--assume-lost|--max-time)
+                --color|--log-file|--limit-rate|--timeout|--home|--encoding|--from-tahoe|--site|--node-id|--permutation-seed|--option|--passphrase-file|--memory|--from|--kit|--format|--private-key|--segment-size|--offset|--length|--name|--size|--type|--sample|--assume-lost|--max-time)
                     [[ ${COMP_WORDS[i+1]} == = ]] && i=$((i + 1))
                     i=$((i + 1))
                     continue
@@ -100,6 +100,7 @@ _lafs() {
             "server replace":--permutation-seed) :; return ;;
             "server replace":--option) :; return ;;
             "recovery export":--passphrase-file) _lafs_files -f; return ;;
+            "recovery export":--memory) :; return ;;
             "recovery import":--from) :; return ;;
             "recovery import":--kit) :; return ;;
             "recovery import":--passphrase-file) _lafs_files -f; return ;;
@@ -128,7 +129,7 @@ _lafs() {
                 'server remove') word='--force' ;;
                 'server replace') word='--site --node-id --permutation-seed --option --accept-new --force' ;;
                 'alias list') word='--uri --readonly-uri' ;;
-                'recovery export') word='--passphrase-file --on-servers --force' ;;
+                'recovery export') word='--passphrase-file --on-servers --force --memory' ;;
                 'recovery import') word='--from --kit --passphrase-file --option --accept-new' ;;
                 'put') word='--format --mutable --private-key --encoding --segment-size --no-convergence' ;;
                 'get') word='--offset --length --resume --strict' ;;

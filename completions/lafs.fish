@@ -8,7 +8,7 @@ function __lafs_at --description 'Is the command before the cursor this one?'
             continue
         end
         switch $word
-            case --color --log-file --limit-rate --timeout --home --encoding --from-tahoe --site --node-id --permutation-seed --option --passphrase-file --from --kit --format --private-key --segment-size --offset --length --name --size --type --sample --assume-lost --max-time
+            case --color --log-file --limit-rate --timeout --home --encoding --from-tahoe --site --node-id --permutation-seed --option --passphrase-file --memory --from --kit --format --private-key --segment-size --offset --length --name --size --type --sample --assume-lost --max-time
                 set skip 1
             case '-*'
             case '*'
@@ -128,6 +128,7 @@ complete -c lafs -n '__lafs_at grid import' -F
 complete -c lafs -n '__lafs_at recovery export' -l passphrase-file -r -F -d 'Read the passphrase from the first line of FILE; - is stdin'
 complete -c lafs -n '__lafs_at recovery export' -l on-servers -d 'Leave the sealed kit on every server that takes shares, too'
 complete -c lafs -n '__lafs_at recovery export' -l force -d 'Replace FILE if it is there'
+complete -c lafs -n '__lafs_at recovery export' -l memory -x -d 'What each try of a passphrase takes, 8M to 1G [256M]'
 complete -c lafs -n '__lafs_at recovery export' -F
 complete -c lafs -n '__lafs_at recovery import' -l from -x -d 'Take the kit that was left on this server'
 complete -c lafs -n '__lafs_at recovery import' -l kit -x -d 'Which kit, where several homes left theirs on that server'

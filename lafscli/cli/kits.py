@@ -13,7 +13,7 @@ import click
 
 from lafscli.cli.frame import Frame
 from lafscli.cli.landing import landing
-from lafscli.cli.options import command
+from lafscli.cli.options import SIZE, command
 from lafscli.cli.output import rfc3339
 from lafscli.cli.text import columns
 from lafscli.config import kits
@@ -36,7 +36,10 @@ _passphrase_file = click.option(
 @_passphrase_file
 @click.option("--on-servers", is_flag=True, help="Leave the sealed kit on every server that takes shares, too.")
 @click.option("--force", is_flag=True, help="Replace FILE if it is there.")
-def export(frame: Frame, file: str, passphrase_file: str | None, on_servers: bool, force: bool) -> None:
+@click.option("--memory", type=SIZE, help="What each try of a passphrase takes, 8M to 1G [256M].")
+def export(
+    frame: Frame, file: str, passphrase_file: str | None, on_servers: bool, force: bool, memory: int | None
+) -> None:
     """Write all that brings this home back to a sealed file.
 
     The recovery kit has what lafs grid export writes, the secrets, the aliases and the pins, sealed with a passphrase
@@ -45,10 +48,11 @@ def export(frame: Frame, file: str, passphrase_file: str | None, on_servers: boo
     """
     from lafscli.cli.passphrase import ask
     from lafscli.client.joining import exported, resolved
-    from lafscli.recovery.homes import home_id, kit_of, lines
+    from lafscli.recovery.homes import counted, home_id, kit_of, lines
     from lafscli.recovery.kit import Login
-    from lafscli.recovery.sealed import seal
+    from lafscli.recovery.sealed import COST, cost_of, seal
 
+    cost = COST if memory is None else cost_of(memory)
     config = frame.config()
     if file == "-" and frame.settings.json:
         raise UsageError("--json and the kit can't both go to stdout", hint="lafs recovery export FILE --json")
@@ -61,7 +65,7 @@ def export(frame: Frame, file: str, passphrase_file: str | None, on_servers: boo
         name: Login(_text(config.servers[name].options.get("identity")), each.through) for name, each in found.items()
     }
     made = kit_of(config, grid, logins, time.time())
-    data = seal(made.serialise(), passphrase, os.urandom).serialise()
+    data = seal(made.serialise(), passphrase, os.urandom, cost=cost).serialise()
     if file == "-":
         with landing(None) as write:
             write(data)
@@ -79,13 +83,12 @@ def export(frame: Frame, file: str, passphrase_file: str | None, on_servers: boo
         "aliases": lines(made.aliases),
         "pins": lines(made.pins),
     }
-    counts = f"{len(grid.servers)} servers, {document['aliases']} aliases, {document['pins']} pins"
-    words, failed = [f"wrote {file}: {counts}"], 0
+    words, failed = [f"wrote {file}: {_counts(document)}"], 0
     if on_servers:
         left = _leave(frame, home_id(config.home), data)
         document["on_servers"] = left
         failed = sum("reason" in each for each in left)
-        words.append(f"left on {len(left) - failed} servers" + (f", not on {failed}" if failed else ""))
+        words.append(f"left on {counted(len(left) - failed, 'server')}" + (f", not on {failed}" if failed else ""))
     if file != "-":
         frame.out.show(document, "\n".join(words))
     elif on_servers:
@@ -220,11 +223,18 @@ def _tell(frame: Frame, kit: Kit, servers: Mapping[str, Any], host_keys: int, ho
     aliases, pins = lines(kit.aliases), lines(kit.pins)
     document: dict[str, Any] = {"home": home, "made": made, "servers": told, "aliases": aliases, "pins": pins}
     document |= {"host_keys": host_keys, "gc_adopted": False} | ({"kit": found.name} if found else {})
-    words = [f"made {home} from the kit of {made}: {len(told)} servers, {aliases} aliases, {pins} pins"]
+    words = [f"made {home} from the kit of {made}: {_counts(document)}"]
     if any("login" in each for each in told):
         words.append("the kit has no key of ssh; at each server one of this machine must be let in, for example by")
     frame.out.show(document, "\n".join([*words, columns(rows)] if rows else words))
     frame.out.tell("next: lafs server status; gc removes nothing before lafs gc --adopt")
+
+
+def _counts(document: Mapping[str, Any]) -> str:
+    from lafscli.recovery.homes import counted
+
+    counts = {"server": len(document["servers"]), "alias": document["aliases"], "pin": document["pins"]}
+    return ", ".join(counted(count, noun) for noun, count in counts.items())
 
 
 def _text(value: object) -> str | None:

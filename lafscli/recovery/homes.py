@@ -40,6 +40,11 @@ def lines(content: bytes) -> int:
     return sum(bool(line.strip()) and not line.lstrip().startswith(b"#") for line in content.split(b"\n"))
 
 
+def counted(count: int, noun: str) -> str:
+    """A number with its noun: 1 alias, 2 aliases."""
+    return f"{count} {noun}{'' if count == 1 else 'es' if noun == 'alias' else 's'}"
+
+
 @dataclass(frozen=True, slots=True)
 class Rebuilt:
     """A home that was made from a kit. `aside`: secrets of an unused home that were there, under their new names."""
@@ -100,16 +105,13 @@ def _refuse_used(home: Home, *, servers: int, kit: Kit | None) -> None:
         ours = _content(home.path / name)
         if ours.strip() and ours != theirs:
             there["alias" if name == "aliases" else "pin"] = max(1, lines(ours))
-    lost = [_count(count, noun) for noun, count in there.items() if count]
+    lost = [counted(count, noun) for noun, count in there.items() if count]
     if lost:
+        named = " and ".join([", ".join(lost[:-1]), lost[-1]] if lost[:-1] else lost)
         raise UsageError(
-            f"there is a home at {home.path} already, and its {' and '.join(lost)} would be lost",
+            f"there is a home at {home.path} already, and its {named} would be lost",
             hint="make another one: lafs --home DIR recovery import ...; or move this one away first",
         )
-
-
-def _count(count: int, noun: str) -> str:
-    return f"{count} {noun}{'' if count == 1 else 'es' if noun == 'alias' else 's'}"
 
 
 def _set_aside(path: Path, secret: bytes) -> list[Path]:

@@ -57,6 +57,19 @@ COST = Cost(4, 256 * 1024)
 """Half a second, and 256 MiB, which the smallest machine that one recovers on should have."""
 
 
+_LEAST_MADE = 8 << 20
+
+
+def cost_of(memory: int) -> Cost:
+    """The cost with so many bytes of memory, for a kit that is made; UsageError where that is too few or too many."""
+    if not _LEAST_MADE <= memory <= MOST_KIBIBYTES * 1024:
+        raise UsageError(
+            f"the memory for a passphrase can't be {memory} bytes",
+            hint=f"from {_LEAST_MADE >> 20}M, which protects little, to 1G, which small machines have not",
+        )
+    return Cost(COST.passes, memory // 1024)
+
+
 def prepared(passphrase: str | bytes) -> bytes:
     """The bytes that a passphrase stands for: UTF-8 in Unicode's form NFC, so that every keyboard gives the same; bytes
     that are not UTF-8 as they are. UsageError for one that is empty or too long."""
