@@ -425,6 +425,18 @@ def test_settings_of_every_machine_come_along(home: Lafs) -> None:
     assert "log-file" not in table
 
 
+def test_servers_that_came_after_the_kit_are_added_again(home: Lafs) -> None:
+    """They bring the list of the grid's servers, without which nothing mutable is written."""
+    (home.folder / "k").write_bytes(_cheap(home))
+    add = ["server", "add", "n2", f"file://{home.folder}/servers/n2"]
+    home(*add, code=0)
+    shutil.rmtree(home.home)
+    _import(home, "k")
+    home("put", "x", "docs:x", code=2)
+    home(*add, code=0)
+    home("put", "x", "docs:x", code=0)
+
+
 def test_several_homes_on_one_server(home: Lafs) -> None:
     """The latest kit of each is listed, and one is chosen; an old one can be had by its number."""
     folder = home.folder / "servers/n0/recovery"

@@ -8,12 +8,14 @@ import struct
 import subprocess
 import sys
 import unicodedata
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from lafscli.config import kits as facts
 from lafscli.config.home import Home, write_atomically
+from lafscli.config.settings import Config
 from lafscli.errors import DamagedKit, FileError, LafsError, ServerError, UsageError, WrongPassphrase
 from lafscli.primitives.encoding import netstring
 from lafscli.primitives.hashes import tagged_hash
@@ -289,41 +291,53 @@ def home(tmp_path: Path) -> Home:
     return Home.find(str(tmp_path / "home"))
 
 
-def test_a_kit_is_older_than_an_alias_that_it_has_not(home: Home) -> None:
-    aliases = home.path / "aliases"
-    assert not facts.kit_is_older(home)  # nothing would be lost
+def _config(home: Home, *names: str) -> Config:
+    record = KIT.grid.servers["nas"]
+    return Config.of(home, {"servers": {name: replace(record, name=name).table() for name in names}})
+
+
+def test_a_kit_is_older_than_an_alias_or_a_server_that_it_has_not(home: Home) -> None:
+    aliases, none, nas = home.path / "aliases", _config(home), _config(home, "nas")
+    assert not facts.kit_is_older(nas)
+    aliases.write_bytes(b"# none\n")
+    assert not facts.kit_is_older(nas)  # nothing would be lost
     aliases.write_bytes(f"# mine\na: {CAP}\n".encode())
-    assert facts.kit_is_older(home)
+    assert facts.kit_is_older(none)
     assert facts.last_kit(home) is None
-    facts.remember_kit(home, aliases.read_bytes(), 1_700_000_000.5)
-    assert not facts.kit_is_older(home)
+    facts.remember_kit(none, aliases.read_bytes(), 1_700_000_000.5)
+    assert not facts.kit_is_older(none)
+    assert facts.kit_is_older(nas)
     assert facts.last_kit(home) == 1_700_000_000
+    facts.remember_kit(nas, aliases.read_bytes(), 1_600_000_000)
+    assert not facts.kit_is_older(nas)
+    assert not facts.kit_is_older(_config(home, "renamed"))  # the same server
+    assert not facts.kit_is_older(none)
     aliases.write_bytes(f"a: {CAP}\nb: {CAP}\n".encode())
-    assert facts.kit_is_older(home)
+    assert facts.kit_is_older(nas)
     aliases.write_bytes(f"a:  {CAP}\n".encode())  # removed again, and spelled otherwise
-    assert not facts.kit_is_older(home)
+    assert not facts.kit_is_older(nas)
     aliases.write_bytes(b"a: URI:LIT:nbuqm\n")  # the same name for something else
-    assert facts.kit_is_older(home)
+    assert facts.kit_is_older(nas)
     record = home.state / "recovery-kit"
     assert b"URI" not in record.read_bytes()
     assert record.stat().st_mode & 0o777 == 0o600
     for junk in (b"", b"\xff\n", b"soon\n"):
         record.write_bytes(junk)
-        assert facts.kit_is_older(home)
+        assert facts.kit_is_older(nas)
         assert facts.last_kit(home) is None
 
 
 def test_a_reminder_is_due_once_a_month(home: Home) -> None:
-    now, day = 1_700_000_000.0, 86400
-    assert not facts.reminder_is_due(home, now)
+    now, day, config = 1_700_000_000.0, 86400, _config(home)
+    assert not facts.reminder_is_due(config, now)
     (home.path / "aliases").write_bytes(f"a: {CAP}\n".encode())
-    assert facts.reminder_is_due(home, now)
+    assert facts.reminder_is_due(config, now)
     facts.reminded(home, now)
-    assert not facts.reminder_is_due(home, now + 29 * day)
-    assert facts.reminder_is_due(home, now + 30 * day)
-    assert facts.reminder_is_due(home, now - day)  # a clock set back keeps nothing quiet
-    facts.remember_kit(home, (home.path / "aliases").read_bytes(), now)
-    assert not facts.reminder_is_due(home, now + 90 * day)
+    assert not facts.reminder_is_due(config, now + 29 * day)
+    assert facts.reminder_is_due(config, now + 30 * day)
+    assert facts.reminder_is_due(config, now - day)  # a clock set back keeps nothing quiet
+    facts.remember_kit(config, (home.path / "aliases").read_bytes(), now)
+    assert not facts.reminder_is_due(config, now + 90 * day)
 
 
 def test_gc_is_held(home: Home) -> None:

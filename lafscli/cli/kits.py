@@ -72,7 +72,7 @@ def export(
     else:
         write_atomically(Path(file), data, replace=force)
     try:
-        kits.remember_kit(config.home, made.aliases, made.made)
+        kits.remember_kit(config, made.aliases, made.made)
     except LafsError as error:
         frame.out.warn(f"that there is a kit now could not be kept: {error.message}")
     document: dict[str, Any] = {

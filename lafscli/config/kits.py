@@ -1,6 +1,6 @@
 """What a home remembers of its recovery kits, in `state/`: enough to remind in time, and that `gc` has to wait.
 
-`recovery-kit`, after an export or an import: the time, then a hash of each alias that is in the kit, a line each.
+`recovery-kit`, after an export or an import: the time, then a hash of each alias and server in the kit, a line each.
 `recovery-reminder` is as old as the last reminder. `gc-not-adopted` is there from `recovery import` until
 `gc --adopt`: a home from a kit may lack roots that its shares belong to.
 """
@@ -12,6 +12,7 @@ from contextlib import suppress
 
 from lafscli.config.aliases import parse_lines
 from lafscli.config.home import Home, write_atomically
+from lafscli.config.settings import Config
 from lafscli.errors import LafsError
 from lafscli.primitives.encoding import b32encode
 from lafscli.primitives.hashes import tagged_hash
@@ -23,9 +24,10 @@ _REMINDED = "recovery-reminder"
 _LONGEST = 64 << 20
 
 
-def remember_kit(home: Home, aliases: bytes, now: float) -> None:
-    """Keep that there is a kit now, with these lines of `aliases`."""
-    _write(home, KIT_RECORD, "".join(f"{line}\n" for line in (str(int(now)), *sorted(_marks(aliases)))).encode())
+def remember_kit(config: Config, aliases: bytes, now: float) -> None:
+    """Keep that there is a kit now, with these lines of `aliases` and the servers of this configuration."""
+    marks = sorted({*_aliases(aliases), *_servers(config)})
+    _write(config.home, KIT_RECORD, "".join(f"{line}\n" for line in (str(int(now)), *marks)).encode())
 
 
 def last_kit(home: Home) -> int | None:
@@ -34,21 +36,21 @@ def last_kit(home: Home) -> int | None:
     return int(lines[0]) if lines else None
 
 
-def kit_is_older(home: Home) -> bool:
-    """Whether there is an alias that the last kit has not, or there are aliases and no kit. Clocks play no part."""
+def kit_is_older(config: Config) -> bool:
+    """Whether there is an alias, and the last kit lacks one or a server, or there is none. Clocks play no part."""
     try:
-        aliases = (home.path / "aliases").read_bytes()
+        aliases = _aliases((config.home.path / "aliases").read_bytes())
     except OSError:
-        aliases = b""
-    return bool(_marks(aliases) - set(_record(home)[1:]))
+        return False
+    return bool(aliases) and not {*aliases, *_servers(config)} <= set(_record(config.home)[1:])
 
 
-def reminder_is_due(home: Home, now: float) -> bool:
+def reminder_is_due(config: Config, now: float) -> bool:
     """Whether to say that `kit_is_older`: it is, and that was not said within a month."""
-    if not kit_is_older(home):
+    if not kit_is_older(config):
         return False
     try:
-        return not 0 <= now - (home.state / _REMINDED).stat().st_mtime < REMINDER_SECONDS
+        return not 0 <= now - (config.home.state / _REMINDED).stat().st_mtime < REMINDER_SECONDS
     except OSError:
         return True
 
@@ -70,11 +72,18 @@ def gc_is_held(home: Home) -> bool:
     return os.path.lexists(home.state / GC_HELD)
 
 
-def _marks(aliases: bytes) -> set[str]:
-    """A hash for each alias, which tells nothing of its cap."""
-    lines = parse_lines(aliases.decode("utf-8", "surrogateescape"))
-    texts = (f"{name}: {cap}".encode("utf-8", "surrogateescape") for name, cap in dict(lines).items())
-    return {b32encode(tagged_hash(b"lafs_alias_in_kit_v1", text)[:16]) for text in texts}
+def _aliases(content: bytes) -> set[str]:
+    named = dict(parse_lines(content.decode("utf-8", "surrogateescape")))
+    return {_mark(f"alias {name}: {cap}") for name, cap in named.items()}
+
+
+def _servers(config: Config) -> set[str]:
+    return {_mark(f"server {b32encode(record.node_id)}: {record.url}") for record in config.servers.values()}
+
+
+def _mark(text: str) -> str:
+    """A hash, which tells nothing of a cap."""
+    return b32encode(tagged_hash(b"lafs_in_kit_v1", text.encode("utf-8", "surrogateescape"))[:16])
 
 
 def _record(home: Home) -> list[str]:

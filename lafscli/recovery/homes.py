@@ -86,7 +86,7 @@ def rebuild(home: Home, kit: Kit, options: Mapping[str, OptionValue], found_at: 
             write_atomically(home.path / name, content)
         keys = home.add_host_keys(key for each in kit.grid.host_keys.values() for key in each)
         write_table(home, table)
-    kits.remember_kit(home, kit.aliases, kit.made)
+    kits.remember_kit(config, kit.aliases, kit.made)
     return Rebuilt(config, keys, aside)
 
 
