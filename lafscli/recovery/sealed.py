@@ -138,7 +138,10 @@ def seal(content: bytes, passphrase: bytes, random_bytes: Callable[[int], bytes]
     """Seal a content with a passphrase that was `prepared`."""
     salt, nonce = random_bytes(ciphers.BOX_SALT), random_bytes(ciphers.BOX_NONCE)
     if len(content) > MOST_BYTES - _LEAST_BYTES:
-        raise LafsError(f"the recovery kit would be longer than {MOST_BYTES >> 20} MiB")
+        raise LafsError(
+            f"the recovery kit would be longer than {MOST_BYTES >> 20} MiB",
+            hint="most of it are pins: link what they name into a directory, and lafs unpin it",
+        )
     return SealedKit(
         cost, salt, nonce, ciphers.seal(_key(passphrase, salt, cost), nonce, _header(cost, salt) + content)
     )
