@@ -85,6 +85,13 @@ def _import(lafs: Lafs, *arguments: str | Path, code: int = 0) -> subprocess.Com
     return lafs("recovery", "import", *arguments, "--passphrase-file", "word", code=code)
 
 
+def _refused(lafs: Lafs, home: str, *lines: str) -> list[tuple[int, str, bool]]:
+    """Code and message of each of these lines of a batch, all of which must fail, and whether there is a hint."""
+    done = lafs("--home", home, "--json", "batch", input="".join(f"{line}\n" for line in lines).encode())
+    errors = [json.loads(line)["error"] for line in done.stdout.splitlines()]
+    return [(error["code"], error["message"], "hint" in error) for error in errors]
+
+
 # ---- the story
 
 
@@ -216,12 +223,13 @@ def test_a_file_that_is_there_is_not_replaced(home: Lafs) -> None:
     (home.folder / "k").write_bytes(b"old")
     (home.folder / "link").symlink_to("k")
     (home.folder / "folder").mkdir()
-    for name in ("k", "link", "folder"):
-        done = home(*EXPORT, name, code=2)
-        assert name.encode() in done.stderr
-        assert b"terminal" not in done.stderr
-    home(*EXPORT, "/dev/null", "--force", code=2)
-    home(*EXPORT, "nowhere/k", "--passphrase-file", "word", code=1)
+    export, word = " ".join(EXPORT), "--passphrase-file word"
+    lines = [f"{export} {name}" for name in ("k", "link", "folder", "/dev/null --force")]
+    lines += [f"{export} nowhere/k {word}", *(f"recovery export new --memory {size} {word}" for size in ("7M", "2G"))]
+    refused = _refused(home, "home", *lines)
+    assert [code for code, _, _ in refused] == [2, 2, 2, 2, 1, 2, 2]
+    assert not any("terminal" in message for _, message, _ in refused)
+    assert [message.split()[0] for _, message, _ in refused[:4]] == ["k", "link", "folder", "/dev/null"]
     assert (home.folder / "k").read_bytes() == b"old"
     assert stat.S_ISCHR(os.stat("/dev/null").st_mode)
     old = os.umask(0)
@@ -230,11 +238,9 @@ def test_a_file_that_is_there_is_not_replaced(home: Lafs) -> None:
     finally:
         os.umask(old)
     assert (home.folder / "k").stat().st_mode & 0o777 == 0o600
+    assert SealedKit.parse((home.folder / "k").read_bytes()).cost == Cost(4, 8 * 1024)
     home("recovery", "export", "default", "--passphrase-file", "word", code=0)
     assert SealedKit.parse((home.folder / "default").read_bytes()).cost == Cost(4, 256 * 1024)
-    for memory, code in (("7M", 2), ("2G", 2), ("9M", 0)):
-        home("recovery", "export", "k", "--force", "--memory", memory, "--passphrase-file", "word", code=code)
-    assert SealedKit.parse((home.folder / "k").read_bytes()).cost == Cost(4, 9 * 1024)
 
 
 def test_a_full_disk_leaves_the_old_kit_or_none(home: Lafs, mount: Mount) -> None:
@@ -260,10 +266,14 @@ def test_a_passphrase_that_is_none(home: Lafs) -> None:
     (home.folder / "huge").touch()
     os.truncate(home.folder / "huge", 1 << 40)
     (home.folder / "second").write_bytes(b"\nsecond line\n")
-    for file, said in (("huge", b"longer than 4096 bytes"), ("second", b"empty passphrase"), ("-", b"empty")):
-        for words in (["k"],) if file == "second" else (["k"], []):
-            command = ["--home", "h", "recovery", "import", "k"] if words else [*EXPORT, "new"]
-            assert said in home(*command, "--passphrase-file", file, code=2, input=b" \r\n").stderr
+    files = ("huge", "second", "nowhere", ".")
+    for command in ("recovery import k", " ".join((*EXPORT, "new"))):
+        where = "h" if "import" in command else "home"
+        lines = [command, *(f"{command} --passphrase-file {file}" for file in files)]
+        refused = _refused(home, where, *lines)
+        assert [code for code, _, _ in refused] == [2, 2, 2, 3, 1]
+        for (_, message, _), said in zip(refused, ("no terminal", "longer than 4096", "an empty"), strict=False):
+            assert said in message
     assert not (home.folder / "new").exists()
     assert not (home.folder / "h").exists()
 
@@ -278,12 +288,8 @@ def test_where_a_passphrase_comes_from(home: Lafs) -> None:
     home("--home", "c", "recovery", "import", "-", "--passphrase-file", "word", input=_cheap(home), code=0)
     done = home("--home", "d", "recovery", "import", "-", "--passphrase-file", "-", input=_cheap(home), code=2)
     assert b"read already" in done.stderr
-    home("--home", "d", *words, "nowhere", code=3)
-    home("--home", "d", *words, home.folder, code=1)
-    for command in (["--home", "d", "recovery", "import", "k"], [*EXPORT, "new"]):
-        done = home(*command, code=2)
-        assert b"no terminal" in done.stderr
-        assert b"--passphrase-file" in done.stderr
+    done = home("--home", "d", *words, "-", input=b" \r\n", code=2)
+    assert b"an empty passphrase" in done.stderr
     assert not (home.folder / "d").exists()
 
 
@@ -306,22 +312,21 @@ def _typed(lafs: Lafs, answers: list[str], *arguments: str | Path) -> tuple[int,
 
 
 def test_a_passphrase_is_typed_twice_without_echo(home: Lafs) -> None:
-    code, shown = _typed(home, [WORD, WORD + "x"], *EXPORT, "k")
-    assert (code, "two different" in shown) == (2, True)
-    assert not (home.folder / "k").exists()
-    code, more = _typed(home, [WORD, WORD], *EXPORT, "k")
-    assert (code, (home.folder / "k").exists()) == (0, True)
-    assert WORD.split()[0] not in shown + more
-    _import(home, "--home", "h", "k")
+    code, shown = _typed(home, [WORD, WORD], *EXPORT, "k")
+    assert (code, shown.count("Passphrase"), shown.count("Once more")) == (0, 1, 1)
+    assert WORD.split()[0] not in shown
+    assert SealedKit.parse((home.folder / "k").read_bytes()).open(prepared(WORD))
 
 
 @pytest.mark.slow
-def test_a_passphrase_is_typed_once_to_open_a_kit(home: Lafs) -> None:
-    code, shown = _typed(home, ["  "], *EXPORT, "k")
-    assert (code, "empty passphrase" in shown) == (2, True)
+def test_what_is_typed_wrongly_makes_nothing(home: Lafs) -> None:
+    for answers, said in ((["  "], "empty passphrase"), ([WORD, WORD + "x"], "two different passphrases")):
+        code, shown = _typed(home, answers, *EXPORT, "k")
+        assert (code, said in shown, (home.folder / "k").exists()) == (2, True, False)
     (home.folder / "k").write_bytes(_cheap(home))
-    code, shown = _typed(home, [WORD], "--home", "h", "recovery", "import", "k")
-    assert (code, WORD.split()[0] in shown) == (0, False)
+    for answer, wanted in (("elsewhere", 2), (WORD, 0)):
+        code, shown = _typed(home, [answer], "--home", "h", "recovery", "import", "k")
+        assert (code, answer in shown) == (wanted, False)
     assert _secrets(home.folder / "h") == _secrets(home.home)
 
 
@@ -331,26 +336,22 @@ def test_a_passphrase_is_typed_once_to_open_a_kit(home: Lafs) -> None:
 def test_kits_that_do_not_open_make_nothing(home: Lafs) -> None:
     good = _cheap(home)
     half = len(good) // 2
-    flipped = good[:half] + bytes([good[half] ^ 1]) + good[half + 1 :]
-    for content, code, said in (
-        (b"", 2, b"nothing in it"),
-        (b"lafs-grid = 1\n", 2, b"not a recovery kit"),
-        (good[:half], 1, b"damaged"),
-        (flipped, 1, b"damaged"),
-        (_cheap(home, "another one"), 2, b"the passphrase does not open"),
-    ):
-        (home.folder / "bad").write_bytes(content)
-        done = _import(home, "--home", "h", "bad", code=code)
-        assert said in done.stderr
-        assert b"hint: " in done.stderr
-        assert done.stdout == b""
-    _import(home, "--home", "h", "nowhere", code=3)
-    _import(home, "--home", "h", ".", code=1)
+    kits = {
+        "empty": (b"", 2, "nothing in it"),
+        "other": (b"lafs-grid = 1\n", 2, "not a recovery kit"),
+        "short": (good[:half], 1, "damaged"),
+        "flipped": (good[:half] + bytes([good[half] ^ 1]) + good[half + 1 :], 1, "damaged"),
+        "wrong": (_cheap(home, "another one"), 2, "the passphrase does not open"),
+    }
+    for name, (content, _, _) in kits.items():
+        (home.folder / name).write_bytes(content)
+    refused = _refused(home, "h", *(f"recovery import {name} --passphrase-file word" for name in kits))
+    for (code, message, hint), (_, wanted, said) in zip(refused, kits.values(), strict=True):
+        assert (code, said in message, hint) == (wanted, True, True)
+    lines = ["", "x --from file:///x", "wrong --kit x", "wrong --accept-new", "nowhere", ".", "--from file:///nowhere"]
+    refused = _refused(home, "h", *(f"recovery import {line} --passphrase-file word" for line in lines))
+    assert [code for code, _, _ in refused] == [2, 2, 2, 2, 3, 1, 3]
     assert not (home.folder / "h").exists()
-    error = home.json("--home", "h", "recovery", "import", "bad", "--passphrase-file", "word", code=2)["error"]
-    assert error["kind"] == "Usage"
-    for words in ([], ["bad", "--from", "file:///x"], ["bad", "--kit", "x"], ["bad", "--accept-new"]):
-        home("recovery", "import", *words, code=2)
 
 
 def test_a_home_in_use_stays_as_it_is(home: Lafs) -> None:
@@ -425,6 +426,7 @@ def test_settings_of_every_machine_come_along(home: Lafs) -> None:
     assert "log-file" not in table
 
 
+@pytest.mark.slow
 def test_servers_that_came_after_the_kit_are_added_again(home: Lafs) -> None:
     """They bring the list of the grid's servers, without which nothing mutable is written."""
     (home.folder / "k").write_bytes(_cheap(home))
@@ -449,12 +451,15 @@ def test_several_homes_on_one_server(home: Lafs) -> None:
     assert _secrets(home.folder / "h0") == _secrets(home.home)
     assert answer.stdout.startswith(b"made ")
     (folder / f"{other}.2.kit").write_bytes(_cheap(home, "another"))
-    said = _import(home, "--home", "h1", "--from", url, code=2).stderr.decode()
-    assert f"kits of 2 homes lie there: {other}.2 (2" in said or f"kits of 2 homes lie there: {mine}.10 (2" in said
-    assert "--kit NAME" in said
-    for number, (kit, code) in enumerate(((mine, 0), (f"{mine}.10.kit", 0), (f"{mine}.9", 2), (other, 2), ("c", 3))):
-        _import(home, "--home", f"k{number}", "--from", url, "--kit", kit, code=code)
-        assert (home.folder / f"k{number}").exists() is (code == 0)
+    lines = ["", f"--kit {mine}.9", f"--kit {other}", "--kit c"]
+    refused = _refused(home, "h1", *(f"recovery import --from {url} --passphrase-file word {line}" for line in lines))
+    assert [code for code, _, _ in refused] == [2, 2, 2, 3]
+    assert "kits of 2 homes lie there" in refused[0][1]
+    assert f"{other}.2 (2" in refused[0][1]
+    assert f"{mine}.10 (2" in refused[0][1]
+    assert f"{mine}.9" not in refused[0][1]
+    assert not (home.folder / "h1").exists()
+    _import(home, "--home", "h1", "--from", url, "--kit", f"{mine}.10.kit")
 
 
 @pytest.mark.slow

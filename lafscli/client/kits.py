@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -110,9 +111,7 @@ _MOST_LISTED = 20
 
 
 def _day(seconds: int) -> str:
-    import time
-
     try:
         return time.strftime("%Y-%m-%d", time.gmtime(seconds))
-    except (OverflowError, ValueError):
+    except (OSError, OverflowError, ValueError):
         return "no date"
