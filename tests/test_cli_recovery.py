@@ -383,6 +383,8 @@ def test_a_home_that_nobody_used_is_taken(home: Lafs) -> None:
     (home.folder / "k").write_bytes(_cheap(home))
     home("--home", "h", "init", "--encoding", "2/3/4", code=0)
     old = _secrets(home.folder / "h")
+    [(code, message, _)] = _refused(home, "h", "recovery export new --on-servers --passphrase-file word")
+    assert (code, message, (home.folder / "new").exists()) == (2, "no server is configured", False)
     done = _import(home, "--home", "h", "k")
     assert done.stderr.count(b"was kept as") == 2
     assert _secrets(home.folder / "h") == _secrets(home.home)

@@ -58,6 +58,8 @@ def export(
         raise UsageError("--json and the kit can't both go to stdout", hint="lafs recovery export FILE --json")
     if file != "-":
         _may_write(Path(file), force=force)
+    if on_servers:
+        frame.client_with_servers()  # refused where there is none
     passphrase = ask(frame, passphrase_file, twice=True)
     found = resolved(config)
     grid = exported(config, found, frame.out.warn, own=True)
