@@ -68,7 +68,7 @@ _lafs() {
         if [[ -z $ended ]]; then
             case $word in
                 --) ended=1; continue ;;
-                --color|--log-file|--limit-rate|--timeout|--home|--encoding|--from-tahoe|--site|--node-id|--permutation-seed|--option|--root|--to|--share|--format|--private-key|--segment-size|--offset|--length|--name|--size|--type|--sample|--assume-lost|--max-time|--host|--older-than|--cutoff|--only|--grace)
+                --color|--log-file|--limit-rate|--timeout|--home|--encoding|--from-tahoe|--site|--node-id|--permutation-seed|--option|--root|--to|--share|--passphrase-file|--memory|--from|--kit|--format|--private-key|--segment-size|--offset|--length|--name|--size|--type|--sample|--assume-lost|--max-time|--host|--older-than|--cutoff|--only|--grace)
                     [[ ${COMP_WORDS[i+1]} == = ]] && i=$((i + 1))
                     i=$((i + 1))
                     continue
@@ -78,7 +78,7 @@ _lafs() {
         fi
         case $command in
             '') command=$word ;;
-            server|alias|grid|cap|share) command="$command $word" ;;
+            server|alias|grid|recovery|cap|share) command="$command $word" ;;
             *) count=$((count + 1)) ;;
         esac
     done
@@ -103,6 +103,12 @@ _lafs() {
             "server rollback":--root) _lafs_files -d; return ;;
             "server rollback":--to) :; return ;;
             "server rollback":--share) :; return ;;
+            "recovery export":--passphrase-file) _lafs_files -f; return ;;
+            "recovery export":--memory) :; return ;;
+            "recovery import":--from) :; return ;;
+            "recovery import":--kit) :; return ;;
+            "recovery import":--passphrase-file) _lafs_files -f; return ;;
+            "recovery import":--option) :; return ;;
             "put":--format) _lafs_words 'chk sdmf mdmf'; return ;;
             "put":--private-key) _lafs_files -f; return ;;
             "put":--encoding) :; return ;;
@@ -134,6 +140,8 @@ _lafs() {
                 'server history') word='--root' ;;
                 'server rollback') word='--root --to --share -n --dry-run' ;;
                 'alias list') word='--uri --readonly-uri' ;;
+                'recovery export') word='--passphrase-file --on-servers --force --memory' ;;
+                'recovery import') word='--from --kit --passphrase-file --option --accept-new' ;;
                 'put') word='--format --mutable --private-key --encoding --segment-size --no-convergence' ;;
                 'get') word='--offset --length --resume --strict' ;;
                 'cat') word='--strict' ;;
@@ -155,10 +163,11 @@ _lafs() {
         fi
     fi
     case $command:$count in
-        :*) _lafs_words 'init server encoding alias grid put get cat ls mkdir ln mv rm cp find manifest stats cap batch check repair renew gc share completion help man' ;;
+        :*) _lafs_words 'init server encoding alias grid recovery put get cat ls mkdir ln mv rm cp find manifest stats cap batch check repair renew gc share completion help man' ;;
         server:*) _lafs_words 'add list status remove drain replace history rollback' ;;
         alias:*) _lafs_words 'create add list remove rename' ;;
         grid:*) _lafs_words 'export import' ;;
+        recovery:*) _lafs_words 'export import' ;;
         cap:*) _lafs_words 'show read verify' ;;
         share:*) _lafs_words 'show find' ;;
         "alias add":*) _lafs_targets ;;
@@ -166,6 +175,8 @@ _lafs() {
         "alias rename":0) _lafs_alias_names ;;
         "grid export":*) _lafs_files -f ;;
         "grid import":*) _lafs_files -f ;;
+        "recovery export":*) _lafs_files -f ;;
+        "recovery import":*) _lafs_files -f ;;
         "put":0) _lafs_files -f ;;
         "put":*) _lafs_targets ;;
         "get":0) _lafs_targets ;;
@@ -193,8 +204,8 @@ _lafs() {
         "share show":*) _lafs_files -f ;;
         "share find":*) _lafs_targets ;;
         "completion":*) _lafs_words 'bash zsh fish' ;;
-        "help":*) _lafs_words 'init server encoding alias grid put get cat ls mkdir ln mv rm cp find manifest stats cap batch check repair renew gc share completion help man' ;;
-        "man":*) _lafs_words 'init server encoding alias grid put get cat ls mkdir ln mv rm cp find manifest stats cap batch check repair renew gc share completion help man' ;;
+        "help":*) _lafs_words 'init server encoding alias grid recovery put get cat ls mkdir ln mv rm cp find manifest stats cap batch check repair renew gc share completion help man' ;;
+        "man":*) _lafs_words 'init server encoding alias grid recovery put get cat ls mkdir ln mv rm cp find manifest stats cap batch check repair renew gc share completion help man' ;;
     esac
 }
 
