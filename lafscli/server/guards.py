@@ -1,7 +1,7 @@
 """Guards as objects of a connection (spec 10 §1): taken by one call or the plain way, and over when it is.
 
-On the disk they are what every client knows: `locks/<SI>/<token>/owner`, and what is staged beside it. A guard that ends
-with nothing staged in it is removed; else it is set aside as a broken one, for the next writer.
+On the disk they are what every client knows: `locks/<SI>/<token>/owner`, and what is staged beside it. One that ends with
+nothing staged in it is removed; else it is set aside as a broken one, for the next writer.
 """
 
 from __future__ import annotations
@@ -10,14 +10,13 @@ import errno
 import os
 import stat
 from collections.abc import Callable
-from contextlib import suppress
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, suppress
+from dataclasses import dataclass, field
 
 from lafscli.primitives.encoding import b32encode
 from lafscli.server.backend import FAILURE, NO_SUCH_FILE, PERMISSION_DENIED, Refused
 from lafscli.server.jail import FILE_MODE, Jail, asking
 from lafscli.server.quota import ENTRY, Quota
-from lafscli.server.turns import Turns
 from lafscli.storage.moves import OWNER
 from lafscli.storage.owner import OWNER_SIZE, Owner, alive, this_process
 
@@ -38,6 +37,8 @@ class _Guard:
     """Whether we show that its holder lives; else the client does."""
     every: float = 0.0
     touched: float = 0.0
+    adopted: set[str] = field(default_factory=set)
+    """Names in it that came from elsewhere on this server."""
 
 
 class Guards:
@@ -46,7 +47,7 @@ class Guards:
     def __init__(
         self,
         jail: Jail,
-        turns: Turns,
+        turn: Callable[[bytes], AbstractContextManager[None]],
         quota: Quota,
         *,
         now: Callable[[], float],
@@ -54,7 +55,7 @@ class Guards:
         note: Callable[[str], None],
     ) -> None:
         self._jail = jail
-        self._turns = turns
+        self._turn = turn
         self._quota = quota
         self._now = now
         self._random_bytes = random_bytes
@@ -89,6 +90,13 @@ class Guards:
             return stat.S_ISDIR(self._jail.look(("locks", b32encode(si), token)).st_mode)
         return False
 
+    def adopt(self, token: str, name: str) -> None:
+        """What lay elsewhere on the server is staged in it now."""
+        self._held[token].adopted.add(name)
+
+    def adopted(self, token: str, name: str) -> bool:
+        return token in self._held and name in self._held[token].adopted
+
     # ---- the plain way
 
     def make(self, token: str) -> None:
@@ -105,7 +113,7 @@ class Guards:
         if token not in self._making:
             raise Refused(PERMISSION_DENIED, "this guard was begun on another connection")
         made, guard = ("locks", f".{token}"), ("locks", b32encode(si))
-        with self._turns.turn(si), asking():
+        with self._turn(si), asking():
             try:
                 if replace:
                     self._jail.replace(made, guard)
@@ -123,7 +131,7 @@ class Guards:
 
     def leave(self, si: bytes, token: str) -> None:
         """`mv locks/<SI> locks/.broken.<SI>.<token>`: by who has it, or who judges it dead (spec 10 §1.4)."""
-        with self._turns.turn(si), asking():
+        with self._turn(si), asking():
             self._jail.rename(("locks", b32encode(si)), ("locks", f".broken.{b32encode(si)}.{token}"))
         for mine in [mine for mine, guard in self._held.items() if guard.si == si and not self._stands(si, mine)]:
             del self._held[mine]
@@ -147,7 +155,7 @@ class Guards:
                 self._quota.take(2 * ENTRY)
                 self._jail.mkdir(made)
                 now = self._write_owner(made, seconds, "" if theirs is None else str(theirs))
-            with self._turns.turn(si):
+            with self._turn(si):
                 try:
                     self.enter(token, si, replace=True)
                 except Refused as refused:
@@ -166,7 +174,7 @@ class Guards:
     def release(self, si: bytes, token: str) -> None:
         """Remove what is in it, and the guard."""
         self._insist_on_call(si, token)
-        with self._turns.turn(si):
+        with self._turn(si):
             if not self._stands(si, token):
                 del self._held[token]
                 raise _LOST
@@ -176,7 +184,7 @@ class Guards:
     def set_aside(self, si: bytes, token: str) -> None:
         """Give it up, and keep what is in it as in a broken one."""
         self._insist_on_call(si, token)
-        with self._turns.turn(si):
+        with self._turn(si):
             stands = self._stands(si, token)
             if stands:
                 self.leave(si, token)
@@ -255,7 +263,7 @@ class Guards:
         for token in list(self._making):
             self._unmake(token)
         for token, guard in list(self._held.items()):
-            with suppress(OSError, Refused), self._turns.turn(guard.si):
+            with suppress(OSError, Refused), self._turn(guard.si):
                 if self._stands(guard.si, token):
                     staged = set(self._jail.names(("locks", b32encode(guard.si), token))) - {OWNER}
                     if staged:

@@ -24,8 +24,6 @@ from lafscli.server.backend import (
 from lafscli.server.jail import asking, attrs_of
 from lafscli.server.quota import ENTRY, Quota
 
-_PATCH_TRIES = 3
-
 
 class Plain:
     """A file that is read."""
@@ -44,14 +42,14 @@ class Plain:
         with asking():
             return os.preadv(self._descriptor, [buffer], offset)
 
-    def write(self, offset: int, data: memoryview) -> None:
+    def write(self, offset: int, data: memoryview) -> None:  # noqa: ARG002
         raise Refused(PERMISSION_DENIED, "it is not open for writing")
 
     def attrs(self) -> Attrs:
         with asking():
             return attrs_of(os.fstat(self._descriptor))
 
-    def change(self, change: Change) -> None:
+    def change(self, change: Change) -> None:  # noqa: ARG002
         raise Refused(PERMISSION_DENIED, "it is not open for writing")
 
     def sync(self) -> None:
@@ -123,41 +121,20 @@ class Staged(Plain):
 
 
 class Leases(Plain):
-    """A share in its place: it is read, and its leases change by their own rules. `patch` writes (descriptor, offset,
-    data) or refuses; `stands` tells whether this file is still the one in place."""
+    """A share in its place: it is read, and its leases change by their own rules. `patch` takes the descriptor, an
+    offset (None: the end) and data, and writes or refuses."""
 
-    def __init__(
-        self,
-        descriptor: int,
-        flags: int,
-        patch: Callable[[int, int, bytes], None],
-        stands: Callable[[int], bool],
-        quota: Quota,
-    ) -> None:
+    def __init__(self, descriptor: int, flags: int, patch: Callable[[int, int | None, bytes], None]) -> None:
         super().__init__(descriptor, flags)
         self._patch = patch
-        self._stands = stands
-        self._quota = quota
 
     def write(self, offset: int, data: memoryview) -> None:
         if not self._writable:
             raise Refused(PERMISSION_DENIED, "it is not open for writing")
         with asking():
-            if not self._stands(self._descriptor):
-                raise Refused(FAILURE, "another share has taken its place")
-            before = os.fstat(self._descriptor).st_size
-            self._quota.take(max(0, (before if self._append else offset) + len(data) - before))
-            for left in reversed(range(_PATCH_TRIES)):
-                size = os.fstat(self._descriptor).st_size
-                try:
-                    self._patch(self._descriptor, size if self._append else offset, bytes(data))
-                    return
-                except Refused:
-                    # somebody else appended a lease since we looked for the end
-                    if not self._append or not left or os.fstat(self._descriptor).st_size == size:
-                        raise
+            self._patch(self._descriptor, None if self._append else offset, bytes(data))
 
-    def change(self, change: Change) -> None:
+    def change(self, change: Change) -> None:  # noqa: ARG002
         raise Refused(PERMISSION_DENIED, "a share does not change; of it only leases do")
 
 
@@ -171,3 +148,11 @@ def writing(descriptor: int) -> None:
         raise Refused(PERMISSION_DENIED, "it has a second name, or none any more")
 
 
+def removing(descriptor: int) -> bool:
+    """Before a staged name goes or changes: what is about to get its place must keep it. Whether nobody else has the
+    file open for writing."""
+    for how, alone in ((fcntl.LOCK_EX, True), (fcntl.LOCK_SH, False)):
+        with suppress(BlockingIOError):
+            fcntl.flock(descriptor, how | fcntl.LOCK_NB)
+            return alone
+    raise Refused(FAILURE, "it is just being put in its place")

@@ -96,7 +96,7 @@ def _base32(root_fd: int, path: str) -> bytes | None:
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:
-        raise ServerError(f"{path} of the Tahoe node can't be read: {os.strerror(error.errno)}") from error
+        raise ServerError(f"{path} of the Tahoe node can't be read: {error.strerror}") from error
     try:
         return b32decode(os.read(descriptor, 1024).decode("ascii").strip())
     except ValueError as error:

@@ -59,9 +59,7 @@ def _in_prefix(folder: int, prefix: str, si: str, number: int) -> Iterator[Share
     begin = si
     while True:
         # a prefix of millions of objects is listed piece by piece
-        names = heapq.nsmallest(
-            MOST, (name for name in os.listdir(folder) if name >= begin and len(name) == 26)
-        )
+        names = heapq.nsmallest(MOST, (name for name in os.listdir(folder) if name >= begin and len(name) == 26))
         for name in names:
             if spot_of(("shares", prefix, name)).kind is not Kind.FOLDER:
                 continue

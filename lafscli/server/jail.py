@@ -10,10 +10,11 @@ import errno
 import os
 import stat
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 from lafscli.server.backend import FAILURE, NO_SUCH_FILE, PERMISSION_DENIED, Attrs, Refused
+from lafscli.server.shelves import rename_keeping
 
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _FILE = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
@@ -157,18 +158,9 @@ class Jail:
             os.rename(old[-1], new[-1], src_dir_fd=here, dst_dir_fd=there)
 
     def rename(self, old: Sequence[str], new: Sequence[str]) -> None:
-        """Move; FileExistsError where something is there. A file by link and unlink, so that nothing that comes
-        there meanwhile is lost; a folder replaces at most an empty one."""
+        """Move; FileExistsError where something is there."""
         with self.folder(old[:-1]) as here, self.folder(new[:-1]) as there:
-            status = os.stat(old[-1], dir_fd=here, follow_symlinks=False)
-            if not stat.S_ISDIR(status.st_mode):
-                os.link(old[-1], new[-1], src_dir_fd=here, dst_dir_fd=there, follow_symlinks=False)
-                os.unlink(old[-1], dir_fd=here)
-                return
-            with suppress(FileNotFoundError):
-                os.stat(new[-1], dir_fd=there, follow_symlinks=False)
-                raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST))
-            os.rename(old[-1], new[-1], src_dir_fd=here, dst_dir_fd=there)
+            rename_keeping(here, old[-1], there, new[-1])
 
     def names(self, names: Sequence[str]) -> list[str]:
         """What is in a small folder of ours."""

@@ -140,9 +140,8 @@ class Quota:
         with suppress(OSError):
             self.settle()
         if self._taker >= 0:
-            with suppress(OSError):
-                with self._locked():
-                    os.unlink(self._name, dir_fd=self._private)
+            with suppress(OSError), self._locked():
+                os.unlink(self._name, dir_fd=self._private)
         for descriptor in (self._taker, self._file, self._private):
             if descriptor >= 0:
                 os.close(descriptor)

@@ -60,7 +60,7 @@ _INNER = "(?P<inner>[a-z2-7]{26})"
 _BROKEN = rf"locks/\.broken\.(?P<si>{_SI})\.(?P<token>{_TOKEN})"
 _HELD = f"locks/(?P<si>{_SI})/(?P<token>{_TOKEN})"
 _MADE = rf"locks/\.(?P<token>{_TOKEN})"
-_SHARE_FOLDER = rf"shares/(?P<prefix>[a-z2-7]{{2}})/(?P<si>(?P=prefix)[a-z2-7]{{23}}[aeimquy4])"
+_SHARE_FOLDER = r"shares/(?P<prefix>[a-z2-7]{2})/(?P<si>(?P=prefix)[a-z2-7]{23}[aeimquy4])"
 
 _TABLE: dict[Kind, str] = {
     Kind.ROOT: "",
