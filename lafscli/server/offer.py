@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import os
-import secrets
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from lafscli.errors import LafsError
-from lafscli.server import identity, session
+from lafscli.server import session
 from lafscli.server.backend import Refused
-from lafscli.server.jail import Jail
 from lafscli.server.keys import Key
 from lafscli.server.policy import Policy, PolicyFiles
 from lafscli.server.streams import Stream
@@ -27,7 +24,7 @@ class Offer:
     home: Path | None = None
 
     def under(self, key: Key) -> Offer:
-        """What is served to one key: its options only take away."""
+        """What is served to one key: its options only take away. A relative `lafs-root` begins at our root."""
         policy = replace(
             self.policy,
             append_only=self.policy.append_only or key.append_only,
@@ -37,27 +34,32 @@ class Offer:
 
     def prepare(self) -> None:
         """Make the folders and `server.toml`, as far as they are not there; LafsError where that can't be."""
+        self.make_root()
+        self._backend("", lambda _: None).close()
+
+    def make_root(self) -> None:
+        """Make the root folder, and none above it: where a disk is not mounted, nothing shall grow in its place."""
+        if self.policy.read_only:
+            return
         try:
             with suppress(FileExistsError):
-                self.root.mkdir(mode=0o700)  # not its parents: where a disk is not mounted nothing is to grow
-            if self.policy.read_only:
-                os.close(os.open(self.root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
-                return
-            jail = Jail(self.root)
-            try:
-                identity.prepare(jail, secrets.token_bytes)
-            finally:
-                jail.close()
+                self.root.mkdir(mode=0o700)
         except OSError as error:
-            raise LafsError(f"cannot serve {self.root}: {error.strerror}") from error
-        except Refused as refusal:
-            raise LafsError(f"cannot serve {self.root}: {refusal.message}") from refusal
+            raise LafsError(f"cannot make {self.root}: {error.strerror}") from error
 
     def serve(self, stream: Stream, *, who: str, idle: float | None, note: Callable[[str], None]) -> None:
         """Answer one client, on a stream that is closed at the end."""
         try:
-            backend = PolicyFiles(self.root, self.policy, home=self.home, who=who, note=note)
-        except (OSError, LafsError, Refused) as error:
+            backend = self._backend(who, note)
+        except LafsError:
             stream.close()
-            raise LafsError(f"cannot serve {self.root}: {error}") from error
+            raise
         session.serve(stream, backend, idle=idle, note=note)
+
+    def _backend(self, who: str, note: Callable[[str], None]) -> PolicyFiles:
+        try:
+            return PolicyFiles(self.root, self.policy, home=self.home, who=who, note=note)
+        except OSError as error:
+            raise LafsError(f"cannot serve {self.root}: {error.strerror}") from error
+        except Refused as refusal:
+            raise LafsError(f"cannot serve {self.root}: {refusal.message}") from refusal

@@ -19,7 +19,7 @@ def converse(offer: Offer, record: Record, *, idle: float | None, connection: st
     `connection` and `proofs` are what sshd says in SSH_CONNECTION and SSH_USER_AUTH, for the log.
     """
     note = record.about(peer=_peer(connection), key=_key(proofs))
-    offer.prepare()
+    offer.make_root()
     stream = EndingStream.standard(timeout=idle)
     note(f"serving {offer.root}")
     try:
