@@ -15,7 +15,7 @@ from pathlib import Path
 
 from lafscli.storage.packets import escaped
 
-_CAP = re.compile(r"URI:[A-Za-z0-9-]+:\S*")
+_CAP = re.compile(r"URI:[A-Za-z0-9-]+:[A-Za-z0-9:-]*")
 _LONGEST = 2000
 
 
