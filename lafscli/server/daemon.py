@@ -51,7 +51,7 @@ _POLL = 0.25
 _LAST_WORDS = 0.5
 """Seconds for passing on what the sessions have said, when the listener hangs up."""
 
-# In order of preference; of these, what the installed paramiko has. GCM takes a third of the time that CTR and a MAC do.
+# Of these, what the installed paramiko has. GCM takes a third of the time that CTR and a MAC do.
 _CIPHERS = ("aes128-gcm@openssh.com", "aes256-gcm@openssh.com", "aes128-ctr", "aes192-ctr", "aes256-ctr")
 _MACS = ("hmac-sha2-256-etm@openssh.com", "hmac-sha2-512-etm@openssh.com", "hmac-sha2-256", "hmac-sha2-512")
 _EXCHANGES = (
