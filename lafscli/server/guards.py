@@ -153,8 +153,8 @@ class Guards:
         made = ("locks", f".{token}", token)
         try:
             with asking():
-                self._quota.take(2 * ENTRY)
-                self._jail.mkdir(made)
+                with self._quota.taken(ENTRY):
+                    self._jail.mkdir(made)
                 now = self._write_owner(made, seconds, f"{theirs or 'unknown'} {self._who}".strip())
             with self._turn(si):
                 try:
@@ -203,7 +203,7 @@ class Guards:
 
         me = this_process(seconds)
         data = me.serialise() + tomli_w.dumps({"client": client}).encode("utf-8", "replace")
-        with self._jail.folder(folder) as above:
+        with self._quota.taken(ENTRY + len(data)), self._jail.folder(folder) as above:
             flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
             descriptor = os.open(OWNER, flags, FILE_MODE, dir_fd=above)
             try:

@@ -120,6 +120,8 @@ _CANDIDATES: dict[tuple[str, int], tuple[Kind, ...]] = {
     ("quarantine", 2): (Kind.PROBE,),
 }
 _MOST_SHNUM = 255
+_FOLDER_NAME = re.compile(_SI)
+_NUMBER_NAME = re.compile(_NUMBER)
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,6 +146,16 @@ class Spot:
 
     def __str__(self) -> str:
         return "/" + "/".join(self.names)
+
+
+def is_folder(prefix: str, name: str) -> bool:
+    """Whether this is the name of the folder of a storage index, in that of its prefix."""
+    return name.startswith(prefix) and _FOLDER_NAME.fullmatch(name) is not None
+
+
+def is_number(name: str) -> bool:
+    """Whether this is the name of a share in such a folder."""
+    return _NUMBER_NAME.fullmatch(name) is not None and int(name) <= _MOST_SHNUM
 
 
 def spot_of(names: Sequence[str]) -> Spot:
