@@ -134,8 +134,10 @@ class Guards:
         """`mv locks/<SI> locks/.broken.<SI>.<token>`: by who has it, or who judges it dead (spec 10 §1.4)."""
         with self._turn(si), asking():
             self._jail.rename(("locks", b32encode(si)), ("locks", f".broken.{b32encode(si)}.{token}"))
-        for mine in [mine for mine, guard in self._held.items() if guard.si == si and not self._stands(si, mine)]:
+        gone = [mine for mine, guard in self._held.items() if guard.si == si and not self._stands(si, mine)]
+        for mine in gone:
             del self._held[mine]
+        self._note(f"{'set aside' if gone else 'broke'} the guard on {b32encode(si)}")
 
     def forget(self, token: str) -> None:
         """A guard, made or being made, was removed name by name."""
@@ -269,7 +271,6 @@ class Guards:
                     staged = set(self._jail.names(("locks", b32encode(guard.si), token))) - {OWNER}
                     if staged:
                         self.leave(guard.si, token)
-                        self._note(f"set the guard on {b32encode(guard.si)} aside: its connection ended")
                     else:
                         self._remove(guard.si, token)
             self._held.pop(token, None)

@@ -102,7 +102,7 @@ class Presence:
 
     def size(self, si: str, shnum: int) -> int | None:
         """Size of the container of a share."""
-        return self._size(si, shnum)
+        return self._size(si, shnum) if is_number(str(shnum)) else None
 
     def numbers(self, si: str) -> list[tuple[int, int]]:
         """Every share of a storage index, and its size."""
