@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -369,8 +370,8 @@ def test_options_of_keys(start_listening: Callable[..., ListenServers], tmp_path
         servers.authorize()
         servers.reload(0)
         servers.wait_for(0, "ended: its key has changed or is gone")
-        with pytest.raises(GONE):
-            talk.realpath(".")
+        with pytest.raises(GONE):  # what it has asked before may still be answered
+            deque((talk.realpath(".") for _ in range(100_000)), maxlen=0)
         assert here.realpath(".") == b"/"
     with pytest.raises(paramiko.AuthenticationException):
         connect(servers, tmp_path / "former")
