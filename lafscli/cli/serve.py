@@ -79,7 +79,7 @@ def serve(frame: Frame, **given: Any) -> None:
     elif given["scrub"]:
         from lafscli.cli.hosting import scrub
 
-        scrub(frame, str(root))
+        scrub(frame, root)
     else:
         _raise_open_files()
         os.umask(0o077)
