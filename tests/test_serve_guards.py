@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from lafscli.primitives.encoding import b32encode
-from lafscli.server.backend import FAILURE, NO_SUCH_FILE, PERMISSION_DENIED, READ, WRITE, Refused
+from lafscli.server.backend import CREATE, FAILURE, NO_SUCH_FILE, PERMISSION_DENIED, READ, TRUNCATE, WRITE, Refused
 from lafscli.server.policy import Policy, PolicyFiles
 from lafscli.storage.owner import Owner, this_process
 from lafscli.storage.packets import string
@@ -254,6 +254,12 @@ def test_what_a_fallen_writer_left_stays_until_something_as_new_stands(root: Pat
         # nor by way of the own guard
         other.replace(f"{left}/0", f"{mine}/0")
         assert "newer" in refused(lambda: other.remove(f"{mine}/0")).message
+        for act in (
+            lambda: other.open(f"{mine}/0", WRITE),
+            lambda: other.open(f"{mine}/0", WRITE | CREATE | TRUNCATE),
+            lambda: other.setstat(f"{mine}/0", Attributes(size=0)),
+        ):
+            assert "stays so" in refused(act).message
         other.replace(f"{mine}/0", SLOT)
         assert other.get(SLOT) == version(5)
         other.remove(f"{left}/owner")

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 
 from lafscli.primitives.encoding import b32encode
 from lafscli.server.backend import FAILURE, NO_SUCH_FILE, PERMISSION_DENIED, Refused
+from lafscli.server.handles import remove_file
 from lafscli.server.jail import FILE_MODE, Jail, asking
 from lafscli.server.quota import ENTRY, Quota
 from lafscli.storage.moves import OWNER
@@ -96,7 +97,13 @@ class Guards:
         """What lay elsewhere on the server is staged in it now."""
         self._held[token].adopted.add(name)
 
+    def placed(self, token: str, name: str) -> None:
+        """What was staged in it is in its place."""
+        if token in self._held:
+            self._held[token].adopted.discard(name)
+
     def adopted(self, token: str, name: str) -> bool:
+        """Whether this came from elsewhere: others may need it."""
         return token in self._held and name in self._held[token].adopted
 
     # ---- the plain way
@@ -205,7 +212,8 @@ class Guards:
 
         me = this_process(seconds)
         data = me.serialise() + tomli_w.dumps({"client": client}).encode("utf-8", "replace")
-        with self._quota.taken(ENTRY + len(data)), self._jail.folder(folder) as above:
+        self._quota.take(ENTRY + len(data))
+        with self._jail.folder(folder) as above:
             flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
             descriptor = os.open(OWNER, flags, FILE_MODE, dir_fd=above)
             try:
@@ -276,31 +284,31 @@ class Guards:
             self._held.pop(token, None)
 
     def _unmake(self, token: str) -> None:
-        made = ("locks", f".{token}")
-        for remove, names in (
-            (self._jail.unlink, (*made, token, OWNER)),
-            (self._jail.rmdir, (*made, token)),
-            (self._jail.rmdir, made),
-        ):
-            with suppress(OSError):
-                self._quota.begin()
-                remove(names)
-                self._quota.free(ENTRY)
+        unmake(self._jail, self._quota, token)
         self._making.discard(token)
 
     def _remove(self, si: bytes, token: str) -> None:
         """The owner goes last: a guard without one is nobody's."""
         holder = ("locks", b32encode(si), token)
         with asking():
-            names = self._jail.names(holder)
-            for name in [*(name for name in names if name != OWNER), OWNER]:
-                with suppress(FileNotFoundError):
-                    self._quota.begin()
-                    size = self._jail.look((*holder, name)).st_size
-                    self._jail.unlink((*holder, name))
-                    self._quota.free(size + ENTRY)
+            with self._jail.folder(holder) as folder:
+                for name in sorted(os.listdir(folder), key=OWNER.__eq__):
+                    with suppress(FileNotFoundError):
+                        remove_file(folder, name, self._quota)
             self._jail.rmdir(holder)
             self._quota.begin()
             self._quota.free(2 * ENTRY)
             with suppress(OSError):
                 self._jail.rmdir(holder[:-1])
+
+
+def unmake(jail: Jail, quota: Quota, token: str) -> None:
+    """Remove a guard that is being made, as far as that goes."""
+    made = ("locks", f".{token}")
+    with suppress(OSError, Refused), jail.folder((*made, token)) as folder:
+        remove_file(folder, OWNER, quota)
+    for names in ((*made, token), made):
+        with suppress(OSError):
+            quota.begin()
+            jail.rmdir(names)
+            quota.free(ENTRY)

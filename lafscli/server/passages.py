@@ -99,6 +99,7 @@ class Passages:
         fence()
         with self._source(old) as (descriptor, above):
             self._keeper.place(descriptor, above, old.name, old.si, old.shnum, replace=replace, fence=fence)
+        self._guards.placed(old.token, old.name)
 
     @contextmanager
     def _source(self, old: Spot) -> Iterator[tuple[int, int]]:
@@ -144,11 +145,8 @@ class Passages:
                 check_new(standing, os.pread(descriptor, MAX_SIZE + 1, 0))
                 os.fsync(descriptor)
                 self._quota.begin()
-                if replace:
-                    self._jail.replace(old.names, (IDENTITY_FILE,))
-                    self._quota.free(ENTRY + len(standing or b""))
-                else:
-                    self._jail.rename(old.names, (IDENTITY_FILE,))
+                (self._jail.replace if replace else self._jail.rename)(old.names, (IDENTITY_FILE,))
+                self._quota.free(ENTRY + os.fstat(descriptor).st_size)  # server.toml does not count
                 self._note(f"changed {IDENTITY_FILE}")
 
     def _read(self, names: tuple[str, ...]) -> bytes | None:

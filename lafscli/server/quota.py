@@ -121,9 +121,12 @@ class Quota:
     def begin(self) -> None:
         """Before something is done that may free bytes: what a counting under way may have seen of it already is not
         given back a second time."""
-        if self.limit is not None:
-            record = self._read()
-            self._ticket = -1 if record is None else record.countings
+        self._ticket = self.ticket()
+
+    def ticket(self) -> int:
+        """Another number after every counting."""
+        record = None if self.limit is None else self._read()
+        return -1 if record is None else record.countings
 
     def free(self, size: int) -> None:
         """So many bytes are gone, since `begin`."""
