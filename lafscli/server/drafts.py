@@ -52,7 +52,7 @@ class Drafts:
                 return
             case Kind.HELD:
                 self._guards.insist(spot.si, spot.token)
-                if self._guards.adopted(spot.token, spot.name):
+                if self._guards.adopted(spot.si, spot.token, spot.name):
                     raise Refused(PERMISSION_DENIED, "it was moved here as it is, and stays so")
             case Kind.MAKING_OWNER if flags & CREATE and self._guards.makes(spot.token):
                 return
@@ -136,7 +136,7 @@ class Drafts:
                 pass
             case Kind.OWNER | Kind.HELD | Kind.ASIDE:
                 self._guards.insist(spot.si, spot.token)
-                if spot.kind is Kind.ASIDE or self._guards.adopted(spot.token, spot.name):
+                if spot.kind is Kind.ASIDE or self._guards.adopted(spot.si, spot.token, spot.name):
                     self._insist_on_superseded(spot)
             case Kind.BROKEN_OWNER | Kind.BROKEN_HELD | Kind.BROKEN_ASIDE:
                 if not self._guards.holds(spot.si):

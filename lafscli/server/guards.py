@@ -33,7 +33,6 @@ _LOST = Refused(NO_SUCH_FILE, "this guard is not yours, or was broken")
 
 @dataclass(slots=True)
 class _Guard:
-    si: bytes
     kept: bool
     """Whether we show that its holder lives; else the client does."""
     every: float = 0.0
@@ -64,14 +63,14 @@ class Guards:
         self._random_bytes = random_bytes
         self._note = note
         self._making: set[str] = set()
-        self._held: dict[str, _Guard] = {}
+        self._held: dict[tuple[bytes, str], _Guard] = {}
         self._asked = now()
 
     # ---- whose is it
 
     def owns(self, si: bytes, token: str) -> bool:
         """Whether a guard was taken on this connection; whether it still stands, the disk tells."""
-        return token in self._held and self._held[token].si == si
+        return (si, token) in self._held
 
     def makes(self, token: str) -> bool:
         """Whether a guard is being made on this connection."""
@@ -79,7 +78,7 @@ class Guards:
 
     def holds(self, si: bytes) -> bool:
         """Whether this connection has the guard on a storage index now."""
-        return any(guard.si == si and self._stands(si, token) for token, guard in self._held.items())
+        return any(held == si and self._stands(held, token) for held, token in self._held)
 
     def insist(self, si: bytes, token: str) -> None:
         """NO_SUCH_FILE where the guard does not stand, PERMISSION_DENIED where it is another's."""
@@ -93,23 +92,25 @@ class Guards:
             return stat.S_ISDIR(self._jail.look(("locks", b32encode(si), token)).st_mode)
         return False
 
-    def adopt(self, token: str, name: str) -> None:
+    def adopt(self, si: bytes, token: str, name: str) -> None:
         """What lay elsewhere on the server is staged in it now."""
-        self._held[token].adopted.add(name)
+        self._held[si, token].adopted.add(name)
 
-    def placed(self, token: str, name: str) -> None:
+    def placed(self, si: bytes, token: str, name: str) -> None:
         """What was staged in it is in its place."""
-        if token in self._held:
-            self._held[token].adopted.discard(name)
+        if (si, token) in self._held:
+            self._held[si, token].adopted.discard(name)
 
-    def adopted(self, token: str, name: str) -> bool:
+    def adopted(self, si: bytes, token: str, name: str) -> bool:
         """Whether this came from elsewhere: others may need it."""
-        return token in self._held and name in self._held[token].adopted
+        return (si, token) in self._held and name in self._held[si, token].adopted
 
     # ---- the plain way
 
     def make(self, token: str) -> None:
         """`mkdir locks/.<token>`"""
+        if len(self._making) + len(self._held) >= MOST:
+            self._drop_lost(list(self._held))
         if len(self._making) + len(self._held) >= MOST:
             raise Refused(FAILURE, "too many guards on one connection")
         with asking(), self._quota.taken(ENTRY):
@@ -123,33 +124,48 @@ class Guards:
         made, guard = ("locks", f".{token}"), ("locks", b32encode(si))
         with self._turn(si), asking():
             try:
+                self._jail.look((*made, token, OWNER))  # an empty guard is nobody's
                 if replace:
                     self._jail.replace(made, guard)
                 else:
                     self._jail.rename(made, guard)
             except FileNotFoundError:
-                self._making.discard(token)
+                if self._jail.there(made) is None:
+                    self._making.discard(token)
                 raise
             except OSError as error:
                 if error.errno in (errno.EEXIST, errno.ENOTEMPTY):
                     raise Refused(FAILURE, "a guard on it exists: it is held") from error
                 raise
             self._making.discard(token)
-            self._held[token] = _Guard(si, False)
+            self._held[si, token] = _Guard(False)
 
     def leave(self, si: bytes, token: str) -> None:
         """`mv locks/<SI> locks/.broken.<SI>.<token>`: by who has it, or who judges it dead (spec 10 §1.4)."""
         with self._turn(si), asking():
             self._jail.rename(("locks", b32encode(si)), ("locks", f".broken.{b32encode(si)}.{token}"))
-        gone = [mine for mine, guard in self._held.items() if guard.si == si and not self._stands(si, mine)]
-        for mine in gone:
-            del self._held[mine]
+        gone = self._drop_lost([held for held in self._held if held[0] == si])
         self._note(f"{'set aside' if gone else 'broke'} the guard on {b32encode(si)}")
 
-    def forget(self, token: str) -> None:
+    def forget(self, si: bytes, token: str) -> None:
         """A guard, made or being made, was removed name by name."""
-        self._held.pop(token, None)
         self._making.discard(token)
+        if self._held.pop((si, token), None) is not None:
+            self._leave_nothing(si)
+
+    def _drop_lost(self, some: list[tuple[bytes, str]]) -> bool:
+        """Forget those that do not stand any more; whether there were any."""
+        gone = [held for held in some if not self._stands(*held)]
+        for held in gone:
+            del self._held[held]
+        return bool(gone)
+
+    def _leave_nothing(self, si: bytes) -> None:
+        """An empty guard goes, if nobody was faster."""
+        with suppress(OSError):
+            self._quota.begin()
+            self._jail.rmdir(("locks", b32encode(si)))
+            self._quota.free(ENTRY)
 
     # ---- by one call
 
@@ -178,7 +194,7 @@ class Guards:
             if isinstance(error, Refused) and error.code == FAILURE and "held" in error.message:
                 raise _HELD from error
             raise
-        self._held[token] = _Guard(si, True, seconds / _TOUCHES, self._now())
+        self._held[si, token] = _Guard(True, seconds / _TOUCHES, self._now())
         return token, int(now)
 
     def release(self, si: bytes, token: str) -> None:
@@ -186,10 +202,10 @@ class Guards:
         self._insist_on_call(si, token)
         with self._turn(si):
             if not self._stands(si, token):
-                del self._held[token]
+                del self._held[si, token]
                 raise _LOST
             self._remove(si, token)
-        del self._held[token]
+        del self._held[si, token]
 
     def set_aside(self, si: bytes, token: str) -> None:
         """Give it up, and keep what is in it as in a broken one."""
@@ -197,10 +213,17 @@ class Guards:
         with self._turn(si):
             stands = self._stands(si, token)
             if stands:
-                self.leave(si, token)
-        self._held.pop(token, None)
+                self._put_aside(si, token)
+        self._held.pop((si, token), None)
         if not stands:
             raise _LOST
+
+    def _put_aside(self, si: bytes, token: str) -> None:
+        """Under the guard's own token; under another where that name is taken."""
+        try:
+            self.leave(si, token)
+        except Refused:
+            self.leave(si, b32encode(self._random_bytes(16)))
 
     def _insist_on_call(self, si: bytes, token: str) -> None:
         if not self.owns(si, token):
@@ -263,25 +286,24 @@ class Guards:
         now = self._now()
         if now - self._asked > _QUIET:
             return
-        for token, guard in list(self._held.items()):
+        for (si, token), guard in list(self._held.items()):
             if guard.kept and now - guard.touched >= guard.every:
                 guard.touched = now
-                with suppress(OSError), self._jail.folder(("locks", b32encode(guard.si), token)) as folder:
+                with suppress(OSError), self._jail.folder(("locks", b32encode(si), token)) as folder:
                     os.utime(OWNER, dir_fd=folder, follow_symlinks=False)
 
     def close(self) -> None:
         """The connection is gone: so are its guards."""
         for token in list(self._making):
             self._unmake(token)
-        for token, guard in list(self._held.items()):
-            with suppress(OSError, Refused), self._turn(guard.si):
-                if self._stands(guard.si, token):
-                    staged = set(self._jail.names(("locks", b32encode(guard.si), token))) - {OWNER}
-                    if staged:
-                        self.leave(guard.si, token)
+        for si, token in list(self._held):
+            with suppress(OSError, Refused), self._turn(si):
+                if self._stands(si, token):
+                    if set(self._jail.names(("locks", b32encode(si), token))) - {OWNER}:
+                        self._put_aside(si, token)
                     else:
-                        self._remove(guard.si, token)
-            self._held.pop(token, None)
+                        self._remove(si, token)
+            self._held.pop((si, token), None)
 
     def _unmake(self, token: str) -> None:
         unmake(self._jail, self._quota, token)
@@ -295,11 +317,10 @@ class Guards:
                 for name in sorted(os.listdir(folder), key=OWNER.__eq__):
                     with suppress(FileNotFoundError):
                         remove_file(folder, name, self._quota)
-            self._jail.rmdir(holder)
             self._quota.begin()
-            self._quota.free(2 * ENTRY)
-            with suppress(OSError):
-                self._jail.rmdir(holder[:-1])
+            self._jail.rmdir(holder)
+            self._quota.free(ENTRY)
+            self._leave_nothing(si)
 
 
 def unmake(jail: Jail, quota: Quota, token: str) -> None:

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from enum import Enum
 
 from lafscli.primitives.encoding import b32encode
@@ -98,8 +98,17 @@ class Passages:
 
         fence()
         with self._source(old) as (descriptor, above):
+            self._make_room(old.si)
             self._keeper.place(descriptor, above, old.name, old.si, old.shnum, replace=replace, fence=fence)
-        self._guards.placed(old.token, old.name)
+        self._guards.placed(old.si, old.token, old.name)
+
+    def _make_room(self, si: bytes) -> None:
+        """The folders that a share comes into, which clients make or leave to us."""
+        text = b32encode(si)
+        for names in (("shares", text[:2]), ("shares", text[:2], text)):
+            if self._jail.there(names) is None:
+                with suppress(FileExistsError), self._quota.taken(ENTRY):
+                    self._jail.mkdir(names)
 
     @contextmanager
     def _source(self, old: Spot) -> Iterator[tuple[int, int]]:
@@ -120,7 +129,7 @@ class Passages:
                 removing(descriptor)
                 self._insist_on_name(descriptor, old)
                 self._jail.rename(old.names, new.names)
-            self._guards.adopt(new.token, new.name)
+            self._guards.adopt(new.si, new.token, new.name)
 
     def _insist_on_name(self, descriptor: int, spot: Spot) -> None:
         if not os.path.samestat(os.fstat(descriptor), self._jail.look(spot.names)):
