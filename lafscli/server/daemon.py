@@ -41,6 +41,8 @@ _CHANNELS = 100_000
 """One after the other on one connection: paramiko keeps the number of each."""
 _LOOK = 0.5
 """Seconds between two looks at the clock."""
+_GRACE = 30
+"""Seconds by which a session may be the first to find that its client is silent, or takes nothing."""
 _LAST_WORDS = 0.5
 """Seconds for passing on what the sessions have said, when the listener hangs up."""
 
@@ -208,6 +210,7 @@ class Connection:
             if not self._say({"session": number}, theirs):
                 self._over(number)
                 return False
+        channel.settimeout(self._limits.idle + _GRACE)
         for pump in (self._up, self._down):
             threading.Thread(target=pump, args=(channel, ours), daemon=True).start()
         return True
