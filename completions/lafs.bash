@@ -68,7 +68,7 @@ _lafs() {
         if [[ -z $ended ]]; then
             case $word in
                 --) ended=1; continue ;;
-                --color|--log-file|--limit-rate|--timeout|--home|--encoding|--from-tahoe|--site|--node-id|--permutation-seed|--option|--root|--to|--share|--passphrase-file|--memory|--from|--kit|--format|--private-key|--segment-size|--offset|--length|--name|--size|--type|--sample|--assume-lost|--max-time|--host|--older-than|--cutoff|--only|--grace)
+                --color|--log-file|--limit-rate|--timeout|--home|--encoding|--from-tahoe|--site|--node-id|--permutation-seed|--option|--root|--to|--share|--passphrase-file|--memory|--from|--kit|--format|--private-key|--segment-size|--offset|--length|--name|--size|--type|--sample|--assume-lost|--max-time|--host|--older-than|--cutoff|--only|--grace|--listen|--quota|--reserve|--history|--host-key|--authorized-keys|--max-connections|--login-timeout|--idle-timeout)
                     [[ ${COMP_WORDS[i+1]} == = ]] && i=$((i + 1))
                     i=$((i + 1))
                     continue
@@ -130,6 +130,16 @@ _lafs() {
             "gc":--cutoff) :; return ;;
             "gc":--only) _lafs_words 'mutable immutable'; return ;;
             "gc":--grace) :; return ;;
+            "serve":--root) _lafs_files -d; return ;;
+            "serve":--listen) :; return ;;
+            "serve":--quota) :; return ;;
+            "serve":--reserve) :; return ;;
+            "serve":--history) :; return ;;
+            "serve":--host-key) _lafs_files -f; return ;;
+            "serve":--authorized-keys) _lafs_files -f; return ;;
+            "serve":--max-connections) :; return ;;
+            "serve":--login-timeout) :; return ;;
+            "serve":--idle-timeout) :; return ;;
         esac
         if [[ $cur == -* ]]; then
             case $command in
@@ -155,6 +165,7 @@ _lafs() {
                 'check') word='-r --recursive --verify --sample --repair --rebalance --assume-lost --add-lease --max-time --force' ;;
                 'repair') word='-r --recursive --assume-lost --add-lease --max-time --force' ;;
                 'gc') word='--host --delete --older-than --cutoff --only --leaseless --grace --undo' ;;
+                'serve') word='--root --listen --stdio --scrub --print-setup --append-only --read-only --quota --reserve --history --host-key --authorized-keys --max-connections --login-timeout --idle-timeout' ;;
                 '') word=--version ;;
                 *) word= ;;
             esac
@@ -163,7 +174,7 @@ _lafs() {
         fi
     fi
     case $command:$count in
-        :*) _lafs_words 'init server encoding alias grid recovery put get cat ls mkdir ln mv rm cp find manifest stats cap batch check repair renew gc share completion help man' ;;
+        :*) _lafs_words 'init server encoding alias grid recovery put get cat ls mkdir ln mv rm cp find manifest stats cap batch check repair renew gc share serve completion help man' ;;
         server:*) _lafs_words 'add list status remove drain replace history rollback' ;;
         alias:*) _lafs_words 'create add list remove rename' ;;
         grid:*) _lafs_words 'export import' ;;
@@ -204,8 +215,8 @@ _lafs() {
         "share show":*) _lafs_files -f ;;
         "share find":*) _lafs_targets ;;
         "completion":*) _lafs_words 'bash zsh fish' ;;
-        "help":*) _lafs_words 'init server encoding alias grid recovery put get cat ls mkdir ln mv rm cp find manifest stats cap batch check repair renew gc share completion help man' ;;
-        "man":*) _lafs_words 'init server encoding alias grid recovery put get cat ls mkdir ln mv rm cp find manifest stats cap batch check repair renew gc share completion help man' ;;
+        "help":*) _lafs_words 'init server encoding alias grid recovery put get cat ls mkdir ln mv rm cp find manifest stats cap batch check repair renew gc share serve completion help man' ;;
+        "man":*) _lafs_words 'init server encoding alias grid recovery put get cat ls mkdir ln mv rm cp find manifest stats cap batch check repair renew gc share serve completion help man' ;;
     esac
 }
 

@@ -31,8 +31,12 @@ FLOORS = {
 FLOOR_OF = {room: floor for floor, rooms in FLOORS.items() for room in rooms}
 STEPS = {("primitives", "errors"), ("proof", "formats")}  # on one floor, but the first stands above the second
 
-# besides files: how a guard is named and who holds it, which clients of plain SFTP and the server must agree about
-SERVER_SEES = ("storage/local", "storage/moves", "storage/owner", "storage/packets")
+# of storage: the server's own folder access, and what client and server must share to the byte: the words of the wire,
+# the names in a guard and who holds it, and what `server.toml` says
+SERVED = (
+    *("storage/local", "storage/packets", "storage/moves", "storage/owner"),
+    *("storage/enrol", "storage/membership", "storage/serverfile"),
+)
 
 BOOTSTRAP = "cli/zipapp_start"  # text of the zipapp's own first code: it runs before there is a lafscli to import
 
@@ -175,8 +179,8 @@ class House:
                 elif not may_see(room, other):
                     how = "on the same floor" if FLOOR_OF[room] == FLOOR_OF[other] else "on a higher floor"
                     yield f"{place}: {room} imports {other}, a room {how}"
-                elif room == "server" and other == "storage" and target not in SERVER_SEES:
-                    yield f"{place}: server imports {target}, but of storage it may see only {', '.join(SERVER_SEES)}"
+                elif room == "server" and other == "storage" and target not in SERVED:
+                    yield f"{place}: server imports {target}, but of storage it may see only {', '.join(SERVED)}"
 
     def doors(self) -> Iterator[str]:
         for path, imports in self.imports.items():
@@ -328,8 +332,8 @@ VIOLATIONS = [
     ("backup/create", "from .. import recovery", "backup imports recovery, a room on the same floor"),
     ("gateway/http", "from lafscli.cli.output import show", "gateway imports cli, a room on a higher floor"),
     ("config", "if TYPE_CHECKING:\n    from lafscli.client import Client", "config imports client, a room on a higher"),
-    ("server/files", "from lafscli.storage.store import Files", "of storage it may see only storage/local"),
-    ("server/files", "import lafscli.storage", "of storage it may see only storage/local"),
+    ("server/files", "from lafscli.storage.store import Files", f"of storage it may see only {', '.join(SERVED)}"),
+    ("server/files", "import lafscli.storage", f"of storage it may see only {', '.join(SERVED)}"),
     ("cellar/wine", "", "cellar is no room of the house"),
     ("tree/walk", "import lafscli.cellar.wine", "imports lafscli.cellar.wine, which is no room"),
     ("__init__", "from lafscli.errors import LafsError", "the package itself imports errors"),
@@ -439,8 +443,7 @@ def test_from_a_package_its_modules_are_told_apart() -> None:
         | dict.fromkeys(["storage/__init__", "storage/local", "storage/store"], "")
     )
     assert house.complaints() == [
-        "server/files:2: server imports storage/store, but of storage it may see only storage/local, storage/moves, "
-        "storage/owner, storage/packets"
+        f"server/files:2: server imports storage/store, but of storage it may see only {', '.join(SERVED)}"
     ]
 
 
