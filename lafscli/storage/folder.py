@@ -20,10 +20,12 @@ from lafscli.errors import (
     ServerUnreachable,
 )
 from lafscli.formats import container
-from lafscli.primitives.encoding import b32decode, b32encode
+from lafscli.primitives.encoding import b32encode
 from lafscli.storage import leases
+from lafscli.storage.calls import Calls
 from lafscli.storage.enrol import read_identity
 from lafscli.storage.guard import FolderGuard
+from lafscli.storage.inventory import list_everything
 from lafscli.storage.locks import LOCK_SECONDS, PATIENCE, Locks
 from lafscli.storage.membership import Membership
 from lafscli.storage.serverfile import IDENTITY_RANGE, LIST_LOCK, FileListGuard, membership_in, read_membership
@@ -48,6 +50,7 @@ from lafscli.storage.store import (
     NewFile,
     NewShare,
     Op,
+    Policy,
     Remove,
     Rename,
     Rmdir,
@@ -81,6 +84,7 @@ class FolderStore:
         self.server = server
         self.files = files
         self.locks = Locks(server, files, random_bytes=random_bytes, sync=sync, lock_seconds=lock_seconds)
+        self._calls = Calls(files, server.name)
         self._random_bytes = random_bytes
         self._sync = sync
         self._proved = False
@@ -116,6 +120,9 @@ class FolderStore:
     # ---- what is there
 
     def shares(self, sis: Sequence[StorageIndex]) -> list[frozenset[int] | LafsError]:
+        known = self._calls.shares(sis)
+        if known is not None:
+            return [found if isinstance(found, LafsError) else frozenset(found) for found in known]
         answers: list[frozenset[int] | LafsError] = []
         for listing in self.files.listing([container.share_folder(si) for si in sis], most=MOST_SHARES):
             if isinstance(listing, FileMissing):
@@ -127,6 +134,9 @@ class FolderStore:
         return answers
 
     def present(self, shares: Sequence[tuple[StorageIndex, int]]) -> list[int | LafsError | None]:
+        known = self._calls.sizes(shares)
+        if known is not None:
+            return known
         answers: list[int | LafsError | None] = []
         for answer in self.files.do([Stat(container.share_path(si, shnum)) for si, shnum in shares]):
             if isinstance(answer, FileStat):
@@ -144,27 +154,10 @@ class FolderStore:
         return [_share_size(head, stat) for head, stat in zip(heads, stats, strict=True)]
 
     def inventory(self) -> Iterator[tuple[StorageIndex, int, int]]:
-        [prefixes] = self.files.listing(["shares"])
-        if isinstance(prefixes, FileError):
-            raise prefixes
-        unread: FileError | None = None
-        for prefix in sorted(entry.name for entry in prefixes if len(entry.name) == 2):
-            [folders] = self.files.listing([f"shares/{prefix}"])
-            if isinstance(folders, FileError):
-                unread = unread or _unread(folders)
-                continue
-            names = sorted(entry.name for entry in folders if _storage_index(entry.name, prefix) is not None)
-            for name, entries in zip(
-                names, self.files.listing([f"shares/{prefix}/{name}" for name in names]), strict=True
-            ):
-                if isinstance(entries, FileError):
-                    unread = unread or _unread(entries)
-                    continue
-                for entry in sorted(entries, key=lambda entry: entry.name):
-                    if is_share(entry):
-                        yield b32decode(name), int(entry.name), entry.stat.size
-        if unread is not None:
-            raise unread
+        return self._calls.inventory() or list_everything(self.files)
+
+    def policy(self) -> Policy | None:
+        return self._calls.policy()
 
     def space(self) -> Space | None:
         return self.files.space()
@@ -332,10 +325,12 @@ class FolderStore:
     def renew(self, items: Sequence[LeaseOf]) -> list[bool | LafsError]:
         return leases.renew_leases(self.files, items)
 
-    def withdraw(self, shares: Sequence[tuple[StorageIndex, int]]) -> None:
-        folders = [container.share_folder(si) for si in dict.fromkeys(si for si, _ in shares)]
+    def withdraw(self, shares: Sequence[LeaseOf]) -> None:
+        folders = [container.share_folder(si) for si in dict.fromkeys(share.si for share in shares)]
+        paths = [container.share_path(share.si, share.shnum) for share in shares]
         with contextlib.suppress(ServerError):
-            self.files.do([*(Remove(container.share_path(si, shnum)) for si, shnum in shares), *map(Rmdir, folders)])
+            if self._calls.cancel(shares) is None:
+                self.files.do([*map(Remove, paths), *map(Rmdir, folders)])
         self._folders -= set(folders)
 
     # ---- changing what exists
@@ -389,19 +384,6 @@ class FolderStore:
 
     def _staging_path(self, si: StorageIndex, shnum: int) -> str:
         return f"staging/{b32encode(si)}.{shnum}.{b32encode(self._random_bytes(16))}"
-
-
-def _storage_index(name: str, prefix: str) -> StorageIndex | None:
-    try:
-        si = b32decode(name)
-    except ValueError:
-        return None
-    return si if len(si) == 16 and name.startswith(prefix) else None
-
-
-def _unread(error: FileError) -> FileError | None:
-    """A folder that could not be listed; one that went away meanwhile had nothing in it."""
-    return None if isinstance(error, FileMissing) else error
 
 
 def _share_size(head: Buffer | FileError, stat: Answer) -> int | LafsError:
