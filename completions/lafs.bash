@@ -144,7 +144,7 @@ _lafs() {
     fi
     case $command:$count in
         :*) _lafs_words 'init server encoding alias grid put get cat ls mkdir ln mv rm cp find manifest stats cap batch check repair renew share completion help man' ;;
-        server:*) _lafs_words 'add list status remove drain replace' ;;
+        server:*) _lafs_words 'add list status remove scan drain replace' ;;
         alias:*) _lafs_words 'create add list remove rename' ;;
         grid:*) _lafs_words 'export import' ;;
         cap:*) _lafs_words 'show read verify' ;;

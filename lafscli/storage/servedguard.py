@@ -57,7 +57,7 @@ class ServedGuard(FolderGuard):
         self._insist(outcomes)
         return reading
 
-    def bury(self, shnums: Sequence[int], lease: Lease) -> None:
+    def bury(self, shnums: Sequence[int], lease: Lease, /) -> None:
         body = served.cancel_leases([(self.si, shnum, lease.cancel) for shnum in shnums])
         paths = [share_path(self.si, shnum) for shnum in shnums]
         for path in paths:

@@ -266,7 +266,7 @@ class Guard(Protocol):
         On an error `committed` tells what did get there. One round trip; `then` is asked for behind it, and its data
         not waited for."""
 
-    def bury(self, shnums: Sequence[int], lease: Lease) -> None:
+    def bury(self, shnums: Sequence[int], lease: Lease, /) -> None:
         """Move shares that are bad to `quarantine/`; nothing comes in their place. A server that lets nothing be moved
         is given `lease` back, ours: they go if it was their last; NotSupported if it was not."""
 
