@@ -31,6 +31,9 @@ FLOORS = {
 FLOOR_OF = {room: floor for floor, rooms in FLOORS.items() for room in rooms}
 STEPS = {("primitives", "errors"), ("proof", "formats")}  # on one floor, but the first stands above the second
 
+# of storage, the server's own folder access, and the words of the wire that client and server must share
+SERVED = ("storage/local", "storage/packets")
+
 BOOTSTRAP = "cli/zipapp_start"  # text of the zipapp's own first code: it runs before there is a lafscli to import
 
 # room, or room/module, where a library may be imported; `cli/` is every module of the room
@@ -172,8 +175,8 @@ class House:
                 elif not may_see(room, other):
                     how = "on the same floor" if FLOOR_OF[room] == FLOOR_OF[other] else "on a higher floor"
                     yield f"{place}: {room} imports {other}, a room {how}"
-                elif room == "server" and other == "storage" and target != "storage/local":
-                    yield f"{place}: server imports {target}, but of storage it may see only storage/local"
+                elif room == "server" and other == "storage" and target not in SERVED:
+                    yield f"{place}: server imports {target}, but of storage it may see only {', '.join(SERVED)}"
 
     def doors(self) -> Iterator[str]:
         for path, imports in self.imports.items():
@@ -325,8 +328,8 @@ VIOLATIONS = [
     ("backup/create", "from .. import recovery", "backup imports recovery, a room on the same floor"),
     ("gateway/http", "from lafscli.cli.output import show", "gateway imports cli, a room on a higher floor"),
     ("config", "if TYPE_CHECKING:\n    from lafscli.client import Client", "config imports client, a room on a higher"),
-    ("server/files", "from lafscli.storage.store import Files", "of storage it may see only storage/local"),
-    ("server/files", "import lafscli.storage", "of storage it may see only storage/local"),
+    ("server/files", "from lafscli.storage.store import Files", f"of storage it may see only {', '.join(SERVED)}"),
+    ("server/files", "import lafscli.storage", f"of storage it may see only {', '.join(SERVED)}"),
     ("cellar/wine", "", "cellar is no room of the house"),
     ("tree/walk", "import lafscli.cellar.wine", "imports lafscli.cellar.wine, which is no room"),
     ("__init__", "from lafscli.errors import LafsError", "the package itself imports errors"),
@@ -436,7 +439,7 @@ def test_from_a_package_its_modules_are_told_apart() -> None:
         | dict.fromkeys(["storage/__init__", "storage/local", "storage/store"], "")
     )
     assert house.complaints() == [
-        "server/files:2: server imports storage/store, but of storage it may see only storage/local"
+        "server/files:2: server imports storage/store, but of storage it may see only storage/local, storage/packets"
     ]
 
 

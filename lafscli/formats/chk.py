@@ -30,6 +30,7 @@ _LENGTH_SIZE = {1: 4, 2: 8}
 HEADER_MAX = _HEADERS[2].size
 UEB_LIMIT = 2000  # a UEB is shorter than this; Tahoe's verifier refuses longer ones
 CHAIN_ENTRY = 2 + HASH_SIZE
+MAX_SHARES = 256
 _V1_LIMIT = 1 << 32
 _OFFSET_LIMIT = 1 << 63  # no file is that long
 
@@ -161,6 +162,10 @@ class Layout:
         return _HEADERS[self.version].size
 
     @property
+    def share_hash_count(self) -> int:
+        return (self.uri_extension - self.share_hashes) // CHAIN_ENTRY
+
+    @property
     def length_size(self) -> int:
         """Size of the number before the UEB."""
         return _LENGTH_SIZE[self.version]
@@ -205,7 +210,7 @@ class Layout:
 
     def check_chain(self, n: int) -> None:
         """Insist that there are share hashes, and not more than the tree over n shares has nodes."""
-        entries = (self.uri_extension - self.share_hashes) // CHAIN_ENTRY
+        entries = self.share_hash_count
         if not 1 <= entries <= node_count(n):
             raise CorruptShare(f"share header: {entries} share hashes for {n} shares")
 
@@ -235,6 +240,18 @@ class Ueb:
         if strict:
             _check_optional(fields, Sizes(k, n, size, segment_size))
         return ueb
+
+    @staticmethod
+    def described(data: Buffer) -> Sizes | None:
+        """The sizes by the optional fields, for one who has no cap; None where they are not all there."""
+        fields = _fields(data)
+        if not {"needed_shares", "total_shares", "size"} <= fields.keys():
+            return None
+        k, n, size = (_number(fields, key) for key in ("needed_shares", "total_shares", "size"))
+        if not 1 <= k <= n <= MAX_SHARES or size < 1:
+            raise CorruptShare(f"UEB: {size} bytes in {k} of {n} shares can't be")
+        Ueb.parse(data, k, n, size, strict=True)
+        return Sizes(k, n, size, _number(fields, "segment_size"))
 
     def serialise(self, sizes: Sizes) -> bytes:
         """The UEB that a writer stores, all eleven fields of it."""

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import hmac
 import struct
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import Self
 
@@ -160,14 +161,23 @@ class MutableContainer:
         if not hmac.compare_digest(self.write_enabler, expected):
             raise CorruptShare("container: its write enabler is not that of the write cap and this server")
 
+    def records(self) -> Iterator[tuple[int, MutableLease]]:
+        """Where in the file each record lies, free ones too, and the record."""
+        for i, lease in enumerate(self.slots):
+            yield _HEADER.size + i * LEASE_SIZE, lease
+        for i, lease in enumerate(self.extra):
+            yield self.extra_offset + _COUNT_SIZE + i * LEASE_SIZE, lease
+
+    def expirations(self) -> Iterator[tuple[int, int]]:
+        """Of each lease: where in the file its expiration lies, and the expiration."""
+        for start, lease in self.records():
+            if not lease.free:
+                yield start + _EXPIRATION_OFFSET, lease.expiration
+
     def find_lease(self, renew: bytes) -> tuple[int, int] | None:
         """Of the first lease with this renew secret: where in the file its expiration lies, and the expiration."""
-        for i, lease in enumerate(self.slots):
+        for start, lease in self.records():
             if lease.matches_renew(renew):
-                return _HEADER.size + i * LEASE_SIZE + _EXPIRATION_OFFSET, lease.expiration
-        for i, lease in enumerate(self.extra):
-            if lease.matches_renew(renew):
-                start = self.extra_offset + _COUNT_SIZE + i * LEASE_SIZE
                 return start + _EXPIRATION_OFFSET, lease.expiration
         return None
 

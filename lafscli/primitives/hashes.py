@@ -67,6 +67,11 @@ def block_hash(block: Buffer) -> bytes:
     return sha256(state.digest()).digest()
 
 
+def block_hasher() -> Hasher:
+    """For a block that is not in memory as a whole."""
+    return Hasher(_BLOCK.copy())
+
+
 def crypttext_segment_hash(ciphertext: Buffer) -> bytes:
     """Of one segment without its padding."""
     state = _CRYPTTEXT_SEGMENT.copy()

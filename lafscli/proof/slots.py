@@ -79,8 +79,13 @@ class SlotShare:
 
     def prove_tree(self, tree: Buffer) -> None:
         """Take the block hash tree; CorruptShare unless it, and the share hash chain, lead to the root hash."""
-        prefix = self.prefix
         root = bytes(tree[:HASH_SIZE])
+        self.prove_root(root)
+        self._leaves = verify_full(tree, self.prefix.num_segments, root, "block hash tree")
+
+    def prove_root(self, root: bytes) -> None:
+        """CorruptShare unless the root of the block hash tree, with the share hash chain, leads to the root hash."""
+        prefix = self.prefix
         leaf = width(prefix.n) - 1 + self.shnum
         if self._chain.get(leaf, root) != root:
             raise CorruptShare("share hash chain: the share's own node is not that of its block hash tree")
@@ -88,7 +93,6 @@ class SlotShare:
             PartialTree(prefix.n, prefix.root_hash).add({**self._chain, leaf: root})
         except CorruptShare as error:
             raise CorruptShare(f"share hash chain: {error.message}") from error
-        self._leaves = verify_full(tree, prefix.num_segments, root, "block hash tree")
 
     def block_range(self, segment: int) -> Range:
         """Where a block lies in the share, with its salt in MDMF."""

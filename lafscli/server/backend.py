@@ -5,6 +5,8 @@ Paths are bytes as the client sent them. One connection has one backend, and cal
 
 from __future__ import annotations
 
+import errno
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -25,6 +27,30 @@ class Refused(Exception):
         super().__init__(message)
         self.code = code
         self.message = message
+
+
+_SYSTEM: dict[int, tuple[int, str]] = {
+    errno.ENOENT: (NO_SUCH_FILE, "no such file"),
+    errno.ENOTDIR: (NO_SUCH_FILE, "no such file"),
+    errno.ELOOP: (NO_SUCH_FILE, "no such file"),  # a symbolic link that is not followed
+    errno.EACCES: (PERMISSION_DENIED, "permission denied"),
+    errno.EPERM: (PERMISSION_DENIED, "permission denied"),
+    errno.EROFS: (PERMISSION_DENIED, "read-only file system"),
+    errno.EEXIST: (FAILURE, "file exists"),
+    errno.ENOSPC: (FAILURE, "no space left"),
+    errno.EDQUOT: (FAILURE, "no space left: quota exceeded"),
+    errno.EMFILE: (FAILURE, "too many open files"),
+    errno.ENFILE: (FAILURE, "too many open files"),
+    errno.ENOSYS: (OP_UNSUPPORTED, "operation unsupported"),
+    errno.EOPNOTSUPP: (OP_UNSUPPORTED, "operation unsupported"),
+}
+
+
+def refusal(error: OSError) -> Refused:
+    """What the client is told of an error of the operating system: never a path of this machine."""
+    number = error.errno or 0
+    code, message = _SYSTEM.get(number, (FAILURE, os.strerror(number).lower() if number else "failure"))
+    return Refused(code, message)
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +117,9 @@ class OpenFile(Protocol):
 
 
 class Backend(Protocol):
-    """What is served on one connection. Every method raises Refused, and nothing else, for what it will not do."""
+    """What is served on one connection. Every method raises Refused for what it will not do, or an OSError, of which
+    the client is told what `refusal` makes of it. Views that are handed in are good until the method returns.
+    """
 
     @property
     def extensions(self) -> Sequence[tuple[str, str]]:

@@ -11,13 +11,13 @@ from contextlib import ExitStack
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from tests.bench import health, processes, small, startup, trees
+from tests.bench import health, processes, served, small, startup, trees
 from tests.bench.field import Field, laid_out
 from tests.bench.subject import Subject
 from tests.bench.table import Row, lines
 from tests.bench.transfers import Transfers
 
-NAMES = ("put", "get", "verify", "repair", "many", "second", "check", "edit", "tree", "startup")
+NAMES = ("put", "get", "verify", "repair", "many", "second", "check", "edit", "tree", "serve", "startup")
 
 
 class Bench:
@@ -42,6 +42,7 @@ class Bench:
             "check": lambda: health.Counting(self._field(), self._options.objects).rows(rounds, patience),
             "edit": lambda: trees.Editing(self._field(), self._options.entries).rows(rounds),
             "tree": lambda: trees.Trees(self._field(), self._options.files).rows(rounds, patience),
+            "serve": self._serve,
             "startup": self._startup,
         }
         return runs[name]()
@@ -55,6 +56,11 @@ class Bench:
         if self._subject is None:
             self._subject = Subject(self._field(), round(self._options.size * 1_000_000))
         return self._subject
+
+    def _serve(self) -> list[Row]:
+        size = round(self._options.size * 1_000_000)
+        with served.laid_out(self._options.folder, size, self._options.serve) as made:
+            return made.rows(self._options.rounds, self._options.quiet)
 
     def _startup(self) -> list[Row]:
         with TemporaryDirectory(prefix="lb-", dir=self._options.folder) as folder:
@@ -74,6 +80,7 @@ def main() -> None:
     parser.add_argument("--files", type=int, default=small.FILES, help="how many small ones (1000)")
     parser.add_argument("--objects", type=int, default=health.OBJECTS, help="how many are checked (5000)")
     parser.add_argument("--entries", type=int, default=trees.ENTRIES, help="of the directory that is changed (1000)")
+    parser.add_argument("--serve", metavar="COMMAND", help="in place of `lafs serve --stdio`; {root} is its folder")
     parser.add_argument("--quiet", type=float, default=0, metavar="SECONDS", help="wait so long for an idle machine")
     parser.add_argument("--folder", type=Path, metavar="DIR", help="where the servers are (in memory, if possible)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there too")

@@ -20,7 +20,7 @@ from tests.sshd import SshServers
 
 CHECKOUT = Path(__file__).parent.parent.parent
 SERVERS = 10
-_PLAIN_PYTHON = getattr(sys, "_base_executable", "") or sys.executable
+PLAIN_PYTHON = getattr(sys, "_base_executable", "") or sys.executable
 """Outside of the virtual environment: an editable install there would slow the start of every process."""
 _SESSIONS_END = 10.0
 _FOLDERS = ("shares", "staging", "trash", "quarantine", "locks", "bench")
@@ -92,12 +92,12 @@ class Field:
             "HOME": str(self.folder),
             "LAFS_HOME": str(self.folder / "home"),
             "XDG_RUNTIME_DIR": str(self.folder / "run"),
-            "PYTHONPATH": os.pathsep.join(map(str, (self.folder / "code", CHECKOUT, *_installed()))),
+            "PYTHONPATH": os.pathsep.join(map(str, (self.folder / "code", CHECKOUT, *installed()))),
         }
 
     def python(self, *words: str | Path, connected: bool = False) -> Cost:
         """Run `python …` with that environment; `connected` leaves the connections of earlier runs in place."""
-        command = [_PLAIN_PYTHON, *words]
+        command = [PLAIN_PYTHON, *words]
         settle = None if connected else self.settle
         return processes.run([command], environment=self.environment, folder=self.folder, log=self.log, settle=settle)
 
@@ -179,7 +179,8 @@ class Field:
         return path
 
 
-def _installed() -> list[str]:
+def installed() -> list[str]:
+    """Folders of the libraries that this environment has."""
     return [path for path in sys.path if "site-packages" in path]
 
 

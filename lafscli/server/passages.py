@@ -1,0 +1,175 @@
+"""Passages: which place may be moved to which, and how.
+
+from                                 to
+staging/<SI>.<shnum>.<token>         its share, where none stands; its place in an own guard
+locks/<SI>/<own token>/<shnum>       its share; by posix-rename also over the one that stands there
+locks/<SI>/<own token>/old.<shnum>   its share, where none stands
+locks/.<own token>                   locks/<SI>: takes the guard
+locks/<SI>                           locks/.broken.<SI>.<token>: breaks it, or sets it aside
+locks/.broken.<SI>.<token>/…         its place in an own guard
+staging/server.toml.<token>          server.toml, where there is none
+locks/<list>/<own token>/0           server.toml, by the rules of identity.py
+a probe                              a probe of the same token
+
+Shares come in by the keeper alone. Nothing leads out of `shares/`.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from enum import Enum
+
+from lafscli.primitives.encoding import b32encode
+from lafscli.server.backend import FAILURE, PERMISSION_DENIED, Refused
+from lafscli.server.guards import Guards
+from lafscli.server.handles import removing
+from lafscli.server.identity import check_new
+from lafscli.server.jail import Jail, open_file
+from lafscli.server.keeper import Keeper
+from lafscli.server.quota import ENTRY, Quota
+from lafscli.server.spots import Kind, Spot
+from lafscli.storage.serverfile import IDENTITY_FILE, LIST_LOCK, MAX_SIZE
+
+REMOVED_HOW = "shares are removed by cancelling their leases"
+
+
+class How(Enum):
+    """Which request it is."""
+
+    RENAME = "rename"
+    REPLACE = "posix-rename"
+    LINK = "hard link"
+
+
+class Passages:
+    """The moves of one connection. Methods raise Refused, and OSError where the system refuses."""
+
+    def __init__(self, jail: Jail, guards: Guards, keeper: Keeper, quota: Quota) -> None:
+        self._jail = jail
+        self._guards = guards
+        self._keeper = keeper
+        self._quota = quota
+
+    def move(self, old: Spot, new: Spot, how: How) -> None:
+        """Do it, or Refused."""
+        match old.kind, new.kind:
+            case (Kind.STAGED | Kind.HELD | Kind.ASIDE, Kind.SHARE):
+                self._place(old, new, how)
+            case (Kind.NEW_IDENTITY | Kind.HELD, Kind.IDENTITY):
+                self._identify(old, how)
+            case (Kind.PROBE, Kind.PROBE) if old.token == new.token:
+                self._probe(old, new, how)
+            case (Kind.MAKING, Kind.GUARD) if how is not How.LINK:
+                self._guards.enter(old.token, new.si, replace=how is How.REPLACE)
+            case (Kind.GUARD, Kind.BROKEN) if how is How.RENAME and old.si == new.si:
+                self._guards.leave(old.si, new.token)
+            case (Kind.STAGED, Kind.HELD) if how is not How.LINK:
+                self._adopt(old, new)
+            case (Kind.BROKEN_HELD, Kind.HELD) | (Kind.BROKEN_ASIDE, Kind.ASIDE | Kind.HELD) if how is not How.LINK:
+                self._adopt(old, new)
+            case (Kind.SHARE | Kind.FOLDER | Kind.PREFIX | Kind.SHARES, _):
+                raise Refused(PERMISSION_DENIED, f"nothing is moved out of shares: {REMOVED_HOW}")
+            case (_, Kind.SHARE):
+                raise Refused(PERMISSION_DENIED, "only a share that is staged under its own name comes in here")
+            case (_, Kind.IDENTITY) | (Kind.IDENTITY, _):
+                raise Refused(PERMISSION_DENIED, f"{IDENTITY_FILE} changes only by one that is staged in a guard")
+            case _:
+                raise Refused(PERMISSION_DENIED, f"there is no way from {old.kind.value} to {new.kind.value}")
+
+    # ---- shares
+
+    def _place(self, old: Spot, new: Spot, how: How) -> None:
+        if (old.si, old.shnum) != (new.si, new.shnum):
+            raise Refused(PERMISSION_DENIED, "a staged share has the name of another share")
+        replace = old.kind is Kind.HELD and how is How.REPLACE
+        self.place(old, replace=replace)
+
+    def place(self, old: Spot, *, replace: bool) -> None:
+        """A staged share into its place."""
+        with self._fence(old), self._source(old) as (descriptor, above):
+            self._keeper.place(descriptor, above, old.name, old.si, old.shnum, replace=replace)
+
+    @contextmanager
+    def _fence(self, old: Spot) -> Iterator[None]:
+        """In the turn of its storage index a guard of ours is not broken, by those who know of turns."""
+        if old.kind is Kind.STAGED:
+            yield
+            return
+        with self._keeper.turns.turn(old.si):
+            self._guards.insist(old.si, old.token)
+            yield
+
+    @contextmanager
+    def _source(self, old: Spot) -> Iterator[tuple[int, int]]:
+        """The staged file, open, and the folder that it is in."""
+        with self._jail.folder(old.above) as above:
+            descriptor = open_file(above, old.name, os.O_RDONLY)
+            try:
+                yield descriptor, above
+            finally:
+                os.close(descriptor)
+
+    def _adopt(self, old: Spot, new: Spot) -> None:
+        if (old.si, old.shnum) != (new.si, new.shnum):
+            raise Refused(PERMISSION_DENIED, "a staged share has the name of another share")
+        with self._keeper.turns.turn(new.si):
+            self._guards.insist(new.si, new.token)
+            with self._source(old) as (descriptor, _):
+                removing(descriptor)
+                self._insist_on_name(descriptor, old)
+                self._jail.rename(old.names, new.names)
+            self._guards.adopt(new.token, new.name)
+
+    def _insist_on_name(self, descriptor: int, spot: Spot) -> None:
+        if not os.path.samestat(os.fstat(descriptor), self._jail.look(spot.names)):
+            raise Refused(FAILURE, "another file has its name by now")
+
+    # ---- server.toml
+
+    def _identify(self, old: Spot, how: How) -> None:
+        if old.kind is Kind.HELD and old.si != LIST_LOCK:
+            raise Refused(PERMISSION_DENIED, f"{IDENTITY_FILE} changes under the guard {b32encode(LIST_LOCK)}")
+        replace = how is How.REPLACE and old.kind is Kind.HELD
+        with self._keeper.turns.turn(LIST_LOCK):
+            if old.kind is Kind.HELD:
+                self._guards.insist(old.si, old.token)
+            with self._source(old) as (descriptor, _):
+                if not removing(descriptor):
+                    raise Refused(FAILURE, "it is open for writing still")
+                self._insist_on_name(descriptor, old)
+                standing = self._read((IDENTITY_FILE,))
+                if standing is not None and not replace:
+                    raise Refused(FAILURE, f"{IDENTITY_FILE} exists already")
+                check_new(standing, os.pread(descriptor, MAX_SIZE + 1, 0))
+                os.fsync(descriptor)
+                self._quota.begin()
+                if replace:
+                    self._jail.replace(old.names, (IDENTITY_FILE,))
+                    self._quota.free(ENTRY + len(standing or b""))
+                else:
+                    self._jail.rename(old.names, (IDENTITY_FILE,))
+
+    def _read(self, names: tuple[str, ...]) -> bytes | None:
+        try:
+            descriptor = self._jail.open(names, os.O_RDONLY)
+        except FileNotFoundError:
+            if self._jail.there(names) is not None:
+                raise Refused(PERMISSION_DENIED, f"{IDENTITY_FILE} is no plain file") from None
+            return None
+        try:
+            return os.pread(descriptor, MAX_SIZE + 1, 0)
+        finally:
+            os.close(descriptor)
+
+    # ---- probes
+
+    def _probe(self, old: Spot, new: Spot, how: How) -> None:
+        if how is How.LINK:
+            self._quota.take(ENTRY)
+            self._jail.link(old.names, new.names)
+        elif how is How.REPLACE:
+            self._jail.replace(old.names, new.names)
+        else:
+            self._jail.rename(old.names, new.names)

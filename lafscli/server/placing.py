@@ -1,0 +1,192 @@
+"""What may take the place of a share: judged by what is to come, what stands there, and what stands beside it.
+
+stands there        to come: immutable                       to come: mutable
+nothing             a well-formed one                        one that proves, of the key that its siblings have
+immutable, good     refused: is there already                refused: another kind
+mutable, good       refused: another kind                    the same key, and newer
+fails its own proof one that proves; the old one goes to     one that proves, of the key that can still be told
+                    quarantine/                              and no older; the old one goes to quarantine/
+"""
+
+from __future__ import annotations
+
+import hmac
+import os
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+
+from lafscli.errors import CorruptShare
+from lafscli.formats.mutable_container import DATA_OFFSET, MutableContainer, MutableLease
+from lafscli.primitives.encoding import b32encode
+from lafscli.primitives.hashes import blake2b_32
+from lafscli.server.backend import FAILURE, Refused
+from lafscli.server.judge import (
+    Immutable,
+    ProvenSlot,
+    holds_mutable,
+    prove_immutable,
+    prove_mutable,
+    slot_container,
+    told_mutable,
+)
+from lafscli.server.shelves import Shelves
+
+_COUNT_SIZE = 4
+
+New = Immutable | ProvenSlot
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What is to become of the container that stands in the place: one that is bad goes to quarantine; of one that was
+    good, `slot` is the version."""
+
+    bad: bool
+    slot: ProvenSlot | None
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """The container that stands in a place."""
+
+    fd: int
+    size: int
+    si: bytes
+    shnum: int
+    pulse: Callable[[], None]
+
+    def fails(self) -> bool:
+        """Whether it fails its own proof, every block looked at."""
+        try:
+            if holds_mutable(self.fd):
+                prove_mutable(self.fd, self.size, self.si, self.shnum, pulse=self.pulse)
+            else:
+                prove_immutable(self.fd, self.size, self.si, self.shnum, pulse=self.pulse)
+        except CorruptShare:
+            return True
+        return False
+
+    def told(self) -> ProvenSlot | None:
+        """Of a mutable one, its key and version, if its signature proves them."""
+        with suppress(CorruptShare):
+            return told_mutable(self.fd, self.size, self.si, self.shnum)
+        return None
+
+
+def instead(new: New, standing: Standing, now: float) -> Verdict:
+    """Whether `new` may take the place of what stands there; Refused says why not. An immutable `new` was proven.
+
+    Of one that stands there damaged, the key counts as long as the signature proves it; where it does not, any share
+    that proves may come, of the key that its siblings have: `fits_beside` sees to that.
+    """
+    if isinstance(new, Immutable):
+        if not standing.fails():
+            if holds_mutable(standing.fd):
+                raise Refused(FAILURE, f"{b32encode(standing.si)} holds a mutable file")
+            raise Refused(FAILURE, "is there already")
+        return Verdict(True, None)
+    if not holds_mutable(standing.fd):
+        if not standing.fails():
+            raise Refused(FAILURE, f"{b32encode(standing.si)} holds an immutable file")
+        return Verdict(True, None)
+    told = standing.told()
+    if told is None:
+        _keeps_leases(new.container, _container(standing), now)
+        return Verdict(True, None)
+    if told.fingerprint != new.fingerprint:
+        raise Refused(FAILURE, another_key(standing.si))
+    if new.version < told.version:
+        raise Refused(FAILURE, f"not newer: {_described(told)} is there")
+    if new.version == told.version:
+        if not standing.fails():
+            raise Refused(FAILURE, f"not newer: {_described(told)} is there already")
+        _keeps_leases(new.container, told.container, now)
+        return Verdict(True, told)
+    _keeps_write_enabler(new.container, told.container)
+    _keeps_leases(new.container, told.container, now)
+    return Verdict(False, told)
+
+
+def another_key(si: bytes) -> str:
+    return f"another key holds the storage index {b32encode(si)}"
+
+
+def _described(slot: ProvenSlot) -> str:
+    return f"version {slot.seqnum} ({b32encode(slot.root_hash)[:8]})"
+
+
+def _container(standing: Standing) -> MutableContainer | None:
+    with suppress(CorruptShare):
+        return slot_container(standing.fd, standing.size)
+    return None
+
+
+def _keeps_write_enabler(new: MutableContainer, old: MutableContainer) -> None:
+    # A container that was carried here from another server gets the write enabler of this one, and its node id.
+    if new.node_id == old.node_id and not hmac.compare_digest(new.write_enabler, old.write_enabler):
+        raise Refused(FAILURE, "its write enabler is not that of the container that is there")
+
+
+def _keeps_leases(new: MutableContainer, old: MutableContainer | None, now: float) -> None:
+    """A newer version can be put back by one without its key: he must not take the leases of others with it."""
+    if old is None:
+        return
+    kept: dict[tuple[bytes, bytes], int] = {}
+    for lease in new.leases:
+        kept[_secrets(lease)] = max(lease.expiration, kept.get(_secrets(lease), 0))
+    for lease in old.leases:
+        if lease.expiration >= now and kept.get(_secrets(lease), -1) < lease.expiration:
+            what = "ends earlier in the new one" if _secrets(lease) in kept else "is not in the new one"
+            raise Refused(FAILURE, f"a lease of the container that is there {what}")
+
+
+def _secrets(lease: MutableLease) -> tuple[bytes, bytes]:
+    """The same for the records of both versions of containers."""
+    if lease.version == 1:
+        return blake2b_32(lease.renew), blake2b_32(lease.cancel)
+    return lease.renew, lease.cancel
+
+
+def check_container(container: MutableContainer) -> None:
+    """A new container is whole: room for the extra leases behind the share, and nothing behind them."""
+    room = container.extra_range
+    if room is None:
+        raise CorruptShare("container: no number of extra leases behind its data")
+    length = len(container.extra) * len(container.slots[0].serialise())
+    if container.file_size != container.extra_offset + _COUNT_SIZE + length:
+        raise CorruptShare("container: something follows its extra leases")
+    assert container.extra_offset >= DATA_OFFSET + container.data_length, "that is its range"
+
+
+def fits_beside(shelves: Shelves, folder: int, new: New, si: bytes, shnum: int) -> None:
+    """Whether a share may come where none stands, or a bad one: Refused where others of its storage index are proven
+    to be of another key, or of a mutable file while this one is not."""
+    others = False
+    for number in shelves.numbers(folder):
+        if number == shnum:
+            continue
+        with shelves.share(folder, number) as found:
+            if found is None or not holds_mutable(found[0]):
+                continue
+            fd, status = found
+            told = Standing(fd, status.st_size, si, number, lambda: None).told()
+        if told is None:
+            continue
+        if isinstance(new, Immutable):
+            raise Refused(FAILURE, f"{b32encode(si)} holds a mutable file")
+        if told.fingerprint == new.fingerprint:
+            return
+        others = True
+    if others:
+        raise Refused(FAILURE, another_key(si))
+
+
+def same_file(fd: int, folder: int, name: str) -> bool:
+    """Whether the name in the folder is still that of the open file."""
+    try:
+        named = os.stat(name, dir_fd=folder, follow_symlinks=False)
+    except FileNotFoundError:
+        return False
+    held = os.fstat(fd)
+    return (held.st_dev, held.st_ino) == (named.st_dev, named.st_ino)
