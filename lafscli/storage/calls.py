@@ -12,7 +12,7 @@ from typing import TypeVar
 
 from lafscli.errors import FileError, LafsError, NotSupported, ServerUnreachable
 from lafscli.storage import served
-from lafscli.storage.packets import CANCEL_LEASE, INVENTORY, POLICY, PRESENCE, ProtocolViolation
+from lafscli.storage.packets import CANCEL_LEASE, INVENTORY, POLICY, PRESENCE, REPLACE, ProtocolViolation
 from lafscli.storage.store import Ask, Files, LeaseOf, Policy, StorageIndex
 
 T = TypeVar("T")
@@ -39,6 +39,11 @@ class Calls:
     def __init__(self, files: Files, server: str) -> None:
         self._files = files
         self._server = server
+
+    @property
+    def places(self) -> bool:
+        """Whether the server itself puts shares in their places, and makes the folders that they come into."""
+        return REPLACE in self._files.connect()
 
     def policy(self) -> Policy | None:
         """The rules in force there."""

@@ -32,7 +32,7 @@ from lafscli.storage.serverfile import IDENTITY_RANGE, LIST_LOCK, FileListGuard,
 from lafscli.storage.shareranges import ReadingShares
 from lafscli.storage.sight import Sight, Survivors
 from lafscli.storage.slots import MOST_SHARES, is_share, list_shares, look, look_everywhere, look_into_guards, sights
-from lafscli.storage.staged import StagedShare, around, plainly, size_error
+from lafscli.storage.staged import StagedShare, around, in_words, plainly, size_error
 from lafscli.storage.store import (
     NOTHING,
     Answer,
@@ -227,6 +227,10 @@ class FolderStore:
             made.append(NewFile(path, [front, *share.parts, back], stat=True))
             sizes.append(sum(memoryview(part).nbytes for part in made[-1].parts))
         stats = self.files.create_many(made, sync=self._sync)
+        stats = [
+            in_words(stat, path) if isinstance(stat, FileError) else stat
+            for path, stat in zip(staged, stats, strict=True)
+        ]
         outcomes: list[LafsError | None] = [size_error(*pair) for pair in zip(stats, sizes, strict=True)]
         good = [index for index, outcome in enumerate(outcomes) if outcome is None]
         moves = [(staged[index], shares[index].si, shares[index].shnum) for index in good]
@@ -237,12 +241,18 @@ class FolderStore:
             self.files.do([Remove(path) for path in lost])
         return outcomes
 
-    def make_room(self, si: StorageIndex) -> None:
-        """Make the folder of a storage index; whether that worked is seen when it is looked at."""
+    def make_room(self, si: StorageIndex) -> bool:
+        """Make the folder of a storage index; whether that worked is seen when it is looked at. False where the server
+        does that itself."""
+        if ops := self._room(si):
+            self.files.do(ops)
+        return not self._calls.places
+
+    def _room(self, si: StorageIndex) -> list[Op]:
+        if self._calls.places:
+            return []
         folder = container.share_folder(si)
-        names = [name for name in (folder[:-27], folder) if name not in self._folders]
-        if names:
-            self.files.do([Mkdir(name) for name in names])
+        return [Mkdir(name) for name in (folder[:-27], folder) if name not in self._folders]
 
     def publish(self, moves: Sequence[tuple[str, StorageIndex, int]]) -> list[LafsError | None]:
         """Rename staged files to their places, never over a share that is there: FileExists for those."""
@@ -250,7 +260,7 @@ class FolderStore:
         last: list[int] = []
         for staged, si, shnum in moves:
             path, folder = container.share_path(si, shnum), container.share_folder(si)
-            ops += [Mkdir(name) for name in (folder[:-27], folder) if name not in self._folders]
+            ops += self._room(si)
             self._folders |= {folder[:-27], folder}
             if "rename-keeps" in self.server.features or "hardlink" not in self.server.features:
                 ops.append(Rename(staged, path))
@@ -285,9 +295,9 @@ class FolderStore:
         last: Sequence[int],
     ) -> list[LafsError | None]:
         outcomes: list[LafsError | None] = []
-        for index in last:
+        for index, (staged, *_) in zip(last, moves, strict=True):
             answer = answers[index]
-            outcomes.append(answer if isinstance(answer, FileError) else None)
+            outcomes.append(in_words(answer, staged) if isinstance(answer, FileError) else None)
         failed = [index for index, outcome in enumerate(outcomes) if outcome is not None]
         if failed:
             self._folders.clear()

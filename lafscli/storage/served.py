@@ -4,7 +4,7 @@ Numbers are big endian; a string is a u32 length and that many bytes; SI is 16 b
 
     policy        -                                          string  JSON
     presence      u8 0, u32 count, count x (SI, u32 shnum)   u32 count, count x u64 size of the container; 2^64-1: none
-                  u8 1, u32 count, count x SI                per SI: u32 count, count x (u32 shnum, u64 size)
+                  u8 1, u32 count, count x SI                u32 count, count x (u32 count, each (u32 shnum, u64 size))
     inventory     string cursor, u32 most                    u32 count, count x (SI, u32 shnum, u64 size),
                                                              string cursor
     guard         u8 0 take, SI, string owner                string token, u64 the server's time
@@ -163,6 +163,7 @@ def ask_shares(sis: Sequence[StorageIndex]) -> bytes:
 def parse_shares(reply: bytes, count: int) -> list[dict[int, int]]:
     """Of each storage index the sizes of its containers, by number."""
     body = _Reply(reply)
+    _insist_on(body.number(_NONE, "answers"), count)
     answers: list[dict[int, int]] = []
     for _ in range(count):
         sizes: dict[int, int] = {}
