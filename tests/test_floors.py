@@ -31,8 +31,12 @@ FLOORS = {
 FLOOR_OF = {room: floor for floor, rooms in FLOORS.items() for room in rooms}
 STEPS = {("primitives", "errors"), ("proof", "formats")}  # on one floor, but the first stands above the second
 
-# of storage, the server's own folder access, and the words of the wire that client and server must share
-SERVED = ("storage/local", "storage/packets")
+# of storage: the server's own folder access, and what client and server must share to the byte: the words of the wire,
+# the names in a guard and who holds it, and what `server.toml` says
+SERVED = (
+    *("storage/local", "storage/packets", "storage/moves", "storage/owner"),
+    *("storage/enrol", "storage/membership", "storage/serverfile"),
+)
 
 BOOTSTRAP = "cli/zipapp_start"  # text of the zipapp's own first code: it runs before there is a lafscli to import
 
@@ -439,7 +443,7 @@ def test_from_a_package_its_modules_are_told_apart() -> None:
         | dict.fromkeys(["storage/__init__", "storage/local", "storage/store"], "")
     )
     assert house.complaints() == [
-        "server/files:2: server imports storage/store, but of storage it may see only storage/local, storage/packets"
+        f"server/files:2: server imports storage/store, but of storage it may see only {', '.join(SERVED)}"
     ]
 
 

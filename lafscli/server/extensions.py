@@ -15,7 +15,6 @@ from __future__ import annotations
 import json
 import struct
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
 
 from lafscli import __version__
 from lafscli.errors import CorruptShare
@@ -28,9 +27,7 @@ from lafscli.server.keeper import Keeper
 from lafscli.server.passages import Passages
 from lafscli.server.quota import Quota
 from lafscli.server.spots import Kind, spot_of
-
-if TYPE_CHECKING:
-    from lafscli.server.policy import Policy
+from lafscli.server.terms import Policy
 
 NAMES = ("policy@lafs", "presence@lafs", "inventory@lafs", "guard@lafs", "replace@lafs", "cancel-lease@lafs")
 

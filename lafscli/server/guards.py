@@ -1,7 +1,7 @@
 """Guards as objects of a connection (spec 10 §1): taken by one call or the plain way, and over when it is.
 
-On the disk they are what every client knows: `locks/<SI>/<token>/owner`, and what is staged beside it. One that ends with
-nothing staged in it is removed; else it is set aside as a broken one, for the next writer.
+On the disk they are what every client knows: `locks/<SI>/<token>/owner`, and what is staged beside it. One that ends
+with nothing staged in it is removed; else it is set aside as a broken one, for the next writer.
 """
 
 from __future__ import annotations
@@ -50,6 +50,7 @@ class Guards:
         turn: Callable[[bytes], AbstractContextManager[None]],
         quota: Quota,
         *,
+        who: str,
         now: Callable[[], float],
         random_bytes: Callable[[int], bytes],
         note: Callable[[str], None],
@@ -57,6 +58,7 @@ class Guards:
         self._jail = jail
         self._turn = turn
         self._quota = quota
+        self._who = who
         self._now = now
         self._random_bytes = random_bytes
         self._note = note
@@ -103,8 +105,7 @@ class Guards:
         """`mkdir locks/.<token>`"""
         if len(self._making) + len(self._held) >= MOST:
             raise Refused(FAILURE, "too many guards on one connection")
-        self._quota.take(ENTRY)
-        with asking():
+        with asking(), self._quota.taken(ENTRY):
             self._jail.mkdir(("locks", f".{token}"))
         self._making.add(token)
 
@@ -154,7 +155,7 @@ class Guards:
             with asking():
                 self._quota.take(2 * ENTRY)
                 self._jail.mkdir(made)
-                now = self._write_owner(made, seconds, "" if theirs is None else str(theirs))
+                now = self._write_owner(made, seconds, f"{theirs or 'unknown'} {self._who}".strip())
             with self._turn(si):
                 try:
                     self.enter(token, si, replace=True)

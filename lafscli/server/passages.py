@@ -167,8 +167,8 @@ class Passages:
 
     def _probe(self, old: Spot, new: Spot, how: How) -> None:
         if how is How.LINK:
-            self._quota.take(ENTRY)
-            self._jail.link(old.names, new.names)
+            with self._quota.taken(ENTRY):
+                self._jail.link(old.names, new.names)
         elif how is How.REPLACE:
             self._jail.replace(old.names, new.names)
         else:

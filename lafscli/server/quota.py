@@ -108,6 +108,16 @@ class Quota:
             self._take_ahead(size)
         self._left -= size
 
+    @contextmanager
+    def taken(self, size: int) -> Iterator[None]:
+        """Count so many bytes more for what is made inside; not if that fails."""
+        self.take(size)
+        try:
+            yield
+        except BaseException:
+            self._left += size
+            raise
+
     def begin(self) -> None:
         """Before something is done that may free bytes: what a counting under way may have seen of it already is not
         given back a second time."""
