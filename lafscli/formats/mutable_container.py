@@ -71,6 +71,12 @@ class MutableLease:
     def serialise(self) -> bytes:
         return _LEASE.pack(self.owner, self.expiration, self.renew, self.cancel, self.node_id)
 
+    def hashed(self) -> Self:
+        """The same as version 2 stores it."""
+        if self.version == 2:
+            return self
+        return replace(self, version=2, renew=blake2b_32(self.renew), cancel=blake2b_32(self.cancel))
+
     @property
     def free(self) -> bool:
         """Whether this is no lease, but room for one."""

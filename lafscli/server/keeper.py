@@ -14,11 +14,15 @@ from lafscli.server.backend import FAILURE, NO_SUCH_FILE, OK, PERMISSION_DENIED,
 from lafscli.server.cancelling import Lease, drop_leases
 from lafscli.server.history import History, Kept
 from lafscli.server.judge import holds_mutable, prove_immutable, prove_mutable, well_formed
-from lafscli.server.placing import New, Standing, Verdict, check_container, fits_beside, instead, same_file
+from lafscli.server.placing import New, Proofs, Standing, Verdict, check_container, fits_beside, instead, same_file
 from lafscli.server.restoring import restore
 from lafscli.server.shelves import MOST_SHARES, Shelves, plain_file, refusing, rename_keeping
 from lafscli.server.trees import no_pulse
 from lafscli.server.turns import Turns
+
+
+def no_fence() -> None:
+    """For one who may place whatever happens meanwhile."""
 
 
 def _ignored(_: object) -> None:
@@ -59,7 +63,7 @@ class Keeper:
     def turns(self) -> Turns:
         """The same for all who change something below this root: a caller may hold one around the methods here."""
         if self._turns is None:
-            self._turns = Turns(self._history.fd)
+            self._turns = Turns(self._history.fd, pulse=self._pulse)
         return self._turns
 
     def close(self) -> None:
@@ -70,36 +74,65 @@ class Keeper:
     # ---- placing
 
     def place(
-        self, source_fd: int, source_dir_fd: int, source_name: str, si: bytes, shnum: int, *, replace: bool
+        self,
+        source_fd: int,
+        source_dir_fd: int,
+        source_name: str,
+        si: bytes,
+        shnum: int,
+        *,
+        replace: bool,
+        fence: Callable[[], None] = no_fence,
     ) -> None:
         """Move a staged container into its place, all or nothing; Refused says why not, and then nothing has changed.
 
         `source_fd` is the open file (to read is enough) that has the name `source_name` in the folder, and no other;
         it is refused while somebody holds a lock on it, as those do who write to it. One who opens the file for
         writing must look, once he has his lock, whether it still has its name. What may take the place of what is
-        told in `placing.py`; nothing is replaced unless `replace`.
+        told in `placing.py`; nothing is replaced unless `replace`. `fence` is called under the turn, before anything
+        is changed, and raises where it must not be: one who holds the turn around this instead holds it for as long as
+        the proofs take.
         """
         what = f"{b32encode(si)}.{shnum}"
         if not 0 <= shnum < MOST_SHARES:
             raise Refused(FAILURE, f"{what}: no encoding has such a share number")
         with refusing(what), _named(what), _held(source_fd, source_dir_fd, source_name) as size:
             new = self._judged(source_fd, size, si, shnum, proven=replace)
+            proofs = Proofs(self._pulse)
+            # once without the turn, for what takes long: most refusals, the proof of what stands there, the disk
+            if self._would_replace(new, si, shnum, proofs, replace=replace):
+                os.fdatasync(source_fd)
             with self.turns.turn(si), self._shelves.shares(si, make=True) as folder:
-                move = partial(os.rename, source_name, str(shnum), src_dir_fd=source_dir_fd, dst_dir_fd=folder)
+                fence()
                 with self._shelves.share(folder, shnum) as found:
                     if found is None:
                         fits_beside(self._shelves, folder, new, si, shnum)
                         rename_keeping(source_dir_fd, source_name, folder, str(shnum))
                         self._shelves.note(f"placed {what}")
                         return
-                    if not replace:
-                        raise Refused(FAILURE, "is there already")
                     fd, status = found
-                    verdict = instead(new, Standing(fd, status.st_size, si, shnum, self._pulse), self._shelves.now())
-                    if verdict.bad:
-                        fits_beside(self._shelves, folder, new, si, shnum)
-                    os.fdatasync(source_fd)
-                    self._put_instead(verdict, folder, si, shnum, status.st_size, move)
+                    verdict = self._verdict(new, Standing(fd, status.st_size, si, shnum, proofs), replace=replace)
+                if verdict.bad:
+                    fits_beside(self._shelves, folder, new, si, shnum)
+                move = partial(os.rename, source_name, str(shnum), src_dir_fd=source_dir_fd, dst_dir_fd=folder)
+                self._put_instead(verdict, folder, si, shnum, status.st_size, move)
+
+    def _would_replace(self, new: New, si: bytes, shnum: int, proofs: Proofs, *, replace: bool) -> bool:
+        """Whether something stands in the place that gives way; Refused if something does that won't."""
+        try:
+            with self._shelves.shares(si) as folder, self._shelves.share(folder, shnum) as found:
+                if found is None:
+                    return False
+                fd, status = found
+                self._verdict(new, Standing(fd, status.st_size, si, shnum, proofs), replace=replace)
+                return True
+        except FileNotFoundError:
+            return False
+
+    def _verdict(self, new: New, standing: Standing, *, replace: bool) -> Verdict:
+        if not replace:
+            raise Refused(FAILURE, "is there already")
+        return instead(new, standing, self._shelves.now())
 
     def _put_instead(
         self, verdict: Verdict, folder: int, si: bytes, shnum: int, size: int, move: Callable[[], None]
@@ -144,10 +177,11 @@ class Keeper:
                 if found is None:
                     raise Refused(NO_SUCH_FILE, "was removed meanwhile")
                 fd, status = found
-                longer = patches.patch(fd, status.st_size, offset, bytes(data))
-                if longer:
-                    self._shelves.used(longer)
-                self._shelves.note(f"lease of {what}: {'added' if longer else 'renewed'}")
+                done = patches.patch(fd, status.st_size, offset, bytes(data))
+                if done.longer:
+                    self._shelves.used(done.longer)
+                if done.what:
+                    self._shelves.note(f"{done.what} {what}")
 
     def cancel(self, items: Sequence[tuple[bytes, int, bytes]]) -> list[tuple[int, str]]:
         """Take the leases with these cancel secrets out of the shares (storage index, share number, secret); of each,

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import os
+from dataclasses import dataclass
 
 from lafscli.formats.container import HEADER_SIZE, LEASE_SIZE
 from lafscli.server.backend import PERMISSION_DENIED, Refused
@@ -18,49 +19,57 @@ _COUNT_OFFSET = 8
 _EXPIRATION_SIZE = 4
 
 
-def patch(fd: int, size: int, offset: int | None, data: bytes) -> int:
-    """Do it, or Refused, CorruptShare, OSError; how many bytes the container became longer. Under the turn.
+@dataclass(frozen=True, slots=True)
+class Done:
+    """What was done to a container, in words ("" is nothing), and by how many bytes it became longer."""
+
+    what: str = ""
+    longer: int = 0
+
+
+def patch(fd: int, size: int, offset: int | None, data: bytes) -> Done:
+    """Do it, or Refused, CorruptShare, OSError. Under the turn.
 
     `offset` None is the end of the file, whatever that is by now. What changes nothing is fine.
     """
     if holds_mutable(fd):
         found = slot_container(fd, size)
-        _renew(fd, offset, data, dict(found.expirations()))
-        return 0
+        return _renew(fd, offset, data, dict(found.expirations()))
     found_shape = shape(fd, size)
     start = HEADER_SIZE + found_shape.share_size
     if offset == _COUNT_OFFSET and len(data) == 4:
-        _count(fd, int.from_bytes(data, "big"), len(found_shape.leases))
-        return 0
+        return _count(fd, int.from_bytes(data, "big"), len(found_shape.leases))
     if len(data) == LEASE_SIZE and offset in (None, size):
         return _append(fd, size, data, len(found_shape.leases) + 1)
     places = range(start + LEASE_SIZE - _EXPIRATION_SIZE, size, LEASE_SIZE)
-    _renew(fd, offset, data, dict(zip(places, (lease.expiration for lease in found_shape.leases), strict=True)))
-    return 0
+    return _renew(fd, offset, data, dict(zip(places, (lease.expiration for lease in found_shape.leases), strict=True)))
 
 
-def _renew(fd: int, offset: int | None, data: bytes, expirations: dict[int, int]) -> None:
+def _renew(fd: int, offset: int | None, data: bytes, expirations: dict[int, int]) -> Done:
     if offset is None or len(data) != _EXPIRATION_SIZE or offset not in expirations:
         raise Refused(PERMISSION_DENIED, "of a share that is stored only its lease records can be changed")
     new = int.from_bytes(data, "big")
     if new < expirations[offset]:
         raise Refused(PERMISSION_DENIED, "the expiration of a lease can only be set later")
-    if new > expirations[offset]:
-        _write(fd, offset, data)
+    if new == expirations[offset]:
+        return Done()
+    _write(fd, offset, data)
+    return Done("renewed a lease of")
 
 
-def _count(fd: int, new: int, there: int) -> None:
+def _count(fd: int, new: int, there: int) -> Done:
     counted = int.from_bytes(os.pread(fd, 4, _COUNT_OFFSET), "big")
     if new == counted:
-        return
+        return Done()
     if new < counted:
         raise Refused(PERMISSION_DENIED, "the number of leases can only be raised")
     if new != there:
         raise Refused(PERMISSION_DENIED, f"there are {there} lease records, not {new}")
     _write(fd, _COUNT_OFFSET, new.to_bytes(4, "big"))
+    return Done("counted the leases of")
 
 
-def _append(fd: int, size: int, record: bytes, count: int) -> int:
+def _append(fd: int, size: int, record: bytes, count: int) -> Done:
     if count > MOST_LEASES:
         raise Refused(PERMISSION_DENIED, f"a share has at most {MOST_LEASES} leases")
     try:
@@ -70,7 +79,7 @@ def _append(fd: int, size: int, record: bytes, count: int) -> int:
     except OSError:
         os.ftruncate(fd, size)
         raise
-    return len(record)
+    return Done("added a lease to", len(record))
 
 
 def _write(fd: int, offset: int, data: bytes) -> None:

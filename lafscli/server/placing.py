@@ -17,9 +17,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from lafscli.errors import CorruptShare
-from lafscli.formats.mutable_container import DATA_OFFSET, MutableContainer, MutableLease
+from lafscli.formats.mutable_container import DATA_OFFSET, LEASE_SIZE, MutableContainer, MutableLease
 from lafscli.primitives.encoding import b32encode
-from lafscli.primitives.hashes import blake2b_32
 from lafscli.server.backend import FAILURE, Refused
 from lafscli.server.judge import (
     Immutable,
@@ -46,6 +45,30 @@ class Verdict:
     slot: ProvenSlot | None
 
 
+class Proofs:
+    """Which containers that stand in places have proven, as long as nobody has touched them since: long proofs are
+    made before the turn is taken, and hold up nobody. What has failed is proven again under the turn, for somebody may
+    have written to it just then."""
+
+    def __init__(self, pulse: Callable[[], None]) -> None:
+        self._pulse = pulse
+        self._good: set[tuple[int, ...]] = set()
+
+    def fails(self, fd: int, si: bytes, shnum: int) -> bool:
+        """Whether the container fails its own proof, every block looked at."""
+        status = os.fstat(fd)
+        state = status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
+        if state in self._good:
+            return False
+        prove = prove_mutable if holds_mutable(fd) else prove_immutable
+        try:
+            prove(fd, status.st_size, si, shnum, pulse=self._pulse)
+        except CorruptShare:
+            return True
+        self._good.add(state)
+        return False
+
+
 @dataclass(frozen=True, slots=True)
 class Standing:
     """The container that stands in a place."""
@@ -54,24 +77,20 @@ class Standing:
     size: int
     si: bytes
     shnum: int
-    pulse: Callable[[], None]
+    proofs: Proofs
 
     def fails(self) -> bool:
-        """Whether it fails its own proof, every block looked at."""
-        try:
-            if holds_mutable(self.fd):
-                prove_mutable(self.fd, self.size, self.si, self.shnum, pulse=self.pulse)
-            else:
-                prove_immutable(self.fd, self.size, self.si, self.shnum, pulse=self.pulse)
-        except CorruptShare:
-            return True
-        return False
+        return self.proofs.fails(self.fd, self.si, self.shnum)
 
     def told(self) -> ProvenSlot | None:
         """Of a mutable one, its key and version, if its signature proves them."""
-        with suppress(CorruptShare):
-            return told_mutable(self.fd, self.size, self.si, self.shnum)
-        return None
+        return told_of(self.fd, self.size, self.si, self.shnum)
+
+
+def told_of(fd: int, size: int, si: bytes, shnum: int) -> ProvenSlot | None:
+    with suppress(CorruptShare):
+        return told_mutable(fd, size, si, shnum)
+    return None
 
 
 def instead(new: New, standing: Standing, now: float) -> Verdict:
@@ -143,9 +162,8 @@ def _keeps_leases(new: MutableContainer, old: MutableContainer | None, now: floa
 
 def _secrets(lease: MutableLease) -> tuple[bytes, bytes]:
     """The same for the records of both versions of containers."""
-    if lease.version == 1:
-        return blake2b_32(lease.renew), blake2b_32(lease.cancel)
-    return lease.renew, lease.cancel
+    stored = lease.hashed()
+    return stored.renew, stored.cancel
 
 
 def check_container(container: MutableContainer) -> None:
@@ -153,7 +171,7 @@ def check_container(container: MutableContainer) -> None:
     room = container.extra_range
     if room is None:
         raise CorruptShare("container: no number of extra leases behind its data")
-    length = len(container.extra) * len(container.slots[0].serialise())
+    length = len(container.extra) * LEASE_SIZE
     if container.file_size != container.extra_offset + _COUNT_SIZE + length:
         raise CorruptShare("container: something follows its extra leases")
     assert container.extra_offset >= DATA_OFFSET + container.data_length, "that is its range"
@@ -164,13 +182,7 @@ def fits_beside(shelves: Shelves, folder: int, new: New, si: bytes, shnum: int) 
     to be of another key, or of a mutable file while this one is not."""
     others = False
     for number in shelves.numbers(folder):
-        if number == shnum:
-            continue
-        with shelves.share(folder, number) as found:
-            if found is None or not holds_mutable(found[0]):
-                continue
-            fd, status = found
-            told = Standing(fd, status.st_size, si, number, lambda: None).told()
+        told = _sibling(shelves, folder, si, number) if number != shnum else None
         if told is None:
             continue
         if isinstance(new, Immutable):
@@ -180,6 +192,14 @@ def fits_beside(shelves: Shelves, folder: int, new: New, si: bytes, shnum: int) 
         others = True
     if others:
         raise Refused(FAILURE, another_key(si))
+
+
+def _sibling(shelves: Shelves, folder: int, si: bytes, shnum: int) -> ProvenSlot | None:
+    # what can't even be opened has no key
+    with suppress(OSError, Refused), shelves.share(folder, shnum) as found:
+        if found is not None and holds_mutable(found[0]):
+            return told_of(found[0], found[1].st_size, si, shnum)
+    return None
 
 
 def same_file(fd: int, folder: int, name: str) -> bool:

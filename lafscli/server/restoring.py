@@ -7,11 +7,11 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from lafscli.errors import CorruptShare
-from lafscli.formats.mutable_container import DATA_OFFSET, MutableContainer, MutableLease
+from lafscli.formats.mutable_container import DATA_OFFSET, LEASE_SIZE, MutableContainer, MutableLease
 from lafscli.server.backend import FAILURE, NO_SUCH_FILE, Refused
 from lafscli.server.history import UNFINISHED, History
 from lafscli.server.judge import ProvenSlot, holds_mutable, prove_mutable, slot_container
-from lafscli.server.placing import Standing, another_key
+from lafscli.server.placing import Proofs, Standing, another_key
 from lafscli.server.shelves import Shelves, plain_file, rename_keeping
 
 _PIECE = 1 << 20
@@ -38,7 +38,7 @@ def restore(
                     rename_keeping(folder, made, shares, str(shnum))
                 else:
                     fd, status = found
-                    standing = Standing(fd, status.st_size, si, shnum, pulse)
+                    standing = Standing(fd, status.st_size, si, shnum, Proofs(pulse))
                     told = _standing(standing, kept)
                     made = _made(folder, shelves, kept_fd, kept.container, told.container if told else _old(standing))
                     if told is None or (told.version != kept.version and standing.fails()):
@@ -79,10 +79,9 @@ def _made(folder: int, shelves: Shelves, fd: int, kept: MutableContainer, old: M
     made = kept.resized(kept.data_length)
     if old is not None:
         made = replace(made, node_id=old.node_id, write_enabler=old.write_enabler)
-        if old.version == kept.version:
-            made = _with_leases(made, old).resized(kept.data_length)
+        made = _with_leases(made, old).resized(kept.data_length)
     name = f"{UNFINISHED}{shelves.token()}"
-    new = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o644, dir_fd=folder)
+    new = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600, dir_fd=folder)
     try:
         with os.fdopen(new, "wb") as file:
             file.write(made.front())
@@ -91,6 +90,7 @@ def _made(folder: int, shelves: Shelves, fd: int, kept: MutableContainer, old: M
                 file.write(os.pread(fd, length, DATA_OFFSET + start))
             file.write(made.back())
             file.flush()
+            os.fchmod(file.fileno(), os.fstat(fd).st_mode & 0o777)
             os.fdatasync(file.fileno())
     except BaseException:
         os.unlink(name, dir_fd=folder)
@@ -99,12 +99,15 @@ def _made(folder: int, shelves: Shelves, fd: int, kept: MutableContainer, old: M
 
 
 def _with_leases(made: MutableContainer, old: MutableContainer) -> MutableContainer:
-    records = {(lease.renew, lease.cancel): lease for lease in made.leases}
-    for lease in old.leases:
-        earlier = records.get((lease.renew, lease.cancel))
-        if earlier is None or earlier.expiration < lease.expiration:
-            records[lease.renew, lease.cancel] = lease
+    """The leases of both, each until the later of its ends; as version 2, unless both are of version 1."""
+    version = max(made.version, old.version)
+    records: dict[tuple[bytes, bytes], MutableLease] = {}
+    for lease in (*made.leases, *old.leases):
+        one = lease.hashed() if lease.version < version else lease
+        earlier = records.get((one.renew, one.cancel))
+        if earlier is None or earlier.expiration < one.expiration:
+            records[one.renew, one.cancel] = one
     leases = tuple(records.values())
-    free = MutableLease.parse(bytes(len(made.slots[0].serialise())), made.version)
+    free = MutableLease.parse(bytes(LEASE_SIZE), version)
     slots = (leases + (free,) * _SLOTS)[:_SLOTS]
-    return replace(made, slots=slots, extra=leases[_SLOTS:])
+    return replace(made, version=version, slots=slots, extra=leases[_SLOTS:])
