@@ -91,6 +91,10 @@ class Passages:
         with self._fence(old), self._source(old) as (descriptor, above):
             self._keeper.place(descriptor, above, old.name, old.si, old.shnum, replace=replace)
 
+    def put_away(self, spot: Spot) -> None:
+        """A share that fails its own proof into quarantine, under the guard that `spot` is in."""
+        self._keeper.put_away(spot.si, spot.shnum, fence=lambda: self._guards.insist(spot.si, spot.token))
+
     @contextmanager
     def _fence(self, old: Spot) -> Iterator[None]:
         """In the turn of its storage index a guard of ours is not broken, by those who know of turns."""

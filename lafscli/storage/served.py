@@ -15,6 +15,7 @@ Numbers are big endian; a string is a u32 length and that many bytes; SI is 16 b
     cancel-lease  u32 count, count x                         u32 count, count x (u32 status, string message)
                   (SI, u32 shnum, 32s cancel secret)
 
+replace with `quarantine` puts what stands there away, if it fails its own proof, where nothing is staged.
 A reply that makes no sense raises ProtocolViolation, whose message says what is wrong with it.
 """
 

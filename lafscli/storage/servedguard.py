@@ -58,22 +58,24 @@ class ServedGuard(FolderGuard):
         return reading
 
     def bury(self, shnums: Sequence[int], lease: Lease, /) -> None:
-        body = served.cancel_leases([(self.si, shnum, lease.cancel) for shnum in shnums])
-        paths = [share_path(self.si, shnum) for shnum in shnums]
-        for path in paths:
-            self._files.release(path)
-        reply, *stats = self.carry_out([Ask(CANCEL_LEASE, body), *map(Stat, paths)])
-        for outcome, stat in zip(self._outcomes(CANCEL_LEASE, reply, len(shnums)), stats, strict=True):
+        for shnum in shnums:
+            self._files.release(share_path(self.si, shnum))
+        # What fails its own proof goes to quarantine; what is good must be ours to give up.
+        body = served.replace_shares(self.si, self.token, shnums, quarantine=True)
+        [reply] = self.carry_out([Ask(REPLACE, body)])
+        outcomes = zip(shnums, self._outcomes(REPLACE, reply, len(shnums)), strict=True)
+        left = [shnum for shnum, outcome in outcomes if outcome is not None]
+        if not left:
+            return
+        body = served.cancel_leases([(self.si, shnum, lease.cancel) for shnum in left])
+        reply, *stats = self.carry_out([Ask(CANCEL_LEASE, body), *(Stat(share_path(self.si, n)) for n in left)])
+        for outcome, stat in zip(self._outcomes(CANCEL_LEASE, reply, len(left)), stats, strict=True):
             if isinstance(stat, FileMissing):
                 continue
             if self._over:
                 raise self._lost()
             why = "others have leases on it" if outcome is None else outcome.message
-            raise NotSupported(
-                f"the server lets no share be put away: {why}",
-                server=self._name,
-                hint="lafs serve --scrub, on that machine, puts damaged shares into quarantine",
-            )
+            raise NotSupported(f"the server keeps the share: {why}", server=self._name)
 
     def _outcomes(self, extension: str, reply: Answer, count: int) -> list[FileError | None]:
         if isinstance(reply, FileError):

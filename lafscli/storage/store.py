@@ -267,8 +267,8 @@ class Guard(Protocol):
         not waited for."""
 
     def bury(self, shnums: Sequence[int], lease: Lease, /) -> None:
-        """Move shares that are bad to `quarantine/`; nothing comes in their place. A server that lets nothing be moved
-        is given `lease` back, ours: they go if it was their last; NotSupported if it was not."""
+        """Move shares that are bad to `quarantine/`; nothing comes in their place. A server that judges for itself
+        keeps those that prove; `lease`, ours, is given up then, and they go if it was their last: else NotSupported."""
 
     def release(self) -> None:
         """Remove what was staged, and the guard."""
