@@ -2,9 +2,8 @@
 
     with conversation(lambda: PolicyFiles(root, Policy())) as talk:
         handle = talk.client.open("shares/aa/x", READ)
-        with pytest.raises(Refused) as refused:
+        with refused(PERMISSION_DENIED, "cancel"):
             talk.client.remove("shares/aa/x")
-        assert refused.value.code == PERMISSION_DENIED
         talk.client.send_raw(b"junk")
         assert talk.client.receive() is None          # the server hung up
     assert talk.notes == ["…"]
@@ -23,14 +22,17 @@ import struct
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Protocol
+
+import pytest
 
 from lafscli.server.backend import EOF, OK, READ, Backend, Refused
 from lafscli.server.session import serve
-from lafscli.server.streams import FdStream
+from lafscli.server.streams import Buffer, FdStream
 from lafscli.server.wire import FSETSTAT, REALPATH, STAT
 from lafscli.storage import packets
 from lafscli.storage.packets import HEAD, U32, U64, string
@@ -368,6 +370,15 @@ class RawClient:
         return None
 
 
+@contextmanager
+def refused(code: int, words: str = "") -> Iterator[None]:
+    """What is asked inside is refused with that status and words."""
+    with pytest.raises(Refused) as caught:
+        yield
+    told = caught.value
+    assert (told.code, words in told.message) == (code, True), f"refused with {told.code} {told.message!r}"
+
+
 # ---- conversations with a backend
 
 
@@ -468,3 +479,46 @@ def conversation(
         status = talk.wait()
     assert not failure, failure
     assert status in (None, 0), f"the server's process ended with {status}"
+
+
+class Recorded:
+    """A Stream without a client: these bytes come in, cut at these places, and then the end; `sent` went out."""
+
+    def __init__(self, data: bytes, cuts: Sequence[int] = ()) -> None:
+        places = sorted({0, len(data), *(cut % (len(data) + 1) for cut in cuts)})
+        self._pieces = [memoryview(data)[start:end] for start, end in pairwise(places)]
+        self.sent = bytearray()
+        self.closed = False
+
+    def receive_into(self, buffer: memoryview, timeout: float | None) -> int | None:
+        if not self._pieces:
+            return 0
+        piece = self._pieces.pop(0)
+        count = min(len(piece), len(buffer))
+        assert count, "a session must have room for what it asks for"
+        buffer[:count] = piece[:count]
+        if count < len(piece):
+            self._pieces.insert(0, piece[count:])
+        return count
+
+    def send(self, parts: Sequence[Buffer]) -> None:
+        for part in parts:
+            self.sent += part
+
+    def close(self) -> None:
+        self.closed = True
+
+    def answers(self) -> list[Packet]:
+        """What was sent, taken apart; it must be whole packets."""
+        found, at = [], 0
+        while at < len(self.sent):
+            length, kind, number = HEAD.unpack_from(self.sent, at)
+            end = at + 4 + length
+            assert end <= len(self.sent), "an answer that is not whole"
+            found.append(Packet(kind, number, bytes(self.sent[at + HEAD.size : end])))
+            at = end
+        return found
+
+
+INIT = packet(packets.INIT, 3, b"")
+"""What every conversation begins with."""

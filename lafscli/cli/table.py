@@ -40,8 +40,9 @@ class Option(NamedTuple):
 SETUP = "Set-up"
 FILES = "Files and directories"
 HEALTH = "Health"
+SERVING = "Serving"
 TOOL = "The tool itself"
-GROUPS = (SETUP, FILES, HEALTH, TOOL)
+GROUPS = (SETUP, FILES, HEALTH, SERVING, TOOL)
 
 FAMILIES = (
     Family("server", SETUP, "The servers of this home."),
@@ -91,6 +92,9 @@ COMMANDS = (
     Command("renew", "lafscli.cli.renewing", "renew", HEALTH, "Renew the leases of what is stored."),
     Command("share show", "lafscli.cli.shares", "show", HEALTH, "Show what is in a share."),
     Command("share find", "lafscli.cli.shares", "find", HEALTH, "Ask every server for the shares of an object."),
+    Command(
+        "serve", "lafscli.cli.serve", "serve", SERVING, "Serve a folder of shares over SFTP, and keep them from harm."
+    ),
     Command("completion", "lafscli.cli.generate", "completion", TOOL, "Print the completion script for a shell."),
     Command("help", "lafscli.cli.generate", "help_", TOOL, "Show the help of a command, or list the commands."),
     Command("man", "lafscli.cli.generate", "man", TOOL, "Show the manual page of a command."),

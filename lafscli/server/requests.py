@@ -214,13 +214,10 @@ class Requests:
         body.end()
         if not file.flags & READ:
             raise Refused(PERMISSION_DENIED, "not opened to be read")
-        room = self._answers.room_for_data(min(length, MAX_DATA))
+        room = self._answers.room_for_data(min(length, MAX_DATA, max(MAX_OFFSET - offset, 0)))
         done = 0
         # Clients take less than they asked for as the end of the file.
-        while done < len(room) and offset + done <= MAX_OFFSET:
-            came = file.open.read_into(offset + done, room[done:])
-            if not came:
-                break
+        while done < len(room) and (came := file.open.read_into(offset + done, room[done:])):
             done += came
         if done:
             self._answers.data(number, done)
