@@ -55,6 +55,14 @@ def test_transfers_and_small_files_are_measured(tmp_path: Path) -> None:
     assert all(row["baseline"] for name, row in rows.items() if name.startswith(("put 0", "get", "verify")))
 
 
+@pytest.mark.slow
+def test_the_server_of_ours_is_measured(tmp_path: Path) -> None:
+    rows, table = _measured(tmp_path, "serve")
+    assert {row["target"] for row in rows.values()} == {0.7}
+    assert all(row["baseline"] and row["at_least"] for row in rows.values())
+    assert table.count("CPU of all") == 2
+
+
 def test_the_proxy_delays_each_direction_and_counts_every_byte() -> None:
     data = bytes(range(256)) * 4096
     with socket.create_server(("127.0.0.1", 0)) as listener:

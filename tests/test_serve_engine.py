@@ -856,6 +856,16 @@ def test_notes_that_fail_end_nothing(root: Path) -> None:
     assert [answer.kind for answer in stream.answers()] == [packets.VERSION, packets.STATUS, packets.STATUS]
 
 
+def test_a_failure_outside_of_a_request_ends_the_conversation_with_a_line(root: Path) -> None:
+    class Nameless(PlainFolder):
+        extensions = (("name", None),)  # type: ignore[assignment]
+
+    stream, notes = Recorded(INIT), list[str]()
+    serve(stream, Nameless(root), idle=None, note=notes.append)
+    assert [note.partition(" at wire.py")[0] for note in notes] == ["failed at a conversation: AttributeError"]
+    assert stream.closed
+
+
 def test_what_a_refusal_says_is_bounded_and_clean(root: Path) -> None:
     with conversation(lambda: _Fails(root, Refused(FAILURE, "x" * 400_000 + "\udce9"))) as talk:
         assert len(talk.client.ask(packets.LSTAT, path_of("x")).message) == 500
@@ -1016,6 +1026,22 @@ def test_openssh_sftp_and_paramiko_over_sshd(
                 sftp.symlink("big", "link")
             sftp.remove("big")
     assert list(root.iterdir()) == []
+
+
+def test_half_closed_over_ssh(root: Path, start_servers: Callable[..., SshServers]) -> None:
+    """The client's end of input comes through sshd; what was asked before is answered all the same."""
+    (root / "file").write_bytes(BIG)
+    servers = start_servers(1, subsystem=f"env PYTHONPATH={CHECKOUT} {PYTHON_ON_FOLDER} {root}")
+    asked = [INIT, packet(packets.OPEN, 0, path_of("file") + U32.pack(READ) + NO_ATTRS)]
+    asked += [packet(packets.READ, n, HANDLE + U64.pack(n) + U32.pack(MAX_DATA)) for n in range(1, 100)]
+    command = ["ssh", "-F", str(servers.config), "s0", "-s", "sftp"]
+    done = subprocess.run(command, input=b"".join(asked), capture_output=True, timeout=60, check=True)
+    stream = Recorded(b"")
+    stream.send([done.stdout])
+    answers = stream.answers()[2:]
+    assert [answer.number for answer in answers] == list(range(1, 100))
+    assert all(answer.body[4:] == BIG[answer.number : answer.number + MAX_DATA] for answer in answers)
+    assert done.stderr == b""
 
 
 # ---- lafs itself as the client: its own contract of a folder tree

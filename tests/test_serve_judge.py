@@ -78,7 +78,7 @@ def test_a_share_of_any_shape_proves(version: int, k: int, n: int, size: int) ->
         with opened(container) as fd:
             found = well_formed(fd, len(container), shnum)
             seen = shape(fd, len(container))
-        assert (found.n, found.share_size, len(found.leases)) == (n, len(made[shnum]), 2)
+        assert (found.sizes.n, found.share_size, len(found.leases)) == (n, len(made[shnum]), 2)
         assert (seen.mutable, seen.version, seen.share_size, len(seen.leases)) == (False, 2, len(made[shnum]), 2)
 
 

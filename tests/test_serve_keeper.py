@@ -133,6 +133,43 @@ def test_rubbish_gives_way_to_a_share_that_proves(served: Served, there: bytes) 
         assert served.stands(si) == container
 
 
+@pytest.mark.parametrize("tail", [b"x" * 100, b"x"])
+def test_what_follows_a_share_and_harms_no_reader_makes_it_no_worse(served: Served, tail: bytes) -> None:
+    """As Tahoe's server accepts it (spec 09 §1): it is not for others to replace."""
+    served.path().parent.mkdir(parents=True)
+    served.path().write_bytes(immutable(SHARE) + tail)
+    served.used += len(immutable(SHARE) + tail)
+    with pytest.raises(Refused, match="is there already"):
+        served.place(GOOD, replace=True)
+    slot = mutable(slots(5)[0], OURS)[:-4] + b"\0\0\0\1"
+    served.path(SLOT_SI).parent.mkdir(parents=True)
+    served.path(SLOT_SI).write_bytes(slot)
+    with pytest.raises(Refused, match="another key"):
+        served.place(mutable(slots(6, foreign=True)[0], OURS), SLOT_SI, replace=True)
+    served.used += len(slot)
+    served.place(mutable(slots(6)[0], OURS), SLOT_SI, replace=True)
+
+
+@pytest.mark.parametrize(
+    "there",
+    [
+        b"\0\0\0\3" + GOOD[4:],
+        GOOD[:15] + b"\3" + GOOD[16:],
+        b"Tahoe mutable container v3\n" + bytes(1000),
+        mutable(b"\2" + slots()[0][1:]),
+    ],
+    ids=["container", "share", "mutable container", "slot"],
+)
+def test_a_share_of_a_later_format_is_not_replaced(served: Served, there: bytes) -> None:
+    for si, container in ((SI, GOOD), (SLOT_SI, mutable(slots()[0], OURS))):
+        served.path(si).parent.mkdir(parents=True)
+        served.path(si).write_bytes(there)
+        served.used += len(there)
+        with pytest.raises(Refused, match="not known here"):
+            served.place(container, si, replace=True)
+        assert served.stands(si) == there
+
+
 # ---- mutable shares
 
 
@@ -377,8 +414,9 @@ def test_a_staged_file_must_be_one_of_its_own_that_nobody_writes_to(served: Serv
     os.close(other)
 
 
-@pytest.mark.parametrize("what", ["symlink", "folder", "fifo"])
-@pytest.mark.parametrize("level", [0, 1, 2, 3])
+@pytest.mark.parametrize(
+    ("what", "level"), [("folder", 3), *((what, level) for what in ("symlink", "fifo") for level in range(4))]
+)
 def test_nothing_but_plain_files_in_real_folders_is_touched(
     served: Served, tmp_path: Path, what: str, level: int
 ) -> None:
@@ -390,8 +428,6 @@ def test_nothing_but_plain_files_in_real_folders_is_touched(
         path.symlink_to(outside if level < 3 else outside / "file")
     elif what == "fifo":
         os.mkfifo(path)
-    elif level < 3:
-        pytest.skip("a folder is what must be there")
     else:
         path.mkdir()
     for replace in (False, True):
@@ -399,6 +435,29 @@ def test_nothing_but_plain_files_in_real_folders_is_touched(
             served.place(GOOD, replace=replace)
     assert not list(outside.iterdir())
     served.used = served.counted()
+
+
+def test_a_fence_that_is_down_keeps_a_share_out(served: Served) -> None:
+    """It is asked in the turn, which is the caller's own where he has it already."""
+    staged = served.root / "staging" / "s"
+    staged.write_bytes(GOOD)
+    fd = os.open(staged, os.O_RDONLY)
+
+    def down() -> None:
+        raise Refused(FAILURE, "the guard is not yours any more")
+
+    with pytest.raises(Refused, match=rf"{TEXT}\.0: the guard is not yours"):
+        served.keeper.place(fd, served.staging_fd, "s", SI, 0, replace=True, fence=down)
+    assert not served.files("shares")
+    asked: list[int] = []
+    with served.keeper.turns.turn(SI):
+        served.keeper.place(
+            fd, served.staging_fd, "s", SI, 0, replace=True, fence=lambda: asked.append(len(served.files("shares")))
+        )
+    os.close(fd)
+    assert asked == [0]
+    assert served.stands() == GOOD
+    served.used += len(GOOD)
 
 
 def test_a_refusal_leaves_what_was_staged(served: Served) -> None:

@@ -227,7 +227,23 @@ class Ueb:
     @classmethod
     def parse(cls, data: Buffer, k: int, n: int, size: int, *, strict: bool = False) -> Self:
         """Read a UEB; k, n and size are the cap's. Only `strict` looks at the optional fields (spec 02 §4)."""
+        return cls._of(_fields(data), k, n, size, strict=strict)
+
+    @classmethod
+    def described(cls, data: Buffer) -> tuple[Self, Sizes | None]:
+        """Read a UEB as strictly as one can who has no cap: with the sizes that its optional fields tell; None where
+        they are not all there."""
         fields = _fields(data)
+        if not {"needed_shares", "total_shares", "size"} <= fields.keys():
+            return cls._of(fields, 1, 1, 1, strict=False), None
+        k, n, size = (_number(fields, key) for key in ("needed_shares", "total_shares", "size"))
+        if not 1 <= k <= n <= MAX_SHARES or size < 1:
+            raise CorruptShare(f"UEB: {size} bytes in {k} of {n} shares can't be")
+        ueb = cls._of(fields, k, n, size, strict=True)
+        return ueb, Sizes(k, n, size, ueb.segment_size)
+
+    @classmethod
+    def _of(cls, fields: Mapping[str, bytes], k: int, n: int, size: int, *, strict: bool) -> Self:
         segment_size = _number(fields, "segment_size")
         if segment_size < 1 or segment_size % k:
             raise CorruptShare(f"UEB: segment_size {segment_size} is not a multiple of {k}")
@@ -240,18 +256,6 @@ class Ueb:
         if strict:
             _check_optional(fields, Sizes(k, n, size, segment_size))
         return ueb
-
-    @staticmethod
-    def described(data: Buffer) -> Sizes | None:
-        """The sizes by the optional fields, for one who has no cap; None where they are not all there."""
-        fields = _fields(data)
-        if not {"needed_shares", "total_shares", "size"} <= fields.keys():
-            return None
-        k, n, size = (_number(fields, key) for key in ("needed_shares", "total_shares", "size"))
-        if not 1 <= k <= n <= MAX_SHARES or size < 1:
-            raise CorruptShare(f"UEB: {size} bytes in {k} of {n} shares can't be")
-        Ueb.parse(data, k, n, size, strict=True)
-        return Sizes(k, n, size, _number(fields, "segment_size"))
 
     def serialise(self, sizes: Sizes) -> bytes:
         """The UEB that a writer stores, all eleven fields of it."""

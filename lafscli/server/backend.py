@@ -128,7 +128,11 @@ class Backend(Protocol):
     def open(self, path: bytes, flags: int, change: Change) -> OpenFile: ...
 
     def entries(self, path: bytes) -> Iterator[tuple[bytes, Attrs]]:
-        """The names of a folder, without `.` and `..`. Refused at the call; read while it is iterated over."""
+        """The names of a folder, without `.` and `..`. Refused at the call; read while it is iterated over.
+
+        What holds something open has a `close`, which is called when the client is done with it, maybe before the
+        first name was read (the `close` of a generator that has not begun runs none of its code).
+        """
 
     def stat(self, path: bytes, *, follow: bool) -> Attrs: ...
 
@@ -158,7 +162,8 @@ class Backend(Protocol):
         name that is not known."""
 
     def tick(self) -> None:
-        """Called about once a second as long as the connection lives, idle or not."""
+        """Called about once a second as long as the connection lives, idle or not; less often by as much as a request
+        takes, and while the client takes none of its answers."""
 
     def close(self) -> None:
         """The connection is gone, in whatever way; may be called twice."""

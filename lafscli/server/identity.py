@@ -24,7 +24,7 @@ def check_new(old: bytes | None, new: bytes) -> None:
         if len(new) > MAX_SIZE:
             raise ServerError(f"it is longer than {MAX_SIZE} bytes")
         table = parse_table(new)
-        Identity.of(table)
+        mine = Identity.of(table).node_id
         wanted = Membership.parse(table)
     except ServerError as error:
         raise Refused(FAILURE, f"this can't be a {IDENTITY_FILE}: {error.message}") from error
@@ -38,12 +38,12 @@ def check_new(old: bytes | None, new: bytes) -> None:
     changed = sorted(key for key in {*before, *table} - set(FIELDS) if before.get(key) != table.get(key))
     if changed or any(type(before[key]) is not type(table[key]) for key in before if key not in FIELDS):
         raise Refused(PERMISSION_DENIED, f"of {IDENTITY_FILE} only the list of servers may change, not {changed[0]}")
-    _check_list(known, wanted)
+    # one that its grid has let go is free to join another
+    if known is not None and mine in known.node_ids:
+        _check_list(known, wanted)
 
 
-def _check_list(known: Membership | None, wanted: Membership | None) -> None:
-    if known is None:
-        return
+def _check_list(known: Membership, wanted: Membership | None) -> None:
     if wanted is None:
         raise Refused(PERMISSION_DENIED, f"the list of the grid's servers may not vanish from {IDENTITY_FILE}")
     if wanted.grid != known.grid:

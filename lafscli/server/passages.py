@@ -87,23 +87,19 @@ class Passages:
         self.place(old, replace=replace)
 
     def place(self, old: Spot, *, replace: bool) -> None:
-        """A staged share into its place."""
-        with self._fence(old), self._source(old) as (descriptor, above):
-            self._keeper.place(descriptor, above, old.name, old.si, old.shnum, replace=replace)
+        """A staged share into its place; one in a guard only while that is ours."""
+
+        def fence() -> None:
+            if old.kind is not Kind.STAGED:
+                self._guards.insist(old.si, old.token)
+
+        fence()
+        with self._source(old) as (descriptor, above):
+            self._keeper.place(descriptor, above, old.name, old.si, old.shnum, replace=replace, fence=fence)
 
     def put_away(self, spot: Spot) -> None:
         """A share that fails its own proof into quarantine, under the guard that `spot` is in."""
         self._keeper.put_away(spot.si, spot.shnum, fence=lambda: self._guards.insist(spot.si, spot.token))
-
-    @contextmanager
-    def _fence(self, old: Spot) -> Iterator[None]:
-        """In the turn of its storage index a guard of ours is not broken, by those who know of turns."""
-        if old.kind is Kind.STAGED:
-            yield
-            return
-        with self._keeper.turns.turn(old.si):
-            self._guards.insist(old.si, old.token)
-            yield
 
     @contextmanager
     def _source(self, old: Spot) -> Iterator[tuple[int, int]]:

@@ -29,6 +29,7 @@ from lafscli.server.judge import (
     prove_mutable,
     slot_container,
     told_mutable,
+    unknown_version,
 )
 from lafscli.server.shelves import Shelves
 
@@ -57,14 +58,14 @@ class Proofs:
         self._good: set[tuple[int, ...]] = set()
 
     def fails(self, fd: int, si: bytes, shnum: int) -> bool:
-        """Whether the container fails its own proof, every block looked at."""
+        """Whether the container fails its own proof, every block looked at; what readers do not mind is no failure."""
         status = os.fstat(fd)
         state = status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
         if state in self._good:
             return False
         prove = prove_mutable if holds_mutable(fd) else prove_immutable
         try:
-            prove(fd, status.st_size, si, shnum, pulse=self._pulse)
+            prove(fd, status.st_size, si, shnum, pulse=self._pulse, strict=False)
         except CorruptShare:
             return True
         self._good.add(state)
@@ -91,7 +92,7 @@ class Standing:
 
 def told_of(fd: int, size: int, si: bytes, shnum: int) -> ProvenSlot | None:
     with suppress(CorruptShare):
-        return told_mutable(fd, size, si, shnum)
+        return told_mutable(fd, size, si, shnum, strict=False)
     return None
 
 
@@ -102,6 +103,8 @@ def instead(new: New, source_fd: int, standing: Standing, now: float) -> Verdict
     Of one that stands there damaged, the key counts as long as the signature proves it; where it does not, any share
     that proves may come, of the key that its siblings have: `fits_beside` sees to that.
     """
+    if unknown_version(standing.fd):
+        raise Refused(FAILURE, "a share of a version that is not known here is there")
     if isinstance(new, Immutable):
         if not standing.fails():
             if holds_mutable(standing.fd):
@@ -161,7 +164,7 @@ def _described(slot: ProvenSlot) -> str:
 
 def _container(standing: Standing) -> MutableContainer | None:
     with suppress(CorruptShare):
-        return slot_container(standing.fd, standing.size)
+        return slot_container(standing.fd, standing.size, strict=False)
     return None
 
 

@@ -69,7 +69,7 @@ def _standing(standing: Standing, kept: ProvenSlot) -> ProvenSlot | None:
 
 def _old(standing: Standing) -> MutableContainer | None:
     try:
-        return slot_container(standing.fd, standing.size)
+        return slot_container(standing.fd, standing.size, strict=False)
     except CorruptShare:
         return None
 

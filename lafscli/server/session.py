@@ -20,10 +20,9 @@ from lafscli.storage.packets import HEAD
 TICK = 1.0
 """Seconds between two calls of the backend's `tick`."""
 _BUFFER = 512 * 1024
-_ANSWERS = 1024 * 1024
 _FEW = 64 * 1024
 """With less room than that in the buffer, what is in it moves to its beginning."""
-_PIECE = 128 * 1024
+_PIECE = 256 * 1024
 """So much is sent between two looks at the clock."""
 
 
@@ -39,16 +38,16 @@ def serve(stream: Stream, backend: Backend, *, idle: float | None, note: Callabl
         with suppress(Exception):
             note(line)
 
-    def let_go() -> None:
+    def let_go(close: Callable[[], None]) -> None:
         try:
-            backend.close()
+            close()
         except Exception as error:
             careful(f"failed at the end of a connection: {described(error)}")
 
     with ExitStack() as ending:
-        ending.callback(stream.close)
-        ending.callback(let_go)
-        answers = Answers(_ANSWERS)
+        ending.callback(let_go, stream.close)
+        ending.callback(let_go, backend.close)
+        answers = Answers()
         requests = Requests(backend, answers, careful)
         ending.callback(requests.close)
         _Conversation(stream, backend, requests, answers, idle, careful).run()
@@ -90,6 +89,8 @@ class _Conversation:
             self._note("gave up: the client does not take its answers")
         except OSError:
             pass  # only the stream raises one here: the client is gone
+        except Exception as error:
+            self._note(f"failed at a conversation: {described(error)}")
 
     # ---- in
 
@@ -126,7 +127,7 @@ class _Conversation:
                 return self._broken(number, f"a packet of {length} bytes")
             if end > self._end:
                 return True
-            if self._answers.full:
+            if self._answers.enough:
                 self._send()
             if self._greeted and kind != packets.INIT:
                 self._requests.answer(kind, number, self._view[body:end])
@@ -152,7 +153,7 @@ class _Conversation:
 
     def _broken(self, number: int, why: str) -> bool:
         """Answer as far as that can be, and go on with nothing: where the next packet begins, nobody knows."""
-        if self._answers.full:
+        if self._answers.enough:
             self._send()
         self._answers.status(number, BAD_MESSAGE, why)
         self._note(f"gave up: the client breaks the protocol: {why}")

@@ -29,6 +29,7 @@ MAX_REPLY = 256 * 1024
 """Bytes of the body of an EXTENDED_REPLY."""
 MAX_OFFSET = (1 << 63) - 1
 """No file is longer."""
+_ENOUGH = 64 * 1024
 _MAX_PATH = 4096
 _MAX_MESSAGE = 500
 _MAX_U32 = (1 << 32) - 1
@@ -138,22 +139,18 @@ class Body:
 class Answers:
     """Answers in the order they were given, gathered in one buffer until they are sent.
 
-    Each has room as long as `full` is false; one that is refused on the way (an exception) leaves nothing behind.
+    One that fails on the way (an exception) leaves nothing behind.
     """
 
-    def __init__(self, size: int) -> None:
-        self._size = max(size, 2 * (MAX_PACKET + 4))
-        self._buffer = bytearray(self._size)
+    def __init__(self) -> None:
+        self._buffer = bytearray(_ENOUGH + MAX_PACKET + 4)
         self._view = memoryview(self._buffer)
         self._end = 0
 
     @property
-    def full(self) -> bool:
-        """The next answer may find no room."""
-        return self._size - self._end < MAX_PACKET + 4
-
-    def __len__(self) -> int:
-        return self._end
+    def enough(self) -> bool:
+        """They are to be sent before the next one is given: the client has what to do, and the next needs the room."""
+        return self._end >= _ENOUGH
 
     def take(self) -> memoryview:
         """All of them, to be sent before the next one is given."""

@@ -23,7 +23,8 @@ from tests.sshd import SshServers
 
 LEAST = 0.7
 OURS, THEIRS = "ours", "internal-sftp"
-_SHARE = f"{'a' * 26}.0.{'t' * 26}"
+_SHARE = f"{'a' * 26}.0.{'q' * 26}"
+"""The name of a share in staging/."""
 _SESSIONS_END = 10.0
 
 
