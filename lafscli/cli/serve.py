@@ -12,6 +12,7 @@ import click
 
 from lafscli.cli.frame import Frame
 from lafscli.cli.options import DURATION, SIZE, command
+from lafscli.cli.servefiles import CONNECTIONS, HISTORY, IDLE, LOGIN, key_files, parse_address
 from lafscli.config import environment
 from lafscli.errors import UsageError
 
@@ -21,10 +22,6 @@ if TYPE_CHECKING:
 _MODES = {"listen": "--listen", "stdio": "--stdio", "scrub": "--scrub", "print_setup": "--print-setup"}
 _LISTENING = ("host_key", "authorized_keys", "max_connections", "login_timeout")
 _OPEN_FILES = 8192
-HISTORY = 20
-CONNECTIONS = 100
-LOGIN = 30
-IDLE = 1800
 
 
 @command("serve")
@@ -82,7 +79,7 @@ def serve(frame: Frame, **given: Any) -> None:
     elif given["scrub"]:
         from lafscli.cli.hosting import scrub
 
-        scrub(frame, root)
+        scrub(frame, str(root))
     else:
         _raise_open_files()
         os.umask(0o077)
@@ -143,9 +140,9 @@ def _stdio(frame: Frame, offer: Offer, given: dict[str, Any]) -> int:
 
 
 def _listen(frame: Frame, offer: Offer, given: dict[str, Any]) -> int:
-    from lafscli.server.daemon import Daemon
-    from lafscli.server.listener import Limits
+    from lafscli.server.callers import Limits
     from lafscli.server.record import Record
+    from lafscli.server.sshserver import SshServer
 
     host, port = parse_address(given["listen"])
     host_key, keys = key_files(frame, given)
@@ -154,39 +151,16 @@ def _listen(frame: Frame, offer: Offer, given: dict[str, Any]) -> int:
         login=given["login_timeout"] or LOGIN,
         idle=given["idle_timeout"],
     )
-    daemon = Daemon(offer, limits, Record(_log_file(frame)), host_key, keys)
+    server = SshServer(offer, limits, Record(_log_file(frame)), host_key, keys)
 
     def ready(addresses: list[str]) -> None:
-        shown = {"listening": addresses, "fingerprint": daemon.fingerprint, "root": str(offer.root)}
+        shown = {"listening": addresses, "fingerprint": server.fingerprint, "root": str(offer.root)}
         where = " and ".join(addresses)
         frame.out.show(shown, "")
-        frame.out.tell(f"serving {offer.root} at {where}, host key {daemon.fingerprint}")
+        frame.out.tell(f"serving {offer.root} at {where}, host key {server.fingerprint}")
         _tell_systemd()
 
-    return 128 + daemon.run(host, port, ready)
-
-
-def parse_address(text: str) -> tuple[str, int]:
-    """Host and port of HOST:PORT; an IPv6 address stands in brackets; `*` or nothing is all addresses."""
-    host, _, port = text.rpartition(":")
-    if host.startswith("[") and host.endswith("]"):
-        host = host[1:-1]
-    elif ":" in host:
-        port = ""
-    if not (port.isascii() and port.isdecimal() and len(port) < 6 and int(port) < 65536):
-        raise UsageError(f"not an address to listen at: {text!r}", hint="HOST:PORT, such as 0.0.0.0:2222 or [::]:2222")
-    return ("" if host == "*" else host), int(port)
-
-
-def key_files(frame: Frame, given: dict[str, Any]) -> tuple[Path, Path]:
-    """The host key and the list of keys that may log in: as named, else in `serve/` of the lafs home."""
-    named = [given["host_key"], given["authorized_keys"]]
-    folder = frame.home().path / "serve" if None in named else Path()
-    usual = ("host_key", "authorized_keys")
-    host_key, keys = (
-        Path(os.path.abspath(name)) if name is not None else folder / usual[number] for number, name in enumerate(named)
-    )
-    return host_key, keys
+    return 128 + server.run(host, port, ready)
 
 
 def _log_file(frame: Frame) -> Path | None:

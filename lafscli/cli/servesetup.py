@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from lafscli.cli.frame import Frame
+from lafscli.cli.servefiles import IDLE, key_files, parse_address
 
 _SYSTEM_STATE = Path("/var/lib/lafs")
 _USER = "lafs"
@@ -99,8 +100,6 @@ _TEXT = """\
 
 def print_setup(frame: Frame, root: Path, given: dict[str, Any]) -> None:
     """Print the unit and the lines; --json has each on its own."""
-    from lafscli.cli.serve import key_files, parse_address
-
     as_root = os.geteuid() == 0
     user = _USER if as_root else pwd.getpwuid(os.geteuid()).pw_name
     named = {"host_key": given["host_key"], "authorized_keys": given["authorized_keys"]}
@@ -164,8 +163,6 @@ def _program() -> list[str]:
 
 def _passed_on(given: dict[str, Any], names: Any) -> list[str]:
     """The options that were given, as words again."""
-    from lafscli.cli.serve import IDLE
-
     words: list[str] = []
     for name in names:
         value = given[name]

@@ -10,26 +10,18 @@ import json
 import logging
 import resource
 import select
-import signal
 import socket
 import threading
 import time
 from base64 import b64encode
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from functools import partial
 from io import StringIO
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lafscli.errors import LafsError
-from lafscli.server import hostkey, keys
-from lafscli.server.ending import EndingStream, Stopped
+from lafscli.server.callers import Caller, Limits
 from lafscli.server.hostkey import HostKey
 from lafscli.server.keys import Key, fingerprint
-from lafscli.server.listener import Caller, Limits, Listener, listening, named
-from lafscli.server.offer import Offer
-from lafscli.server.record import Record
 
 if TYPE_CHECKING:
     import paramiko
@@ -61,69 +53,19 @@ _EXCHANGES = (
 _NO_SIGNATURES = ("ssh-rsa", "ssh-dss")  # SHA-1
 
 
-class Daemon:
-    """The SSH server as a whole: an offer, its limits, its keys. Nothing listens before `run`."""
+def prepare() -> None:
+    """Load what connections need, once for all the processes that come; paramiko's own log goes nowhere."""
+    import paramiko  # noqa: F401
 
-    def __init__(self, offer: Offer, limits: Limits, record: Record, host_key: Path, authorized_keys: Path) -> None:
-        self._offer = offer
-        self._limits = limits
-        self._record = record
-        self._authorized_keys = authorized_keys
-        offer.prepare()
-        self._host_key, made = hostkey.load_or_make(host_key)
-        if made:
-            record.note(f"made the host key {host_key}")
-        self.fingerprint = self._host_key.fingerprint
-
-    def run(self, host: str, port: int, ready: Callable[[list[str]], None]) -> int:
-        """Serve until SIGTERM or SIGINT, whose number is the answer; `ready` hears the addresses that are listened at.
-        LafsError where that can't begin."""
-        import paramiko  # noqa: F401 — once, for all the processes that come
-
-        _silence()
-        sockets = listening(host, port)
-        listener = Listener(sockets, self._limits, self._record, self._keys, self._connection, self._session)
-        return listener.run(lambda: ready([named(each.getsockname()) for each in sockets]))
-
-    def _keys(self) -> dict[bytes, Key]:
-        """The keys that may log in, now, each with a root that can be served."""
-        found = {}
-        for blob, key in keys.load(self._authorized_keys, self._record.note).items():
-            try:
-                if key.root is not None:
-                    self._offer.under(key).prepare()
-                found[blob] = key
-            except LafsError as error:
-                self._record.note(f"key refused: {error.message}", key=key.fingerprint)
-        return found
-
-    def _connection(
-        self, taken: socket.socket, control: socket.socket, caller: Caller, allowed: dict[bytes, Key]
-    ) -> None:
-        """The work of a connection process."""
-        resource.setrlimit(resource.RLIMIT_DATA, (_MEMORY, resource.getrlimit(resource.RLIMIT_DATA)[1]))
-        threading.stack_size(_STACK)
-        note = partial(self._record.note, peer=caller.peer, connection=caller.number)
-        _Connection(taken, control, caller, allowed, self._host_key, self._limits, note).run()
-
-    def _session(self, descriptor: int, caller: Caller, key: Key) -> None:
-        """The work of a session process."""
-        note = self._record.about(peer=caller.peer, connection=caller.number, key=key.fingerprint)
-        idle = self._limits.idle
-        stream = EndingStream(descriptor, descriptor, timeout=idle, signals=[signal.SIGTERM])
-        with suppress(Stopped):
-            self._offer.under(key).serve(stream, who=f"{caller.peer} {key.fingerprint}", idle=idle, note=note)
-
-
-def _silence() -> None:
-    """Let paramiko's own log go nowhere, and cost nothing."""
     log = logging.getLogger("paramiko")
     log.addHandler(logging.NullHandler())
     log.setLevel(logging.CRITICAL + 1)
     log.propagate = False
 
 
-class _Connection:
+class Connection:
+    """The SSH side of a connection: the work of a connection process."""
+
     def __init__(
         self,
         taken: socket.socket,
@@ -134,6 +76,8 @@ class _Connection:
         limits: Limits,
         note: Callable[..., None],
     ) -> None:
+        resource.setrlimit(resource.RLIMIT_DATA, (_MEMORY, resource.getrlimit(resource.RLIMIT_DATA)[1]))
+        threading.stack_size(_STACK)
         self._wire = _Wire(taken)
         self._control = control
         self._caller = caller
@@ -401,7 +345,7 @@ def _server_class() -> type[Any]:
     class Server(paramiko.ServerInterface):
         """What a client may do. All that is not here, paramiko refuses."""
 
-        def __init__(self, connection: _Connection) -> None:
+        def __init__(self, connection: Connection) -> None:
             self._connection = connection
 
         def get_allowed_auths(self, username: str) -> str:  # noqa: ARG002

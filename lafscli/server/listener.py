@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import errno
 import gc
-import ipaddress
 import json
 import os
 import selectors
@@ -24,49 +23,20 @@ from base64 import b64decode
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
 from types import FrameType
 from typing import Any
 
 from lafscli.errors import LafsError
+from lafscli.server.addresses import named, source
+from lafscli.server.callers import Caller, Limits
 from lafscli.server.keys import Key
 from lafscli.server.record import Record
 
 STOPPING = 1.8
 """Seconds for an orderly end of everything; then what is left is killed."""
 _FULL = b"too many connections here, try again later\r\n"  # RFC 4253 §4.2: a client shows such lines, or skips them
-_BACKLOG = 128
 _MESSAGE = 4096
 _NO_ROOM = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """How much at once. `login`, `idle`: seconds until a connection without a login, or without a word, ends."""
-
-    connections: int = 100
-    login: float = 30
-    idle: float = 1800
-    logging_in: int = 32
-    per_address: int = 16
-    sessions: int = 10
-
-
-@dataclass(slots=True, eq=False)
-class Caller:
-    """One TCP connection. Without a process it waits for its turn to log in."""
-
-    number: int
-    peer: str
-    source: str
-    arrived: float
-    taken: socket.socket | None
-    control: socket.socket | None = None
-    pid: int = 0
-    key: Key | None = None
-    sessions: set[int] = field(default_factory=set)
-    heard: bytes = b""
-    descriptors: list[int] = field(default_factory=list)
 
 
 class Listener:
@@ -109,13 +79,13 @@ class Listener:
             ready()
             while not self._asked & {signal.SIGTERM, signal.SIGINT}:
                 for chosen, _ in self._selector.select(1.0 if self._waiting else None):
-                    if chosen.data is not None:
-                        self._hear(chosen.data)
-                    elif chosen.fileobj is wake:
+                    if chosen.fileobj is wake:
                         _drain(wake)
-                    else:
+                    elif chosen.data is None:
                         assert isinstance(chosen.fileobj, socket.socket)
                         self._accept(chosen.fileobj)
+                    elif chosen.data.control is not None:
+                        self._hear(chosen.data)
                 self._reap()
                 self._admit()
                 if signal.SIGHUP in self._asked:
@@ -142,18 +112,18 @@ class Listener:
                 time.sleep(0.05)  # it stays in the queue; somebody must end first
             return
         self._count += 1
-        caller = Caller(self._count, named(address), _source(address), time.monotonic(), taken)
+        caller = Caller(self._count, named(address), source(address), time.monotonic(), taken)
         logged_in = sum(1 for each in self._callers.values() if each.key is not None)
         if logged_in >= self._limits.connections:
             self._turn_away(caller, f"{logged_in} connections are the most that were allowed")
             return
         if len(self._waiting) >= self._limits.connections:
             crowds = Counter(each.source for each in self._waiting)
-            source, crowd = crowds.most_common(1)[0]
+            crowded, crowd = crowds.most_common(1)[0]
             if crowds[caller.source] + 1 >= crowd:
                 self._turn_away(caller, f"{len(self._waiting)} wait for their login already")
                 return
-            loser = next(each for each in reversed(self._waiting) if each.source == source)
+            loser = next(each for each in reversed(self._waiting) if each.source == crowded)
             self._waiting.remove(loser)
             self._turn_away(loser, f"{crowd} of its address wait for their login")
         self._waiting.append(caller)
@@ -227,8 +197,12 @@ class Listener:
         if not data or len(caller.heard) > _MESSAGE:
             self._forget(caller)
             return
-        for line in lines:
-            self._obey(caller, json.loads(line))
+        try:
+            for line in lines:
+                self._obey(caller, json.loads(line))
+        except ValueError:
+            self._record.note("ended: its process talks nonsense", **_about(caller))
+            self._forget(caller)
 
     def _obey(self, caller: Caller, message: dict[str, Any]) -> None:
         if "login" in message and caller.key is None:
@@ -397,31 +371,6 @@ class Listener:
             self._say_wake.close()
 
 
-def listening(host: str, port: int) -> list[socket.socket]:
-    """Sockets that listen on all addresses of a host, on one port; 0 takes one that is free. LafsError if none can."""
-    try:
-        found = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-    except (OSError, UnicodeError) as error:
-        said = error.strerror if isinstance(error, OSError) else str(error)
-        raise LafsError(f"no address to listen on: {host}: {said}") from error
-    made: list[socket.socket] = []
-    try:
-        for family, _, _, _, address in dict.fromkeys(found):
-            if port == 0 and made:
-                address = (address[0], made[0].getsockname()[1], *address[2:])
-            made.append(socket.socket(family, socket.SOCK_STREAM))
-            made[-1].setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            if family == socket.AF_INET6:
-                made[-1].setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-            made[-1].bind(address)
-            made[-1].listen(_BACKLOG)
-    except OSError as error:
-        for each in made:
-            each.close()
-        raise LafsError(f"cannot listen on {named((host, port))}: {error.strerror}") from error
-    return made
-
-
 def _drain(wake: socket.socket) -> None:
     with suppress(BlockingIOError):
         while wake.recv(_MESSAGE):
@@ -436,20 +385,3 @@ def _signal(pid: int, number: int) -> None:
 def _about(caller: Caller) -> dict[str, Any]:
     key = caller.key.fingerprint if caller.key is not None else ""
     return {"peer": caller.peer, "connection": caller.number, "key": key}
-
-
-def named(address: Sequence[Any]) -> str:
-    """An address as people write it: `192.0.2.7:40000`, `[2001:db8::7]:40000`."""
-    host, port = address[:2]
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-
-
-def _source(address: Sequence[Any]) -> str:
-    """Whom an address counts for: itself, or of IPv6 the 64 bits that one subscriber has."""
-    try:
-        found = ipaddress.ip_address(str(address[0]).partition("%")[0])
-    except ValueError:
-        return str(address[0])
-    if isinstance(found, ipaddress.IPv6Address):
-        return str(found.ipv4_mapped or ipaddress.ip_network((found, 64), strict=False))
-    return str(found)
