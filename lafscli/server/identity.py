@@ -35,8 +35,9 @@ def check_new(old: bytes | None, new: bytes) -> None:
         known = Membership.parse(before)
     except ServerError as error:
         raise Refused(PERMISSION_DENIED, f"the {IDENTITY_FILE} that is there is damaged: {error.message}") from error
-    changed = sorted(key for key in {*before, *table} - set(FIELDS) if before.get(key) != table.get(key))
-    if changed or any(type(before[key]) is not type(table[key]) for key in before if key not in FIELDS):
+    # as text, for 1 is 1.0 otherwise, and no number is nan
+    changed = sorted(key for key in {*before, *table} - set(FIELDS) if repr(before.get(key)) != repr(table.get(key)))
+    if changed:
         raise Refused(PERMISSION_DENIED, f"of {IDENTITY_FILE} only the list of servers may change, not {changed[0]}")
     # one that its grid has let go is free to join another
     if known is not None and mine in known.node_ids:
