@@ -249,6 +249,26 @@ def test_a_slot_that_does_not_prove_is_named(container: bytes, message: str) -> 
         proven_slot(container)
 
 
+LONG = slots(5, b"x" * 6000, mdmf=True, segment_size=12)[0]
+LONG_LAYOUT = Header.parse(LONG, len(LONG)).layout
+
+
+@pytest.mark.parametrize(
+    ("offset", "message"),
+    [
+        (LONG_LAYOUT.block_hash_tree[0], "share hash chain"),
+        (LONG_LAYOUT.share_hash_chain[0] + 2, "share hash chain"),
+        (LONG_LAYOUT.block_hash_tree[0] + 40, "block hash tree: a node above"),
+        (LONG_LAYOUT.eof - 1, "block hash tree: leaf 511"),
+        (LONG_LAYOUT.block_hash_tree[0] - 1, "block hash tree: leaf 499"),
+    ],
+)
+def test_a_tree_that_is_not_in_the_head_of_a_slot_is_proven(offset: int, message: str) -> None:
+    proven_slot(mutable(LONG))
+    with pytest.raises(CorruptShare, match=message):
+        proven_slot(mutable(patched(LONG, offset, bytes([LONG[offset] ^ 1]))))
+
+
 def test_a_slot_of_which_only_blocks_are_bad_still_tells_its_key() -> None:
     for part in (SLOT_HEADER.block(0)[0], SLOT_LAYOUT.block_hash_tree[0], SLOT_LAYOUT.share_hash_chain[0] + 2):
         container = mutable(patched(SLOT, part, b"xx"))

@@ -104,6 +104,7 @@ class Keeper:
                 os.fdatasync(source_fd)
             with self.turns.turn(si), self._shelves.shares(si, make=True) as folder:
                 fence()
+                _insist_on_name(source_fd, source_dir_fd, source_name)
                 with self._shelves.share(folder, shnum) as found:
                     if found is None:
                         fits_beside(self._shelves, folder, new, si, shnum)
@@ -283,8 +284,12 @@ def _held(fd: int, folder: int, name: str) -> Iterator[int]:
         raise Refused(FAILURE, "it is open for writing still") from None
     try:
         found = plain_file(fd, name)
-        if found.st_nlink != 1 or not same_file(fd, folder, name):
-            raise Refused(FAILURE, "what was staged has another name, or none")
+        _insist_on_name(fd, folder, name)
         yield found.st_size
     finally:
         fcntl.flock(fd, fcntl.LOCK_UN)
+
+
+def _insist_on_name(fd: int, folder: int, name: str) -> None:
+    if os.fstat(fd).st_nlink != 1 or not same_file(fd, folder, name):
+        raise Refused(FAILURE, "what was staged has another name, or none")
