@@ -529,6 +529,75 @@ def test_ten_thousand_open_files(root: Path) -> None:
         refused(lambda: client.open(SHARE))
 
 
+def test_what_fallen_clients_left_is_swept_once_a_day(root: Path) -> None:
+    mine = token()
+    left = [
+        *(f"staging/{TEXT}.0.{token()}", f"staging/server.toml.{token()}", f"staging/.clock.{'a' * 16}"),
+        *(f"{folder}/.probe.{mine}" for folder in ("staging", "shares", "locks", "trash", "quarantine")),
+        *(f"locks/.{mine}/{mine}/owner", f"staging/.probe.{mine}.3/in/file", f"locks/.clock.{mine}"),
+    ]
+    young = f"staging/{TEXT}.1.{token()}"
+    kept = [young, f"locks/.broken.{TEXT}.{mine}/{mine}/0", "staging/foreign", f"{GUARD}/{mine}/0"]
+    before = everything(root)
+    for path in (*left, *kept):
+        (root / path).parent.mkdir(parents=True, exist_ok=True)
+        (root / path).write_bytes(b"x")
+    old = (root / SHARE).stat().st_mtime - 2 * DAY
+    for found in sorted(root.rglob("*"), reverse=True):
+        if found.name not in young and "history" not in found.parts:
+            os.utime(found, (old, old))
+    with talking(root):
+        pass
+    there = {name for name in everything(root) if (root / name).is_file()}
+    assert there == {*(name for name in before if (root / name).is_file()), *left, *kept}, "not on the first day"
+    mark = root / "history" / ".serve" / "swept"
+    os.utime(mark, (old, old))
+    with talking(root) as writer:  # it is swept as this one comes
+        assert writer.get(SHARE) == good()
+    assert set(everything(root)) - set(before) == {
+        *(*kept, kept[1].rpartition("/")[0], kept[1].split("/0")[0].rpartition("/")[0], GUARD, f"{GUARD}/{mine}")
+    }
+
+
+def test_what_is_being_written_is_not_swept(root: Path) -> None:
+    old = (root / SHARE).stat().st_mtime - 2 * DAY
+    with talking(root) as writer:
+        path = stage(writer, b"slow")
+        handle = writer.open(path, WRITE)
+        os.utime(root / path, (old, old))
+        os.utime(root / "history" / ".serve" / "swept", (old, old))
+        with talking(root, APPEND_ONLY):
+            pass
+        writer.write(handle, 4, b"ly")
+        assert writer.get(path) == b"slowly"
+
+
+def test_probes_leave_nothing_behind(root: Path) -> None:
+    before = everything(root)
+    name = f".probe.{token()}"
+    base = f"staging/{name}"
+    with talking(root) as client, talking(root) as other:
+        client.put(f"{base}.1", b"x")
+        client.mkdir(f"{base}.3")
+        client.mkdir(f"{base}.3/in")
+        client.put(f"{base}.3/in/file", b"x")
+        client.rename(f"{base}.3", f"{base}.4")
+        client.link(f"{base}.1", f"{base}.2")
+        for folder in ("shares", "staging", "locks", "trash", "quarantine"):
+            client.rename(f"{base}.1", f"{folder}/{name}")
+            client.rename(f"{folder}/{name}", f"{base}.1")
+            refused(lambda folder=folder: client.mkdir(f"{folder}/.probe.{token()}.x"))  # type: ignore[misc]
+        client.rename(f"{base}.1", f"trash/{name}")
+        assert client.get(f"trash/{name}") == b"x"
+        refused(lambda: client.put(f"shares/.probe.{token()}", b"x"))
+        refused(lambda: client.mkdir(f"shares/.probe.{token()}"))
+        refused(lambda: client.put(f"{base}.5", bytes(5000)))
+        refused(lambda: client.rename(f"{base}.2", f"staging/.probe.{token()}.1"))
+        refused(lambda: client.opendir("trash"))
+        assert other.listdir("staging") == []
+    assert everything(root) == before
+
+
 # ---- a disk that is full
 
 

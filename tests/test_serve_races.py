@@ -113,7 +113,10 @@ LINKED = [
 ]
 
 
-@pytest.mark.parametrize("sort", ["folder outside", "dangling", "itself", "absolute"])
+SLOW = [pytest.param(sort, marks=pytest.mark.slow) for sort in ("folder outside", "dangling", "itself")]
+
+
+@pytest.mark.parametrize("sort", ["absolute", *SLOW])
 @pytest.mark.parametrize("linked", LINKED)
 def test_no_link_is_followed(root: Path, outside: Path, linked: str, sort: str) -> None:
     before = everything(outside)

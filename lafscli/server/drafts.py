@@ -18,8 +18,6 @@ from lafscli.server.superseded import superseded
 from lafscli.storage.owner import OWNER_SIZE
 from lafscli.storage.serverfile import MAX_SIZE
 
-MOST_MADE = 1 << 16
-"""Names that one connection may have in staging at once."""
 _SMALL = {Kind.NEW_IDENTITY: MAX_SIZE, Kind.CLOCK: 64, Kind.PROBE: 4096, Kind.MAKING_OWNER: OWNER_SIZE}
 """Files that are not shares, and how long they may be."""
 
@@ -56,8 +54,10 @@ class Drafts:
                 self._guards.insist(spot.si, spot.token)
             case Kind.MAKING_OWNER if flags & CREATE and self._guards.makes(spot.token):
                 return
-            case Kind.NEW_IDENTITY | Kind.CLOCK | Kind.PROBE if flags & CREATE:
+            case Kind.NEW_IDENTITY | Kind.CLOCK if flags & CREATE:
                 return
+            case Kind.PROBE if flags & CREATE and spot.names[0] == "staging":
+                return  # to other folders it comes by being moved
             case Kind.IDENTITY:
                 raise Refused(PERMISSION_DENIED, "server.toml comes by staging it and renaming that")
             case _:
@@ -88,8 +88,7 @@ class Drafts:
             except FileNotFoundError:
                 if not flags & CREATE:
                     raise
-        if len(self._shown.made) >= MOST_MADE:
-            raise Refused(FAILURE, "too many staged files on one connection")
+        self._shown.insist_on_room()
         with self._quota.taken(ENTRY):
             descriptor = self._jail.open(spot.names, os.O_RDWR | os.O_CREAT | os.O_EXCL)
         self._remember(spot)

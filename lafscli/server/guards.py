@@ -134,8 +134,10 @@ class Guards:
         """`mv locks/<SI> locks/.broken.<SI>.<token>`: by who has it, or who judges it dead (spec 10 §1.4)."""
         with self._turn(si), asking():
             self._jail.rename(("locks", b32encode(si)), ("locks", f".broken.{b32encode(si)}.{token}"))
-        for mine in [mine for mine, guard in self._held.items() if guard.si == si and not self._stands(si, mine)]:
+        gone = [mine for mine, guard in self._held.items() if guard.si == si and not self._stands(si, mine)]
+        for mine in gone:
             del self._held[mine]
+        self._note(f"{'set aside' if gone else 'broke'} the guard on {b32encode(si)}")
 
     def forget(self, token: str) -> None:
         """A guard, made or being made, was removed name by name."""
@@ -153,8 +155,8 @@ class Guards:
         made = ("locks", f".{token}", token)
         try:
             with asking():
-                self._quota.take(2 * ENTRY)
-                self._jail.mkdir(made)
+                with self._quota.taken(ENTRY):
+                    self._jail.mkdir(made)
                 now = self._write_owner(made, seconds, f"{theirs or 'unknown'} {self._who}".strip())
             with self._turn(si):
                 try:
@@ -203,7 +205,7 @@ class Guards:
 
         me = this_process(seconds)
         data = me.serialise() + tomli_w.dumps({"client": client}).encode("utf-8", "replace")
-        with self._jail.folder(folder) as above:
+        with self._quota.taken(ENTRY + len(data)), self._jail.folder(folder) as above:
             flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
             descriptor = os.open(OWNER, flags, FILE_MODE, dir_fd=above)
             try:
@@ -269,7 +271,6 @@ class Guards:
                     staged = set(self._jail.names(("locks", b32encode(guard.si), token))) - {OWNER}
                     if staged:
                         self.leave(guard.si, token)
-                        self._note(f"set the guard on {b32encode(guard.si)} aside: its connection ended")
                     else:
                         self._remove(guard.si, token)
             self._held.pop(token, None)

@@ -118,6 +118,7 @@ class Staged(Plain):
         if os.fstat(self._descriptor).st_nlink == 0:
             fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             self._quota.free(os.fstat(self._descriptor).st_size + ENTRY)
+            self._quota.settle()
 
 
 class Leases(Plain):

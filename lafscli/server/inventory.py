@@ -8,10 +8,9 @@ import stat
 from collections.abc import Iterator
 from contextlib import suppress
 
-from lafscli.primitives.encoding import b32decode
 from lafscli.server.backend import FAILURE, Refused
 from lafscli.server.jail import Jail
-from lafscli.server.spots import Kind, spot_of
+from lafscli.server.spots import Kind, is_folder, is_number, spot_of
 
 MOST = 8000
 """Shares of one answer, and of one question."""
@@ -61,7 +60,7 @@ def _in_prefix(folder: int, prefix: str, si: str, number: int) -> Iterator[Share
         # a prefix of millions of objects is listed piece by piece
         names = heapq.nsmallest(MOST, (name for name in os.listdir(folder) if name >= begin and len(name) == 26))
         for name in names:
-            if spot_of(("shares", prefix, name)).kind is not Kind.FOLDER:
+            if not is_folder(prefix, name):
                 continue
             for shnum, size in numbers_in(folder, name):
                 if name > si or shnum > number:
@@ -80,11 +79,13 @@ def numbers_in(prefix: int, name: str) -> list[tuple[int, int]]:
     found: list[tuple[int, int]] = []
     try:
         for number in os.listdir(folder):
-            if number.isdecimal() and number.isascii() and len(number) < 4 and str(int(number)) == number:
-                with suppress(FileNotFoundError):
+            if is_number(number):
+                try:
                     status = os.stat(number, dir_fd=folder, follow_symlinks=False)
-                    if stat.S_ISREG(status.st_mode) and int(number) < 256:
-                        found.append((int(number), status.st_size))
+                except FileNotFoundError:
+                    continue
+                if stat.S_ISREG(status.st_mode):
+                    found.append((int(number), status.st_size))
     finally:
         os.close(folder)
     found.sort()
@@ -101,7 +102,7 @@ class Presence:
 
     def size(self, si: str, shnum: int) -> int | None:
         """Size of the container of a share."""
-        return dict(self.numbers(si)).get(shnum) if shnum < 0 else self._size(si, shnum)
+        return self._size(si, shnum) if is_number(str(shnum)) else None
 
     def numbers(self, si: str) -> list[tuple[int, int]]:
         """Every share of a storage index, and its size."""
@@ -135,7 +136,3 @@ class Presence:
             os.close(self._folder)
             self._folder = -1
         self._prefix = ""
-
-
-def share_of(text: str, shnum: int) -> tuple[bytes, int]:
-    return b32decode(text), shnum

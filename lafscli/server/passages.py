@@ -17,7 +17,7 @@ Shares come in by the keeper alone. Nothing leads out of `shares/`.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from enum import Enum
 
@@ -46,11 +46,14 @@ class How(Enum):
 class Passages:
     """The moves of one connection. Methods raise Refused, and OSError where the system refuses."""
 
-    def __init__(self, jail: Jail, guards: Guards, keeper: Keeper, quota: Quota) -> None:
+    def __init__(
+        self, jail: Jail, guards: Guards, keeper: Keeper, quota: Quota, *, note: Callable[[str], None]
+    ) -> None:
         self._jail = jail
         self._guards = guards
         self._keeper = keeper
         self._quota = quota
+        self._note = note
 
     def move(self, old: Spot, new: Spot, how: How) -> None:
         """Do it, or Refused."""
@@ -150,6 +153,7 @@ class Passages:
                     self._quota.free(ENTRY + len(standing or b""))
                 else:
                     self._jail.rename(old.names, (IDENTITY_FILE,))
+                self._note(f"changed {IDENTITY_FILE}")
 
     def _read(self, names: tuple[str, ...]) -> bytes | None:
         try:

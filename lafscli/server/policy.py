@@ -25,7 +25,7 @@ from lafscli.server.backend import (
     OpenFile,
     Refused,
 )
-from lafscli.server.drafts import MOST_MADE, Drafts
+from lafscli.server.drafts import Drafts
 from lafscli.server.extensions import NAMES, Extensions
 from lafscli.server.guards import Guards
 from lafscli.server.handles import Leases, Plain
@@ -34,8 +34,9 @@ from lafscli.server.jail import Jail, asking
 from lafscli.server.keeper import Keeper
 from lafscli.server.passages import REMOVED_HOW, How, Passages
 from lafscli.server.quota import ENTRY, Quota
-from lafscli.server.shown import FOLDERS, Shown
+from lafscli.server.shown import FOLDERS, MOST_MADE, Shown
 from lafscli.server.spots import Kind, Paths, Spot
+from lafscli.server.sweeping import sweep
 from lafscli.server.terms import Policy
 
 __all__ = ["Policy", "PolicyFiles"]
@@ -59,12 +60,15 @@ class PolicyFiles:
         random_bytes: Callable[[int], bytes] = os.urandom,
     ) -> None:
         self.policy = policy
-        self._paths = Paths([Path(os.path.abspath(root)), root.resolve()], None if home is None else home.absolute())
+        self._paths = Paths([Path(os.path.abspath(root)), root.resolve()], home)
         self._jail = Jail(root)
-        if not policy.read_only:
-            prepare(self._jail, random_bytes)
         root_fd = self._jail.root_fd
-        self._quota = Quota(root_fd, policy.quota, policy.reserve, now=now)
+        if policy.read_only:
+            self._quota = Quota(root_fd, None, 0, now=now)
+        else:
+            prepare(self._jail, random_bytes)
+            self._quota = Quota(root_fd, policy.quota, policy.reserve, now=now)
+            sweep(self._jail, self._quota, now=now, note=note)
         self._keeper = Keeper(
             root_fd,
             append_only=policy.append_only,
@@ -94,7 +98,7 @@ class PolicyFiles:
             now=now,
             note=note,
         )
-        self._passages = Passages(self._jail, self._guards, self._keeper, self._quota)
+        self._passages = Passages(self._jail, self._guards, self._keeper, self._quota, note=note)
         self._extensions = Extensions(policy, self._jail, self._guards, self._keeper, self._passages, self._quota)
         self._folders: set[tuple[str, ...]] = set()
         self._placing = False
@@ -213,7 +217,10 @@ class PolicyFiles:
         spot = self._place(path)
         with self._changing():
             match spot.kind:
-                case Kind.SHARES | Kind.STAGING | Kind.LOCKS | Kind.PREFIX | Kind.FOLDER | Kind.PROBE:
+                case Kind.SHARES | Kind.STAGING | Kind.LOCKS | Kind.PREFIX | Kind.FOLDER:
+                    self._mkdir(spot)
+                case Kind.PROBE if spot.names[0] == "staging":
+                    self._shown.insist_on_room()
                     self._mkdir(spot)
                 case Kind.MAKING:
                     self._guards.make(spot.token)
@@ -229,9 +236,11 @@ class PolicyFiles:
     def _mkdir(self, spot: Spot) -> None:
         if self._jail.there(spot.names) is not None:
             raise Refused(FAILURE, "it exists already")
+        if len(self._folders) >= MOST_MADE:
+            raise Refused(FAILURE, "too many folders without a share in them")
         with self._quota.taken(ENTRY):
             self._jail.mkdir(spot.names)
-        if spot.kind is Kind.FOLDER and len(self._folders) < MOST_MADE:
+        if spot.kind is Kind.FOLDER:
             self._folders.add(spot.names)
         elif spot.kind is Kind.PROBE:
             self._shown.made.add(spot.names)

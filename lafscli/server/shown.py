@@ -7,13 +7,15 @@ import stat
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 
-from lafscli.server.backend import NO_SUCH_FILE, Attrs, Refused
+from lafscli.server.backend import FAILURE, NO_SUCH_FILE, Attrs, Refused
 from lafscli.server.guards import Guards
 from lafscli.server.jail import Jail, attrs_of
 from lafscli.server.quota import ENTRY, Quota
 from lafscli.server.spots import Kind, Spot, spot_of
 
 DAY = 24 * 3600
+MOST_MADE = 1 << 16
+"""Names that one connection may have in staging at once, and folders without a share."""
 FOLDERS = {
     *(Kind.ROOT, Kind.SHARES, Kind.PREFIX, Kind.FOLDER, Kind.STAGING, Kind.LOCKS, Kind.MAKING, Kind.MAKING_INSIDE),
     *(Kind.GUARD, Kind.HOLDER, Kind.BROKEN, Kind.BROKEN_HOLDER),
@@ -31,6 +33,11 @@ class Shown:
         self._now = now
         self.made: set[tuple[str, ...]] = set()
         """In staging, and probes elsewhere."""
+
+    def insist_on_room(self) -> None:
+        """Whether one more may be made."""
+        if len(self.made) >= MOST_MADE:
+            raise Refused(FAILURE, "too many staged files on one connection")
 
     def look(self, spot: Spot) -> Attrs:
         if spot.kind is Kind.HIDDEN:

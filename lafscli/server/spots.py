@@ -11,6 +11,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
+from itertools import product
 from pathlib import Path
 
 from lafscli.primitives.encoding import b32decode
@@ -120,6 +121,8 @@ _CANDIDATES: dict[tuple[str, int], tuple[Kind, ...]] = {
     ("quarantine", 2): (Kind.PROBE,),
 }
 _MOST_SHNUM = 255
+_FOLDER_NAME = re.compile(_SI)
+_NUMBER_NAME = re.compile(_NUMBER)
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,6 +149,16 @@ class Spot:
         return "/" + "/".join(self.names)
 
 
+def is_folder(prefix: str, name: str) -> bool:
+    """Whether this is the name of the folder of a storage index, in that of its prefix."""
+    return name.startswith(prefix) and _FOLDER_NAME.fullmatch(name) is not None
+
+
+def is_number(name: str) -> bool:
+    """Whether this is the name of a share in such a folder."""
+    return _NUMBER_NAME.fullmatch(name) is not None and int(name) <= _MOST_SHNUM
+
+
 def spot_of(names: Sequence[str]) -> Spot:
     """The place that these names lead to."""
     names = tuple(names)
@@ -168,9 +181,10 @@ class Paths:
 
     def __init__(self, roots: Sequence[Path], home: Path | None) -> None:
         self._roots = [_words(bytes(root)) for root in dict.fromkeys(roots)]
-        self._home = None if home is None else _words(bytes(home))
-        if self._home is not None and any(_below(self._home, root) for root in self._roots):
-            self._home = None  # a login folder in the served one is no place to start from
+        given = [] if home is None else dict.fromkeys((home.absolute(), home.resolve()))
+        homes = [_words(bytes(each)) for each in given]
+        # a login folder in the served one is no place to start from
+        self._homes = [each for each in homes if not any(_below(each, root) for root in self._roots)]
 
     def spot(self, path: bytes) -> Spot:
         """The place that a path of the client names; Refused for what can't be a path."""
@@ -182,8 +196,9 @@ class Paths:
         plain = _spot(names)
         if plain.kind is not Kind.NOWHERE:
             return plain
-        whole = names if path.startswith(b"/") or self._home is None else _words(b"/".join([*self._home, path]))
-        for root in self._roots:
+        starts = [[]] if path.startswith(b"/") else self._homes
+        for start, root in product(starts, self._roots):
+            whole = _words(b"/".join([*start, path]))
             if whole[: len(root)] == root:
                 return _spot(whole[len(root) :])
         return plain
