@@ -103,6 +103,8 @@ def _check(given: dict[str, Any]) -> None:
     for name in ("login_timeout", "idle_timeout"):
         if given[name] == 0:
             raise UsageError(f"--{name.replace('_', '-')} of 0 would end every connection", hint="lafs help serve")
+    if given["listen"]:
+        parse_address(given["listen"])
     if given["append_only"] and given["read_only"]:
         raise UsageError("--append-only and --read-only do not go together", hint="--read-only refuses more")
     if given["history"] and given["stdio"] and not given["append_only"]:

@@ -17,8 +17,10 @@ IDLE = 1800
 
 def parse_address(text: str) -> tuple[str, int]:
     """Host and port of HOST:PORT; an IPv6 address stands in brackets; `*` or nothing is all addresses."""
-    host, _, port = text.rpartition(":")
-    if host.startswith("[") and host.endswith("]"):
+    host, colon, port = text.rpartition(":")
+    if not colon:
+        port = ""
+    elif host.startswith("[") and host.endswith("]"):
         host = host[1:-1]
     elif ":" in host:
         port = ""

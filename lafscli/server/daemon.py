@@ -34,8 +34,8 @@ _LONGEST = _MAX_PACKET + 1024
 """Bytes of one SSH packet."""
 _BEFORE_LOGIN = 256 * 1024
 """Bytes that one may send who has not logged in: some kilobytes are needed for each of ten tries."""
-_MEMORY = 512 * 1024 * 1024
-"""Of data in this process: who sends more than the window allows ends their own connection."""
+_MEMORY = 256 * 1024 * 1024
+"""Of data in this process: what a client sends past all that we look at ends its own connection."""
 _STACK = 512 * 1024
 _CHANNELS = 100_000
 """One after the other on one connection: paramiko keeps the number of each."""
@@ -134,6 +134,9 @@ class Connection:
                     break
             elif now > deadline:
                 ended = f"ended: no login within {self._limits.login:g} seconds"
+                break
+            if any(len(each.in_buffer) + len(each.in_stderr_buffer) > 2 * _WINDOW for each in self._channels):
+                ended = "ended: it sends more than the window allows"  # paramiko does not look
                 break
             if hung_up.poll(0):
                 ended = "ended by the server"

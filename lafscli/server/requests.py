@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import struct
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -47,7 +46,6 @@ _CHANGES = APPEND | CREATE | TRUNCATE | EXCLUSIVE
 _FLAGS = READ | WRITE | _CHANGES
 _NAMES_BYTES = 96 * 1024
 """So much of a folder goes into one answer; an entry has less than 1 KiB."""
-_PLACE = struct.Struct(">QI")
 
 Note = Callable[[str], None]
 

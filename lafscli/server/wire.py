@@ -36,9 +36,7 @@ _MAX_U32 = (1 << 32) - 1
 
 _SIZE, _OWNER, _MODE, _TIMES, _EXTENDED = 1, 2, 4, 8, 1 << 31
 _KNOWN = _SIZE | _OWNER | _MODE | _TIMES | _EXTENDED
-_PAIR = struct.Struct(">II")
 
-_STATUS = struct.Struct(">IBIII")
 _DATA = struct.Struct(">IBII")
 _ATTRS = struct.Struct(">IQIIIII")
 _STATVFS = struct.Struct(">11Q")
