@@ -24,8 +24,6 @@ MOST = 1000
 """Guards that one connection may have at once."""
 _SECONDS = 20.0
 _TOUCHES = 4
-_QUIET = 100.0
-"""Seconds after which a client that asks for nothing is taken for paused: its guards are not kept fresh any more."""
 _HELD = Refused(FAILURE, "guard held")
 _LOST = Refused(NO_SUCH_FILE, "this guard is not yours, or was broken")
 
@@ -251,12 +249,11 @@ class Guards:
         self._asked = self._now()
 
     def tick(self) -> None:
-        """Show that the holders of guards taken by a call live."""
+        """Show that the holders of guards taken by a call live. A client that has asked for nothing for as long as its
+        guard may stay untouched is taken for paused: one that holds guards asks for something more often."""
         now = self._now()
-        if now - self._asked > _QUIET:
-            return
         for token, guard in list(self._held.items()):
-            if guard.kept and now - guard.touched >= guard.every:
+            if guard.kept and guard.every <= now - guard.touched and now - self._asked <= _TOUCHES * guard.every:
                 guard.touched = now
                 with suppress(OSError), self._jail.folder(("locks", b32encode(guard.si), token)) as folder:
                     os.utime(OWNER, dir_fd=folder, follow_symlinks=False)

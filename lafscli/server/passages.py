@@ -97,8 +97,11 @@ class Passages:
                 self._guards.insist(old.si, old.token)
 
         fence()
-        with self._source(old) as (descriptor, above):
-            self._keeper.place(descriptor, above, old.name, old.si, old.shnum, replace=replace, fence=fence)
+        # It is moved by its whole way below `locks/`: one who breaks the guard by a plain rename knows of no turns, but
+        # takes that way away, and the move fails (spec 10 §1.3).
+        name = "/".join(old.names[1:])
+        with self._source(old) as (descriptor, _), self._jail.folder(old.names[:1]) as top:
+            self._keeper.place(descriptor, top, name, old.si, old.shnum, replace=replace, fence=fence)
 
     def put_away(self, spot: Spot) -> None:
         """A share that fails its own proof into quarantine, under the guard that `spot` is in."""
