@@ -61,6 +61,7 @@ class Place:
     pipes: bool = True
     ssh_config: str | None = None
     served: str | None = None
+    lock_seconds: float | None = None
 
     @classmethod
     def parse(cls, text: str) -> Self:
@@ -106,6 +107,8 @@ class Place:
         for index, server in enumerate(self.servers()):
             files = Absent() if index in without else wrap(index, self.files(index))
             store = FolderStore(server, files, random_bytes=os.urandom)
+            if self.lock_seconds is not None:
+                world = {"lock_seconds": self.lock_seconds, **world}
             if world:
                 store.locks = Reach(str(self.root(index)), tuple(server.features)).locks(files, **world)
             stores.append(store)
