@@ -284,6 +284,7 @@ class Locks:
             if not isinstance(mine, FileMissing):
                 raise mine if isinstance(mine, FileError) else FileError("a guard of ours can't be broken there")
             self._given_up.add(token)
+            self._untidy.add(si)  # where a guard ends with its connection, the server has put aside what was in it
             del self._unsure[token]
 
     # ---- watching
