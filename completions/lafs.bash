@@ -68,7 +68,7 @@ _lafs() {
         if [[ -z $ended ]]; then
             case $word in
                 --) ended=1; continue ;;
-                --color|--log-file|--limit-rate|--timeout|--home|--encoding|--from-tahoe|--site|--node-id|--permutation-seed|--option|--format|--private-key|--segment-size|--offset|--length|--name|--size|--type|--sample|--assume-lost|--max-time)
+                --color|--log-file|--limit-rate|--timeout|--home|--encoding|--from-tahoe|--site|--node-id|--permutation-seed|--option|--format|--private-key|--segment-size|--offset|--length|--name|--size|--type|--sample|--assume-lost|--max-time|--root|--listen|--quota|--reserve|--history|--host-key|--authorized-keys|--max-connections|--login-timeout|--idle-timeout)
                     [[ ${COMP_WORDS[i+1]} == = ]] && i=$((i + 1))
                     i=$((i + 1))
                     continue
@@ -115,6 +115,16 @@ _lafs() {
             "check":--max-time) :; return ;;
             "repair":--assume-lost) :; return ;;
             "repair":--max-time) :; return ;;
+            "serve":--root) _lafs_files -d; return ;;
+            "serve":--listen) :; return ;;
+            "serve":--quota) :; return ;;
+            "serve":--reserve) :; return ;;
+            "serve":--history) :; return ;;
+            "serve":--host-key) _lafs_files -f; return ;;
+            "serve":--authorized-keys) _lafs_files -f; return ;;
+            "serve":--max-connections) :; return ;;
+            "serve":--login-timeout) :; return ;;
+            "serve":--idle-timeout) :; return ;;
         esac
         if [[ $cur == -* ]]; then
             case $command in
@@ -135,6 +145,7 @@ _lafs() {
                 'manifest') word='--storage-index --verify-cap --read-cap' ;;
                 'check') word='-r --recursive --verify --sample --repair --rebalance --assume-lost --add-lease --max-time --force' ;;
                 'repair') word='-r --recursive --assume-lost --add-lease --max-time --force' ;;
+                'serve') word='--root --listen --stdio --scrub --print-setup --append-only --read-only --quota --reserve --history --host-key --authorized-keys --max-connections --login-timeout --idle-timeout' ;;
                 '') word=--version ;;
                 *) word= ;;
             esac
@@ -143,8 +154,8 @@ _lafs() {
         fi
     fi
     case $command:$count in
-        :*) _lafs_words 'init server encoding alias grid put get cat ls mkdir ln mv rm cp find manifest stats cap batch check repair renew share completion help man' ;;
-        server:*) _lafs_words 'add list status remove drain replace' ;;
+        :*) _lafs_words 'init server encoding alias grid put get cat ls mkdir ln mv rm cp find manifest stats cap batch check repair renew share serve completion help man' ;;
+        server:*) _lafs_words 'add list status remove scan drain replace' ;;
         alias:*) _lafs_words 'create add list remove rename' ;;
         grid:*) _lafs_words 'export import' ;;
         cap:*) _lafs_words 'show read verify' ;;
@@ -181,8 +192,8 @@ _lafs() {
         "share show":*) _lafs_files -f ;;
         "share find":*) _lafs_targets ;;
         "completion":*) _lafs_words 'bash zsh fish' ;;
-        "help":*) _lafs_words 'init server encoding alias grid put get cat ls mkdir ln mv rm cp find manifest stats cap batch check repair renew share completion help man' ;;
-        "man":*) _lafs_words 'init server encoding alias grid put get cat ls mkdir ln mv rm cp find manifest stats cap batch check repair renew share completion help man' ;;
+        "help":*) _lafs_words 'init server encoding alias grid put get cat ls mkdir ln mv rm cp find manifest stats cap batch check repair renew share serve completion help man' ;;
+        "man":*) _lafs_words 'init server encoding alias grid put get cat ls mkdir ln mv rm cp find manifest stats cap batch check repair renew share serve completion help man' ;;
     esac
 }
 

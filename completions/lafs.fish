@@ -8,7 +8,7 @@ function __lafs_at --description 'Is the command before the cursor this one?'
             continue
         end
         switch $word
-            case --color --log-file --limit-rate --timeout --home --encoding --from-tahoe --site --node-id --permutation-seed --option --format --private-key --segment-size --offset --length --name --size --type --sample --assume-lost --max-time
+            case --color --log-file --limit-rate --timeout --home --encoding --from-tahoe --site --node-id --permutation-seed --option --format --private-key --segment-size --offset --length --name --size --type --sample --assume-lost --max-time --root --listen --quota --reserve --history --host-key --authorized-keys --max-connections --login-timeout --idle-timeout
                 set skip 1
             case '-*'
             case '*'
@@ -66,6 +66,7 @@ complete -c lafs -n '__lafs_at' -a check -d 'Count the shares of objects, or pro
 complete -c lafs -n '__lafs_at' -a repair -d 'Bring objects back to all their shares'
 complete -c lafs -n '__lafs_at' -a renew -d 'Renew the leases of what is stored'
 complete -c lafs -n '__lafs_at' -a share -d 'Shares on servers and on disk'
+complete -c lafs -n '__lafs_at' -a serve -d 'Serve a folder of shares over SFTP, and keep them from harm'
 complete -c lafs -n '__lafs_at' -a completion -d 'Print the completion script for a shell'
 complete -c lafs -n '__lafs_at' -a help -d 'Show the help of a command, or list the commands'
 complete -c lafs -n '__lafs_at' -a man -d 'Show the manual page of a command'
@@ -73,6 +74,7 @@ complete -c lafs -n '__lafs_at server' -a add -d 'Add a server under a name'
 complete -c lafs -n '__lafs_at server' -a list -d 'List the servers of this home'
 complete -c lafs -n '__lafs_at server' -a status -d 'Ask servers how they are'
 complete -c lafs -n '__lafs_at server' -a remove -d 'Forget a server; its shares stay there'
+complete -c lafs -n '__lafs_at server' -a scan -d 'List every share on a server'
 complete -c lafs -n '__lafs_at server' -a drain -d 'Copy our shares from a server to the others'
 complete -c lafs -n '__lafs_at server' -a replace -d 'Put a new server in the place of another'
 complete -c lafs -n '__lafs_at alias' -a create -d 'Make a directory and give it a name'
@@ -207,6 +209,21 @@ complete -c lafs -n '__lafs_at renew' -a '(__lafs_at_files) (__lafs_aliases :)'
 complete -c lafs -n '__lafs_at share show' -F
 complete -c lafs -n '__lafs_at share find' -F
 complete -c lafs -n '__lafs_at share find' -a '(__lafs_at_files) (__lafs_aliases :)'
+complete -c lafs -n '__lafs_at serve' -l root -x -a '(__fish_complete_directories)' -d 'The folder that holds shares/; made if it is not there'
+complete -c lafs -n '__lafs_at serve' -l listen -x -d 'Be an SSH server at this address; port 0 takes a free one'
+complete -c lafs -n '__lafs_at serve' -l stdio -d 'Speak SFTP on stdin and stdout, under the system\'s sshd'
+complete -c lafs -n '__lafs_at serve' -l scrub -d 'Prove all shares, set bad ones aside, and end'
+complete -c lafs -n '__lafs_at serve' -l print-setup -d 'Print a systemd unit and authorized_keys lines for this machine'
+complete -c lafs -n '__lafs_at serve' -l append-only -d 'Nobody removes anything; replaced versions are kept'
+complete -c lafs -n '__lafs_at serve' -l read-only -d 'Nobody changes anything'
+complete -c lafs -n '__lafs_at serve' -l quota -x -d 'Bytes that all below DIR may take'
+complete -c lafs -n '__lafs_at serve' -l reserve -x -d 'Bytes that stay free on the disk (default: 0)'
+complete -c lafs -n '__lafs_at serve' -l history -x -d 'Replaced versions that are kept of each share, append-only (default: 20)'
+complete -c lafs -n '__lafs_at serve' -l host-key -r -F -d 'The key that --listen shows; made if it is not there'
+complete -c lafs -n '__lafs_at serve' -l authorized-keys -r -F -d 'The public keys that --listen lets in'
+complete -c lafs -n '__lafs_at serve' -l max-connections -x -d 'Logged in at once with --listen (default: 100)'
+complete -c lafs -n '__lafs_at serve' -l login-timeout -x -d 'How long a login may take with --listen (default: 30s)'
+complete -c lafs -n '__lafs_at serve' -l idle-timeout -x -d 'End a connection that is silent for so long (default: 30m)'
 complete -c lafs -n '__lafs_at completion' -a 'bash zsh fish'
-complete -c lafs -n '__lafs_at help' -a 'init server encoding alias grid put get cat ls mkdir ln mv rm cp find manifest stats cap batch check repair renew share completion help man'
-complete -c lafs -n '__lafs_at man' -a 'init server encoding alias grid put get cat ls mkdir ln mv rm cp find manifest stats cap batch check repair renew share completion help man'
+complete -c lafs -n '__lafs_at help' -a 'init server encoding alias grid put get cat ls mkdir ln mv rm cp find manifest stats cap batch check repair renew share serve completion help man'
+complete -c lafs -n '__lafs_at man' -a 'init server encoding alias grid put get cat ls mkdir ln mv rm cp find manifest stats cap batch check repair renew share serve completion help man'

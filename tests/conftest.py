@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.serving import ListenServers, StdioServers
 from tests.sshd import SshServers
 
 # what a shell gave the tests to ignore (nohup, a job in the background), the programs they start would ignore too
@@ -79,3 +80,29 @@ def mount() -> Iterator[Mount]:
     yield act
     for folder in mounted:
         subprocess.run(["umount", "-l", str(folder)], check=False)
+
+
+@pytest.fixture
+def start_listening(tmp_path: Path) -> Iterator[Callable[..., ListenServers]]:
+    """Call it with a count, options and keywords of ListenServers; what it started ends with the test."""
+    with ExitStack() as stack:
+        made: list[ListenServers] = []
+
+        def start(count: int = 1, *options: str, **more: str) -> ListenServers:
+            made.append(ListenServers(tmp_path / f"listen{len(made)}", count, *options, **more))
+            return stack.enter_context(made[-1])
+
+        yield start
+
+
+@pytest.fixture
+def start_stdio(tmp_path: Path) -> Iterator[Callable[..., StdioServers]]:
+    """The same for `lafs serve --stdio` under sshd."""
+    with ExitStack() as stack:
+        made: list[StdioServers] = []
+
+        def start(count: int = 1, *options: str, **more: object) -> StdioServers:
+            made.append(StdioServers(tmp_path / f"stdio{len(made)}", count, *options, **more))
+            return stack.enter_context(made[-1])
+
+        yield start

@@ -68,6 +68,8 @@ class TableGroup(click.Group):
         from difflib import get_close_matches
 
         close = get_close_matches(name, self.list_commands(ctx), n=3, cutoff=0.6)
+        swapped = [each for each in close if sorted(each) == sorted(name)]
+        close = swapped or close  # the same letters in another order: a slip, and no doubt what was meant
         suggestion = f"; did you mean {' or '.join(close)}?" if close else ""
         ctx.fail(f"no such command: {f'{self.prefix} {name}'.strip()}{suggestion}")
 

@@ -40,8 +40,9 @@ class Option(NamedTuple):
 SETUP = "Set-up"
 FILES = "Files and directories"
 HEALTH = "Health"
+SERVING = "Serving"
 TOOL = "The tool itself"
-GROUPS = (SETUP, FILES, HEALTH, TOOL)
+GROUPS = (SETUP, FILES, HEALTH, SERVING, TOOL)
 
 FAMILIES = (
     Family("server", SETUP, "The servers of this home."),
@@ -57,6 +58,7 @@ COMMANDS = (
     Command("server list", "lafscli.cli.servers", "list_", SETUP, "List the servers of this home."),
     Command("server status", "lafscli.cli.servers", "status", SETUP, "Ask servers how they are."),
     Command("server remove", "lafscli.cli.servers", "remove", SETUP, "Forget a server; its shares stay there."),
+    Command("server scan", "lafscli.cli.scanning", "scan", SETUP, "List every share on a server."),
     Command("server drain", "lafscli.cli.moves", "drain_", SETUP, "Copy our shares from a server to the others."),
     Command("server replace", "lafscli.cli.moves", "replace_", SETUP, "Put a new server in the place of another."),
     Command("encoding", "lafscli.cli.setup", "encoding", SETUP, "Show or set how many shares a file gets."),
@@ -90,6 +92,9 @@ COMMANDS = (
     Command("renew", "lafscli.cli.renewing", "renew", HEALTH, "Renew the leases of what is stored."),
     Command("share show", "lafscli.cli.shares", "show", HEALTH, "Show what is in a share."),
     Command("share find", "lafscli.cli.shares", "find", HEALTH, "Ask every server for the shares of an object."),
+    Command(
+        "serve", "lafscli.cli.serve", "serve", SERVING, "Serve a folder of shares over SFTP, and keep them from harm."
+    ),
     Command("completion", "lafscli.cli.generate", "completion", TOOL, "Print the completion script for a shell."),
     Command("help", "lafscli.cli.generate", "help_", TOOL, "Show the help of a command, or list the commands."),
     Command("man", "lafscli.cli.generate", "man", TOOL, "Show the manual page of a command."),

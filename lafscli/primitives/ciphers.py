@@ -1,4 +1,4 @@
-"""AES-128-CTR from any offset, and RSA-2048 keys (spec 01 §5, §6). The one door to `cryptography`.
+"""AES-128-CTR from any offset, RSA-2048 keys (spec 01 §5, §6), SSH host keys. The one door to `cryptography`.
 
 The library is imported where it is used first: it costs 25 ms at start-up that most commands never need.
 """
@@ -123,6 +123,28 @@ def load_private_key_pem(text: bytes) -> PrivateKey:
     except CorruptShare as error:
         raise UsageError(error.message) from error
     return PrivateKey(_pkcs8(private), public, private)
+
+
+def make_host_key() -> bytes:
+    """A new Ed25519 key, the way OpenSSH writes one without a passphrase."""
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+    from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+
+    return Ed25519PrivateKey.generate().private_bytes(Encoding.PEM, PrivateFormat.OpenSSH, NoEncryption())
+
+
+def host_key_public(text: bytes) -> bytes | None:
+    """The 32 public bytes of an Ed25519 key as OpenSSH writes one; None where it is no such key or has a passphrase."""
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+    from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_ssh_private_key
+
+    try:
+        key = load_ssh_private_key(text, password=None)
+    except Exception:  # the library has no one error for what is wrong with a key
+        return None
+    if not isinstance(key, Ed25519PrivateKey):
+        return None
+    return key.public_key().public_bytes(Encoding.Raw, PublicFormat.Raw)
 
 
 def load_public_key(der: bytes) -> PublicKey:

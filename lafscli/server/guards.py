@@ -25,8 +25,6 @@ MOST = 1000
 """Guards that one connection may have at once."""
 _SECONDS = 20.0
 _TOUCHES = 4
-_QUIET = 100.0
-"""Seconds after which a client that asks for nothing is taken for paused: its guards are not kept fresh any more."""
 _HELD = Refused(FAILURE, "guard held")
 _LOST = Refused(NO_SUCH_FILE, "this guard is not yours, or was broken")
 
@@ -64,6 +62,7 @@ class Guards:
         self._note = note
         self._making: set[str] = set()
         self._held: dict[tuple[bytes, str], _Guard] = {}
+        self._emptied: set[bytes] = set()
         self._asked = now()
 
     # ---- whose is it
@@ -150,8 +149,8 @@ class Guards:
     def forget(self, si: bytes, token: str) -> None:
         """A guard, made or being made, was removed name by name."""
         self._making.discard(token)
-        if self._held.pop((si, token), None) is not None:
-            self._leave_nothing(si)
+        if self._held.pop((si, token), None) is not None and len(self._emptied) < MOST:
+            self._emptied.add(si)
 
     def _drop_lost(self, some: list[tuple[bytes, str]]) -> bool:
         """Forget those that do not stand any more; whether there were any."""
@@ -282,12 +281,11 @@ class Guards:
         self._asked = self._now()
 
     def tick(self) -> None:
-        """Show that the holders of guards taken by a call live."""
+        """Show that the holders of guards taken by a call live. A client that has asked for nothing for as long as its
+        guard may stay untouched is taken for paused: one that holds guards asks for something more often."""
         now = self._now()
-        if now - self._asked > _QUIET:
-            return
         for (si, token), guard in list(self._held.items()):
-            if guard.kept and now - guard.touched >= guard.every:
+            if guard.kept and guard.every <= now - guard.touched and now - self._asked <= _TOUCHES * guard.every:
                 guard.touched = now
                 with suppress(OSError), self._jail.folder(("locks", b32encode(si), token)) as folder:
                     os.utime(OWNER, dir_fd=folder, follow_symlinks=False)
@@ -304,6 +302,8 @@ class Guards:
                     else:
                         self._remove(si, token)
             self._held.pop((si, token), None)
+        for si in self._emptied:
+            self._leave_nothing(si)
 
     def _unmake(self, token: str) -> None:
         unmake(self._jail, self._quota, token)

@@ -1,0 +1,370 @@
+"""SSH with paramiko: one connection, in a process of its own. Public keys and the sftp subsystem, and nothing else.
+
+Two threads pump the bytes of a session between its channel and a socket, at whose other end another process speaks
+SFTP. So this process has the cryptography, that one the files, and neither waits for the other.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import resource
+import select
+import socket
+import threading
+import time
+from base64 import b64encode
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from io import StringIO
+from typing import TYPE_CHECKING, Any
+
+from lafscli.server.callers import Caller, Limits
+from lafscli.server.hostkey import HostKey
+from lafscli.server.keys import Key, fingerprint
+
+if TYPE_CHECKING:
+    import paramiko
+    from paramiko.message import Message
+
+_WINDOW = 4 * 1024 * 1024
+_MAX_PACKET = 256 * 1024
+_PIECE = 256 * 1024
+_LONGEST = _MAX_PACKET + 1024
+"""Bytes of one SSH packet."""
+_BEFORE_LOGIN = 256 * 1024
+"""Bytes that one may send who has not logged in: some kilobytes are needed for each of ten tries."""
+_MEMORY = 256 * 1024 * 1024
+"""Of data in this process: what a client sends past all that we look at ends its own connection."""
+_STACK = 512 * 1024
+_CHANNELS = 100_000
+"""One after the other on one connection: paramiko keeps the number of each."""
+_POLL = 0.25
+_LAST_WORDS = 0.5
+"""Seconds for passing on what the sessions have said, when the listener hangs up."""
+
+# Of these, what the installed paramiko has. GCM takes a third of the time that CTR and a MAC do.
+_CIPHERS = ("aes128-gcm@openssh.com", "aes256-gcm@openssh.com", "aes128-ctr", "aes192-ctr", "aes256-ctr")
+_MACS = ("hmac-sha2-256-etm@openssh.com", "hmac-sha2-512-etm@openssh.com", "hmac-sha2-256", "hmac-sha2-512")
+_EXCHANGES = (
+    *("mlkem768x25519-sha256", "curve25519-sha256@libssh.org", "ecdh-sha2-nistp256", "ecdh-sha2-nistp384"),
+    *("ecdh-sha2-nistp521", "diffie-hellman-group16-sha512"),
+)
+_NO_SIGNATURES = ("ssh-rsa", "ssh-dss")  # SHA-1
+
+
+def prepare() -> None:
+    """Load what connections need, once for all the processes that come; paramiko's own log goes nowhere."""
+    import paramiko  # noqa: F401
+
+    log = logging.getLogger("paramiko")
+    log.addHandler(logging.NullHandler())
+    log.setLevel(logging.CRITICAL + 1)
+    log.propagate = False
+
+
+class Connection:
+    """The SSH side of a connection: the work of a connection process."""
+
+    def __init__(
+        self,
+        taken: socket.socket,
+        control: socket.socket,
+        caller: Caller,
+        allowed: dict[bytes, Key],
+        host_key: HostKey,
+        limits: Limits,
+        note: Callable[..., None],
+    ) -> None:
+        resource.setrlimit(resource.RLIMIT_DATA, (_MEMORY, resource.getrlimit(resource.RLIMIT_DATA)[1]))
+        threading.stack_size(_STACK)
+        self._wire = _Wire(taken)
+        self._control = control
+        self._caller = caller
+        self._allowed = allowed
+        self._limits = limits
+        self._note = note
+        self._lock = threading.Lock()
+        self._key: Key | None = None
+        self._told = False
+        self._user = ""
+        self._refused: set[str] = set()
+        self._channels: list[paramiko.Channel] = []
+        self._opened = 0
+        self._sessions: dict[int, socket.socket] = {}
+        self._last_session = time.monotonic()
+        self._transport = self._prepared(host_key)
+
+    def _prepared(self, host_key: HostKey) -> paramiko.Transport:
+        import paramiko
+
+        made: paramiko.Transport = _transport_class()(
+            self._wire,
+            default_window_size=_WINDOW,
+            default_max_packet_size=_MAX_PACKET,
+            disabled_algorithms={"pubkeys": list(_NO_SIGNATURES)},
+            packetizer_class=_packetizer_class(),
+        )
+        made.local_version = "SSH-2.0-lafs"
+        made.banner_timeout = made.handshake_timeout = made.auth_timeout = self._limits.login
+        made.add_server_key(paramiko.Ed25519Key.from_private_key(StringIO(host_key.pem.decode())))
+        security = made.get_security_options()
+        security.ciphers = _of(_CIPHERS, security.ciphers)
+        security.digests = _of(_MACS, security.digests)
+        security.kex = _of(_EXCHANGES, security.kex)
+        security.compression = ("none",)
+        return made
+
+    def run(self) -> None:
+        """Until the client is gone, has no session for too long, or the listener hangs up."""
+        transport = self._transport
+        transport.start_server(event=threading.Event(), server=_server_class()(self))
+        hung_up = select.poll()
+        hung_up.register(self._control, select.POLLIN)
+        deadline = self._caller.arrived + self._limits.login
+        ended = "closed"
+        while transport.is_active():
+            self._keep(transport.accept(_POLL))
+            now = time.monotonic()
+            if transport.is_authenticated():
+                self._wire.allow_all()
+                self._tell_login()
+                if not self._sessions and now > self._last_session + self._limits.idle:
+                    ended = f"ended: no session for {self._limits.idle:g} seconds"
+                    break
+            elif now > deadline:
+                ended = f"ended: no login within {self._limits.login:g} seconds"
+                break
+            if any(len(each.in_buffer) + len(each.in_stderr_buffer) > 2 * _WINDOW for each in self._channels):
+                ended = "ended: it sends more than the window allows"  # paramiko does not look
+                break
+            if hung_up.poll(0):
+                ended = "ended by the server"
+                self._wait_for_sessions()
+                break
+        self._finish(ended)
+
+    def _keep(self, channel: paramiko.Channel | None) -> None:
+        """Hold on to a channel until it is closed: paramiko itself does not, and one that nobody has is closed."""
+        self._channels = [each for each in self._channels if not each.closed]
+        if channel is not None:
+            self._channels.append(channel)
+
+    def _wait_for_sessions(self) -> None:
+        until = time.monotonic() + _LAST_WORDS
+        while self._sessions and time.monotonic() < until and self._transport.is_active():
+            time.sleep(0.01)
+
+    def _finish(self, ended: str) -> None:
+        self._transport.close()
+        with self._lock:
+            for session in self._sessions.values():
+                with suppress(OSError):
+                    session.shutdown(socket.SHUT_RDWR)
+        why = self._transport.get_exception()
+        if why is not None and str(why) and ended == "closed":
+            ended = f"closed: {why}"
+        if self._told and self._key is not None:
+            self._note(ended, key=self._key.fingerprint)
+        else:
+            self._note(f"{ended}, before a login" if ended.startswith("closed") else ended)
+
+    # ---- asked by paramiko, in its thread
+
+    def accepts(self, user: str, blob: bytes, plain: bool) -> bool:
+        """Whether a key may log in. The last one that may is the one whose signature paramiko then checks."""
+        self._user = user
+        self._key = self._allowed.get(blob) if plain else None
+        if self._key is None:
+            self._refuse(f"key refused: {fingerprint(blob)}, user {user!r}")
+        return self._key is not None
+
+    def _refuse(self, what: str) -> None:
+        if what not in self._refused:  # clients ask twice for each key
+            self._refused.add(what)
+            self._note(what)
+
+    def opens(self) -> bool:
+        """Whether one more channel may be opened: for each session one, whether it has asked for it yet or not."""
+        self._tell_login()
+        self._opened += 1
+        alive = sum(1 for each in self._channels if not each.closed)
+        return alive <= self._limits.sessions and self._opened <= _CHANNELS
+
+    def begin(self, channel: paramiko.Channel) -> bool:
+        """Begin a session on a channel; false where it has one, or there are too many."""
+        self._tell_login()
+        number = channel.get_id()
+        with self._lock:
+            if number in self._sessions or len(self._sessions) >= self._limits.sessions:
+                return False
+            ours, theirs = socket.socketpair()
+            self._sessions[number] = ours
+        with theirs:
+            if not self._say({"session": number}, theirs):
+                self._over(number)
+                return False
+        for pump in (self._up, self._down):
+            threading.Thread(target=pump, args=(channel, ours), daemon=True).start()
+        return True
+
+    def _tell_login(self) -> None:
+        """Tell the listener who has logged in, once."""
+        with self._lock:
+            if self._told or self._key is None:
+                return
+            self._told = True
+        self._note(f"logged in as {self._user!r}", key=self._key.fingerprint)
+        self._say({"login": b64encode(self._key.blob).decode()})
+
+    def _say(self, message: dict[str, Any], *descriptors: socket.socket) -> bool:
+        line = json.dumps(message).encode() + b"\n"
+        with self._lock:
+            try:
+                socket.send_fds(self._control, [line], [each.fileno() for each in descriptors])
+            except OSError:
+                return False
+        return True
+
+    # ---- pumps
+
+    def _up(self, channel: paramiko.Channel, ours: socket.socket) -> None:
+        """What the client sends, to the session."""
+        with suppress(OSError, EOFError):
+            while data := channel.recv(_PIECE):
+                ours.sendall(data)
+        with suppress(OSError):
+            ours.shutdown(socket.SHUT_WR)
+
+    def _down(self, channel: paramiko.Channel, ours: socket.socket) -> None:
+        """What the session answers, to the client; at its end the channel is closed."""
+        with suppress(Exception):  # the connection is lost, in whatever way paramiko says that
+            while data := ours.recv(_PIECE):
+                channel.sendall(data)
+            channel.send_exit_status(0)
+        with suppress(Exception):
+            channel.close()
+        self._over(channel.get_id())
+
+    def _over(self, number: int) -> None:
+        with self._lock:
+            ours = self._sessions.pop(number, None)
+            self._last_session = time.monotonic()
+        if ours is not None:
+            with suppress(OSError):
+                ours.shutdown(socket.SHUT_RDWR)
+            ours.close()
+
+
+class _Wire(socket.socket):
+    """The TCP connection; until a login only so many bytes are read from it."""
+
+    def __init__(self, taken: socket.socket) -> None:
+        super().__init__(fileno=taken.detach())
+        self._limited = True
+        self._left = _BEFORE_LOGIN
+        for level, option, value in _TCP_OPTIONS:
+            with suppress(OSError):
+                self.setsockopt(level, option, value)
+
+    def allow_all(self) -> None:
+        self._limited = False
+
+    def recv(self, size: int, flags: int = 0) -> bytes:
+        if not self._limited:
+            return super().recv(size, flags)
+        data = super().recv(min(size, max(self._left, 0)), flags)
+        self._left -= len(data)
+        return data  # b"" at the limit: the end, for who reads
+
+
+_TCP_OPTIONS = [(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1), (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)]
+_TCP_OPTIONS += [
+    (socket.IPPROTO_TCP, getattr(socket, name), value)
+    for name, value in (("TCP_KEEPIDLE", 60), ("TCP_KEEPINTVL", 15), ("TCP_KEEPCNT", 4))
+    if hasattr(socket, name)
+]
+
+
+def _of(wanted: Sequence[str], there: Sequence[str]) -> tuple[str, ...]:
+    return tuple(name for name in wanted if name in there)
+
+
+def _packetizer_class() -> type[Any]:
+    from paramiko.packet import Packetizer
+    from paramiko.ssh_exception import SSHException
+
+    class Bounded(Packetizer):
+        """Refuses a packet that is longer than we have allowed, before it is read."""
+
+        def read_all(self, n: int, check_rekey: bool = False) -> bytes:
+            if n > _LONGEST:
+                raise SSHException(f"a packet of {n} bytes")
+            return super().read_all(n, check_rekey)
+
+    return Bounded
+
+
+def _transport_class() -> type[Any]:
+    import paramiko
+
+    class Transport(paramiko.Transport):
+        """Lets the client's list of ciphers come first, and then offers the quickest kind that stands there.
+
+        A client takes the first of its list that we offer, and the usual ones have GCM at the end.
+        """
+
+        _client_first = True
+        _offer_gcm_alone = False
+
+        @property
+        def preferred_ciphers(self) -> tuple[str, ...]:
+            all_of_them = tuple(super().preferred_ciphers)
+            gcm = tuple(name for name in all_of_them if "-gcm@" in name)
+            return gcm if gcm and self._offer_gcm_alone else all_of_them
+
+        def _send_kex_init(self) -> None:
+            if self._client_first:
+                self._client_first = False
+                self.in_kex = True  # paramiko sends it in answer to the client's
+                return
+            super()._send_kex_init()  # type: ignore[misc]
+
+        def _negotiate_keys(self, m: Message) -> None:
+            self._client_first = False
+            lists = type(m)(m.asbytes())
+            lists.get_bytes(16)  # the cookie
+            _, _, to_us, from_us = (lists.get_list() for _ in range(4))
+            self._offer_gcm_alone = all(any("-gcm@" in name for name in names) for names in (to_us, from_us))
+            super()._negotiate_keys(m)  # type: ignore[misc]
+
+    return Transport
+
+
+def _server_class() -> type[Any]:
+    import paramiko
+    from paramiko import common
+
+    class Server(paramiko.ServerInterface):
+        """What a client may do. All that is not here, paramiko refuses."""
+
+        def __init__(self, connection: Connection) -> None:
+            self._connection = connection
+
+        def get_allowed_auths(self, username: str) -> str:  # noqa: ARG002
+            return "publickey"
+
+        def check_auth_publickey(self, username: str, key: paramiko.PKey) -> int:
+            plain = getattr(key, "public_blob", None) is None  # no certificate: nobody here could judge it
+            good = self._connection.accepts(username, key.asbytes(), plain)
+            return common.AUTH_SUCCESSFUL if good else common.AUTH_FAILED
+
+        def check_channel_request(self, kind: str, chanid: int) -> int:  # noqa: ARG002
+            if kind != "session":
+                return common.OPEN_FAILED_ADMINISTRATIVELY_PROHIBITED
+            return common.OPEN_SUCCEEDED if self._connection.opens() else common.OPEN_FAILED_RESOURCE_SHORTAGE
+
+        def check_channel_subsystem_request(self, channel: paramiko.Channel, name: str) -> bool:
+            return name == "sftp" and self._connection.begin(channel)
+
+    return Server
