@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from lafscli.primitives.encoding import b32encode
-from lafscli.server.backend import FAILURE, NO_SUCH_FILE, PERMISSION_DENIED, READ, WRITE, Refused
+from lafscli.server.backend import CREATE, FAILURE, NO_SUCH_FILE, PERMISSION_DENIED, READ, TRUNCATE, WRITE, Refused
 from lafscli.server.policy import Policy, PolicyFiles
 from lafscli.storage.owner import Owner, this_process
 from lafscli.storage.packets import string
@@ -217,6 +217,9 @@ def test_only_what_the_layout_of_guards_has_can_be_made(root: Path) -> None:
         refused(lambda: other.put(f"locks/.{mine}/{mine}/owner", b"x"))
         refused(lambda: client.put(f"locks/.{mine}/{mine}/owner", bytes(5000)))
         refused(lambda: other.replace(f"locks/.{mine}", GUARD))
+        client.remove(f"locks/.{mine}/{mine}/owner")
+        refused(lambda: client.replace(f"locks/.{mine}", GUARD))
+        client.put(f"locks/.{mine}/{mine}/owner", OWNER)
         client.replace(f"locks/.{mine}", GUARD)
         refused(lambda: client.rename(GUARD, f"locks/.broken.{b32encode(SI)}.{mine}"))
         refused(lambda: client.replace(GUARD, f"locks/.broken.{b32encode(SLOT_SI)}.{mine}"))
@@ -254,6 +257,12 @@ def test_what_a_fallen_writer_left_stays_until_something_as_new_stands(root: Pat
         # nor by way of the own guard
         other.replace(f"{left}/0", f"{mine}/0")
         assert "newer" in refused(lambda: other.remove(f"{mine}/0")).message
+        for act in (
+            lambda: other.open(f"{mine}/0", WRITE),
+            lambda: other.open(f"{mine}/0", WRITE | CREATE | TRUNCATE),
+            lambda: other.setstat(f"{mine}/0", Attributes(size=0)),
+        ):
+            assert "stays so" in refused(act).message
         other.replace(f"{mine}/0", SLOT)
         assert other.get(SLOT) == version(5)
         other.remove(f"{left}/owner")
@@ -377,12 +386,35 @@ def test_one_connection_has_so_many_and_no_more(root: Path, monkeypatch: pytest.
     assert locks(root) == []
 
 
+def test_two_guards_of_one_token_both_end(root: Path) -> None:
+    with talking(root) as client:
+        mine = token()
+        for si in (SI, SLOT_SI):
+            client.mkdir(f"locks/.{mine}")
+            client.mkdir(f"locks/.{mine}/{mine}")
+            client.put(f"locks/.{mine}/{mine}/owner", OWNER)
+            client.replace(f"locks/.{mine}", f"locks/{b32encode(si)}")
+            client.put(f"locks/{b32encode(si)}/{mine}/0", b"x")
+        # one of them goes where a name is taken
+        with talking(root) as other:
+            other.rename(f"locks/{b32encode(SI)}", f"locks/.broken.{b32encode(SI)}.{mine}")
+            client.mkdir(f"locks/.{mine}")
+            client.mkdir(f"locks/.{mine}/{mine}")
+            client.put(f"locks/.{mine}/{mine}/owner", OWNER)
+            client.replace(f"locks/.{mine}", f"locks/{b32encode(SI)}")
+            client.put(f"locks/{b32encode(SI)}/{mine}/0", b"x")
+    assert len(locks(root)) == 3
+    assert all(name.startswith(".broken.") for name in locks(root))
+
+
 def test_an_empty_guard_is_nobody_s(root: Path) -> None:
     (root / GUARD).mkdir()
     with talking(root) as client:
         mine = token()
         client.mkdir(f"locks/.{mine}")
         client.mkdir(f"locks/.{mine}/{mine}")
+        assert refused(lambda: client.replace(f"locks/.{mine}", GUARD)).code == NO_SUCH_FILE
+        client.put(f"locks/.{mine}/{mine}/owner", OWNER)
         refused(lambda: client.rename(f"locks/.{mine}", GUARD))
         client.rmdir(GUARD)
         client.rename(f"locks/.{mine}", GUARD)

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from lafscli.primitives.encoding import b32encode
 from lafscli.server.backend import CREATE, EXCLUSIVE, FAILURE, PERMISSION_DENIED, TRUNCATE, WRITE, Change, Refused
 from lafscli.server.guards import Guards
-from lafscli.server.handles import Staged, removing, writing
+from lafscli.server.handles import Staged, remove_file, writing
 from lafscli.server.jail import Jail
 from lafscli.server.passages import REMOVED_HOW
 from lafscli.server.quota import ENTRY, Quota
@@ -52,6 +52,8 @@ class Drafts:
                 return
             case Kind.HELD:
                 self._guards.insist(spot.si, spot.token)
+                if self._guards.adopted(spot.si, spot.token, spot.name):
+                    raise Refused(PERMISSION_DENIED, "it was moved here as it is, and stays so")
             case Kind.MAKING_OWNER if flags & CREATE and self._guards.makes(spot.token):
                 return
             case Kind.NEW_IDENTITY | Kind.CLOCK if flags & CREATE:
@@ -134,7 +136,7 @@ class Drafts:
                 pass
             case Kind.OWNER | Kind.HELD | Kind.ASIDE:
                 self._guards.insist(spot.si, spot.token)
-                if spot.kind is Kind.ASIDE or self._guards.adopted(spot.token, spot.name):
+                if spot.kind is Kind.ASIDE or self._guards.adopted(spot.si, spot.token, spot.name):
                     self._insist_on_superseded(spot)
             case Kind.BROKEN_OWNER | Kind.BROKEN_HELD | Kind.BROKEN_ASIDE:
                 if not self._guards.holds(spot.si):
@@ -156,18 +158,8 @@ class Drafts:
     def remove(self, spot: Spot) -> None:
         """Take a name away, if that may be."""
         self._insist_on_removal(spot)
-        descriptor = self._jail.open(spot.names, os.O_RDONLY)
-        try:
-            alone = removing(descriptor)
-            status = os.fstat(descriptor)
-            if not os.path.samestat(status, self._jail.look(spot.names)):
-                raise Refused(FAILURE, "another file has its name by now")
-            self._quota.begin()
-            self._jail.unlink(spot.names)
-            if alone and status.st_nlink == 1:
-                self._quota.free(status.st_size + ENTRY)
-        finally:
-            os.close(descriptor)
+        with self._jail.folder(spot.above) as above:
+            remove_file(above, spot.name, self._quota)
         self._shown.made.discard(spot.names)
         if spot.kind is Kind.STAGED:
             self._note(f"removed the staged {b32encode(spot.si)}.{spot.shnum}")

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 
 from lafscli.primitives.encoding import b32encode
 from lafscli.server.backend import FAILURE, NO_SUCH_FILE, PERMISSION_DENIED, Refused
+from lafscli.server.handles import remove_file
 from lafscli.server.jail import FILE_MODE, Jail, asking
 from lafscli.server.quota import ENTRY, Quota
 from lafscli.storage.moves import OWNER
@@ -30,7 +31,6 @@ _LOST = Refused(NO_SUCH_FILE, "this guard is not yours, or was broken")
 
 @dataclass(slots=True)
 class _Guard:
-    si: bytes
     kept: bool
     """Whether we show that its holder lives; else the client does."""
     every: float = 0.0
@@ -61,14 +61,15 @@ class Guards:
         self._random_bytes = random_bytes
         self._note = note
         self._making: set[str] = set()
-        self._held: dict[str, _Guard] = {}
+        self._held: dict[tuple[bytes, str], _Guard] = {}
+        self._emptied: set[bytes] = set()
         self._asked = now()
 
     # ---- whose is it
 
     def owns(self, si: bytes, token: str) -> bool:
         """Whether a guard was taken on this connection; whether it still stands, the disk tells."""
-        return token in self._held and self._held[token].si == si
+        return (si, token) in self._held
 
     def makes(self, token: str) -> bool:
         """Whether a guard is being made on this connection."""
@@ -76,7 +77,7 @@ class Guards:
 
     def holds(self, si: bytes) -> bool:
         """Whether this connection has the guard on a storage index now."""
-        return any(guard.si == si and self._stands(si, token) for token, guard in self._held.items())
+        return any(held == si and self._stands(held, token) for held, token in self._held)
 
     def insist(self, si: bytes, token: str) -> None:
         """NO_SUCH_FILE where the guard does not stand, PERMISSION_DENIED where it is another's."""
@@ -90,17 +91,25 @@ class Guards:
             return stat.S_ISDIR(self._jail.look(("locks", b32encode(si), token)).st_mode)
         return False
 
-    def adopt(self, token: str, name: str) -> None:
+    def adopt(self, si: bytes, token: str, name: str) -> None:
         """What lay elsewhere on the server is staged in it now."""
-        self._held[token].adopted.add(name)
+        self._held[si, token].adopted.add(name)
 
-    def adopted(self, token: str, name: str) -> bool:
-        return token in self._held and name in self._held[token].adopted
+    def placed(self, si: bytes, token: str, name: str) -> None:
+        """What was staged in it is in its place."""
+        if (si, token) in self._held:
+            self._held[si, token].adopted.discard(name)
+
+    def adopted(self, si: bytes, token: str, name: str) -> bool:
+        """Whether this came from elsewhere: others may need it."""
+        return (si, token) in self._held and name in self._held[si, token].adopted
 
     # ---- the plain way
 
     def make(self, token: str) -> None:
         """`mkdir locks/.<token>`"""
+        if len(self._making) + len(self._held) >= MOST:
+            self._drop_lost(list(self._held))
         if len(self._making) + len(self._held) >= MOST:
             raise Refused(FAILURE, "too many guards on one connection")
         with asking(), self._quota.taken(ENTRY):
@@ -114,33 +123,48 @@ class Guards:
         made, guard = ("locks", f".{token}"), ("locks", b32encode(si))
         with self._turn(si), asking():
             try:
+                self._jail.look((*made, token, OWNER))  # an empty guard is nobody's
                 if replace:
                     self._jail.replace(made, guard)
                 else:
                     self._jail.rename(made, guard)
             except FileNotFoundError:
-                self._making.discard(token)
+                if self._jail.there(made) is None:
+                    self._making.discard(token)
                 raise
             except OSError as error:
                 if error.errno in (errno.EEXIST, errno.ENOTEMPTY):
                     raise Refused(FAILURE, "a guard on it exists: it is held") from error
                 raise
             self._making.discard(token)
-            self._held[token] = _Guard(si, False)
+            self._held[si, token] = _Guard(False)
 
     def leave(self, si: bytes, token: str) -> None:
         """`mv locks/<SI> locks/.broken.<SI>.<token>`: by who has it, or who judges it dead (spec 10 §1.4)."""
         with self._turn(si), asking():
             self._jail.rename(("locks", b32encode(si)), ("locks", f".broken.{b32encode(si)}.{token}"))
-        gone = [mine for mine, guard in self._held.items() if guard.si == si and not self._stands(si, mine)]
-        for mine in gone:
-            del self._held[mine]
+        gone = self._drop_lost([held for held in self._held if held[0] == si])
         self._note(f"{'set aside' if gone else 'broke'} the guard on {b32encode(si)}")
 
-    def forget(self, token: str) -> None:
+    def forget(self, si: bytes, token: str) -> None:
         """A guard, made or being made, was removed name by name."""
-        self._held.pop(token, None)
         self._making.discard(token)
+        if self._held.pop((si, token), None) is not None and len(self._emptied) < MOST:
+            self._emptied.add(si)
+
+    def _drop_lost(self, some: list[tuple[bytes, str]]) -> bool:
+        """Forget those that do not stand any more; whether there were any."""
+        gone = [held for held in some if not self._stands(*held)]
+        for held in gone:
+            del self._held[held]
+        return bool(gone)
+
+    def _leave_nothing(self, si: bytes) -> None:
+        """An empty guard goes, if nobody was faster."""
+        with suppress(OSError):
+            self._quota.begin()
+            self._jail.rmdir(("locks", b32encode(si)))
+            self._quota.free(ENTRY)
 
     # ---- by one call
 
@@ -169,7 +193,7 @@ class Guards:
             if isinstance(error, Refused) and error.code == FAILURE and "held" in error.message:
                 raise _HELD from error
             raise
-        self._held[token] = _Guard(si, True, seconds / _TOUCHES, self._now())
+        self._held[si, token] = _Guard(True, seconds / _TOUCHES, self._now())
         return token, int(now)
 
     def release(self, si: bytes, token: str) -> None:
@@ -177,10 +201,10 @@ class Guards:
         self._insist_on_call(si, token)
         with self._turn(si):
             if not self._stands(si, token):
-                del self._held[token]
+                del self._held[si, token]
                 raise _LOST
             self._remove(si, token)
-        del self._held[token]
+        del self._held[si, token]
 
     def set_aside(self, si: bytes, token: str) -> None:
         """Give it up, and keep what is in it as in a broken one."""
@@ -188,10 +212,17 @@ class Guards:
         with self._turn(si):
             stands = self._stands(si, token)
             if stands:
-                self.leave(si, token)
-        self._held.pop(token, None)
+                self._put_aside(si, token)
+        self._held.pop((si, token), None)
         if not stands:
             raise _LOST
+
+    def _put_aside(self, si: bytes, token: str) -> None:
+        """Under the guard's own token; under another where that name is taken."""
+        try:
+            self.leave(si, token)
+        except Refused:
+            self.leave(si, b32encode(self._random_bytes(16)))
 
     def _insist_on_call(self, si: bytes, token: str) -> None:
         if not self.owns(si, token):
@@ -203,7 +234,8 @@ class Guards:
 
         me = this_process(seconds)
         data = me.serialise() + tomli_w.dumps({"client": client}).encode("utf-8", "replace")
-        with self._quota.taken(ENTRY + len(data)), self._jail.folder(folder) as above:
+        self._quota.take(ENTRY + len(data))
+        with self._jail.folder(folder) as above:
             flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
             descriptor = os.open(OWNER, flags, FILE_MODE, dir_fd=above)
             try:
@@ -252,52 +284,52 @@ class Guards:
         """Show that the holders of guards taken by a call live. A client that has asked for nothing for as long as its
         guard may stay untouched is taken for paused: one that holds guards asks for something more often."""
         now = self._now()
-        for token, guard in list(self._held.items()):
+        for (si, token), guard in list(self._held.items()):
             if guard.kept and guard.every <= now - guard.touched and now - self._asked <= _TOUCHES * guard.every:
                 guard.touched = now
-                with suppress(OSError), self._jail.folder(("locks", b32encode(guard.si), token)) as folder:
+                with suppress(OSError), self._jail.folder(("locks", b32encode(si), token)) as folder:
                     os.utime(OWNER, dir_fd=folder, follow_symlinks=False)
 
     def close(self) -> None:
         """The connection is gone: so are its guards."""
         for token in list(self._making):
             self._unmake(token)
-        for token, guard in list(self._held.items()):
-            with suppress(OSError, Refused), self._turn(guard.si):
-                if self._stands(guard.si, token):
-                    staged = set(self._jail.names(("locks", b32encode(guard.si), token))) - {OWNER}
-                    if staged:
-                        self.leave(guard.si, token)
+        for si, token in list(self._held):
+            with suppress(OSError, Refused), self._turn(si):
+                if self._stands(si, token):
+                    if set(self._jail.names(("locks", b32encode(si), token))) - {OWNER}:
+                        self._put_aside(si, token)
                     else:
-                        self._remove(guard.si, token)
-            self._held.pop(token, None)
+                        self._remove(si, token)
+            self._held.pop((si, token), None)
+        for si in self._emptied:
+            self._leave_nothing(si)
 
     def _unmake(self, token: str) -> None:
-        made = ("locks", f".{token}")
-        for remove, names in (
-            (self._jail.unlink, (*made, token, OWNER)),
-            (self._jail.rmdir, (*made, token)),
-            (self._jail.rmdir, made),
-        ):
-            with suppress(OSError):
-                self._quota.begin()
-                remove(names)
-                self._quota.free(ENTRY)
+        unmake(self._jail, self._quota, token)
         self._making.discard(token)
 
     def _remove(self, si: bytes, token: str) -> None:
         """The owner goes last: a guard without one is nobody's."""
         holder = ("locks", b32encode(si), token)
         with asking():
-            names = self._jail.names(holder)
-            for name in [*(name for name in names if name != OWNER), OWNER]:
-                with suppress(FileNotFoundError):
-                    self._quota.begin()
-                    size = self._jail.look((*holder, name)).st_size
-                    self._jail.unlink((*holder, name))
-                    self._quota.free(size + ENTRY)
-            self._jail.rmdir(holder)
+            with self._jail.folder(holder) as folder:
+                for name in sorted(os.listdir(folder), key=OWNER.__eq__):
+                    with suppress(FileNotFoundError):
+                        remove_file(folder, name, self._quota)
             self._quota.begin()
-            self._quota.free(2 * ENTRY)
-            with suppress(OSError):
-                self._jail.rmdir(holder[:-1])
+            self._jail.rmdir(holder)
+            self._quota.free(ENTRY)
+            self._leave_nothing(si)
+
+
+def unmake(jail: Jail, quota: Quota, token: str) -> None:
+    """Remove a guard that is being made, as far as that goes."""
+    made = ("locks", f".{token}")
+    with suppress(OSError, Refused), jail.folder((*made, token)) as folder:
+        remove_file(folder, OWNER, quota)
+    for names in ((*made, token), made):
+        with suppress(OSError):
+            quota.begin()
+            jail.rmdir(names)
+            quota.free(ENTRY)

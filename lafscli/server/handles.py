@@ -21,7 +21,7 @@ from lafscli.server.backend import (
     Change,
     Refused,
 )
-from lafscli.server.jail import asking, attrs_of
+from lafscli.server.jail import asking, attrs_of, open_file
 from lafscli.server.quota import ENTRY, Quota
 
 
@@ -70,6 +70,7 @@ class Staged(Plain):
         super().__init__(descriptor, flags)
         self._quota = quota
         self._most = most
+        self._ticket = quota.ticket()
 
     def write(self, offset: int, data: memoryview) -> None:
         if not self._writable:
@@ -115,7 +116,8 @@ class Staged(Plain):
     def _give_back(self) -> None:
         """What has no name any more is given back by the last who has it open."""
         self._quota.begin()
-        if os.fstat(self._descriptor).st_nlink == 0:
+        # one who has counted anew since it was opened may have missed it already
+        if os.fstat(self._descriptor).st_nlink == 0 and self._quota.ticket() == self._ticket:
             fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             self._quota.free(os.fstat(self._descriptor).st_size + ENTRY)
             self._quota.settle()
@@ -147,6 +149,29 @@ def writing(descriptor: int) -> None:
         raise Refused(FAILURE, "it is just being put in its place") from None
     if os.fstat(descriptor).st_nlink != 1:
         raise Refused(PERMISSION_DENIED, "it has a second name, or none any more")
+
+
+def remove_file(above: int, name: str, quota: Quota, *, idle: bool = False) -> None:
+    """Take the name of a file that is not in its place out of an open folder; Refused where it is about to get it.
+
+    What is written by somebody still is given back when he closes it; `idle`: it is refused, too.
+    """
+    descriptor = open_file(above, name, os.O_RDONLY)
+    try:
+        alone = removing(descriptor)
+        if idle and not alone:
+            raise Refused(FAILURE, "it is being written")
+        found = os.fstat(descriptor)
+        if not os.path.samestat(found, os.stat(name, dir_fd=above, follow_symlinks=False)):
+            raise Refused(FAILURE, "another file has its name by now")
+        quota.begin()
+        os.unlink(name, dir_fd=above)
+        if found.st_nlink > 1:
+            quota.free(ENTRY)
+        elif alone:
+            quota.free(ENTRY + found.st_size)
+    finally:
+        os.close(descriptor)
 
 
 def removing(descriptor: int) -> bool:

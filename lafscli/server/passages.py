@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from enum import Enum
 
 from lafscli.primitives.encoding import b32encode
@@ -97,15 +97,25 @@ class Passages:
                 self._guards.insist(old.si, old.token)
 
         fence()
+        self._make_room(old.si)
         # It is moved by its whole way below `locks/`: one who breaks the guard by a plain rename knows of no turns, but
         # takes that way away, and the move fails (spec 10 §1.3).
         name = "/".join(old.names[1:])
         with self._source(old) as (descriptor, _), self._jail.folder(old.names[:1]) as top:
             self._keeper.place(descriptor, top, name, old.si, old.shnum, replace=replace, fence=fence)
+        self._guards.placed(old.si, old.token, old.name)
 
     def put_away(self, spot: Spot) -> None:
         """A share that fails its own proof into quarantine, under the guard that `spot` is in."""
         self._keeper.put_away(spot.si, spot.shnum, fence=lambda: self._guards.insist(spot.si, spot.token))
+
+    def _make_room(self, si: bytes) -> None:
+        """The folders that a share comes into, which clients make or leave to us."""
+        text = b32encode(si)
+        for names in (("shares", text[:2]), ("shares", text[:2], text)):
+            if self._jail.there(names) is None:
+                with suppress(FileExistsError), self._quota.taken(ENTRY):
+                    self._jail.mkdir(names)
 
     @contextmanager
     def _source(self, old: Spot) -> Iterator[tuple[int, int]]:
@@ -126,7 +136,7 @@ class Passages:
                 removing(descriptor)
                 self._insist_on_name(descriptor, old)
                 self._jail.rename(old.names, new.names)
-            self._guards.adopt(new.token, new.name)
+            self._guards.adopt(new.si, new.token, new.name)
 
     def _insist_on_name(self, descriptor: int, spot: Spot) -> None:
         if not os.path.samestat(os.fstat(descriptor), self._jail.look(spot.names)):
@@ -151,11 +161,8 @@ class Passages:
                 check_new(standing, os.pread(descriptor, MAX_SIZE + 1, 0))
                 os.fsync(descriptor)
                 self._quota.begin()
-                if replace:
-                    self._jail.replace(old.names, (IDENTITY_FILE,))
-                    self._quota.free(ENTRY + len(standing or b""))
-                else:
-                    self._jail.rename(old.names, (IDENTITY_FILE,))
+                (self._jail.replace if replace else self._jail.rename)(old.names, (IDENTITY_FILE,))
+                self._quota.free(ENTRY + os.fstat(descriptor).st_size)  # server.toml does not count
                 self._note(f"changed {IDENTITY_FILE}")
 
     def _read(self, names: tuple[str, ...]) -> bytes | None:

@@ -262,7 +262,7 @@ class PolicyFiles:
             self._quota.free(ENTRY)
             self._shown.made.discard(spot.names)
             if spot.kind in (Kind.HOLDER, Kind.MAKING):
-                self._guards.forget(spot.token)
+                self._guards.forget(spot.si, spot.token)
 
     def rename(self, old: bytes, new: bytes) -> None:
         self._move(old, new, How.RENAME)

@@ -4,7 +4,8 @@
     history/.serve/recount    who counts anew holds its lock
     history/.serve/takers/    a file for each process that writes, with what it has taken ahead; its lock says it lives
 
-Every file and every folder counts ENTRY bytes besides its own, so that empty ones are not for nothing. A process takes
+Every file counts ENTRY bytes besides its own, and so does every folder that clients make, so that empty ones are not
+for nothing. A process takes
 ahead in steps, and gives back what it has not used: so the lock is needed once for some megabytes. What is counted is
 never less than what is there; where it may be too much (after kill -9, or when somebody removed files by hand) the
 folders are counted anew before anything is refused, at most once in a while.
@@ -31,7 +32,8 @@ ENTRY = 4096
 _STEP = 4 << 20
 _RECOUNT_AFTER = 60
 """Seconds within which nobody counts anew because it is full."""
-_TOPS = ("shares", "staging", "locks", "trash", "quarantine", "history")
+_MADE_BY_CLIENTS = ("shares", "staging", "locks")
+_TOPS = (*_MADE_BY_CLIENTS, "trash", "quarantine", "history")
 _PRIVATE = ".serve"
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _FILE = os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -121,9 +123,12 @@ class Quota:
     def begin(self) -> None:
         """Before something is done that may free bytes: what a counting under way may have seen of it already is not
         given back a second time."""
-        if self.limit is not None:
-            record = self._read()
-            self._ticket = -1 if record is None else record.countings
+        self._ticket = self.ticket()
+
+    def ticket(self) -> int:
+        """Another number after every counting."""
+        record = None if self.limit is None else self._read()
+        return -1 if record is None else record.countings
 
     def free(self, size: int) -> None:
         """So many bytes are gone, since `begin`."""
@@ -330,7 +335,7 @@ def _weigh(above: int, name: str, path: str) -> int:
         if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
             return 0  # gone meanwhile, or no folder any more
         raise
-    total = ENTRY
+    total = ENTRY if path.startswith(_MADE_BY_CLIENTS) else 0
     folders: list[str] = []
     try:
         with os.scandir(folder) as entries:

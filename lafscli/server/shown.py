@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-import stat
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 
 from lafscli.server.backend import FAILURE, NO_SUCH_FILE, Attrs, Refused
 from lafscli.server.guards import Guards
+from lafscli.server.handles import remove_file
 from lafscli.server.jail import Jail, attrs_of
 from lafscli.server.quota import ENTRY, Quota
 from lafscli.server.spots import Kind, Spot, spot_of
@@ -85,11 +85,10 @@ class Shown:
         """What is of no use without its connection: probes, and folders into which no share came."""
         small = [names for names in self.made if spot_of(names).kind in (Kind.PROBE, Kind.CLOCK, Kind.NEW_IDENTITY)]
         for names in sorted(small, key=len, reverse=True):
-            with suppress(OSError):
-                self._quota.begin()
-                status = self._jail.look(names)
-                if stat.S_ISDIR(status.st_mode):
+            with suppress(OSError, Refused), self._jail.folder(names[:-1]) as above:
+                try:
+                    remove_file(above, names[-1], self._quota)
+                except IsADirectoryError:
+                    self._quota.begin()
                     self._jail.rmdir(names)
-                else:
-                    self._jail.unlink(names)
-                self._quota.free(ENTRY + (0 if stat.S_ISDIR(status.st_mode) else status.st_size))
+                    self._quota.free(ENTRY)

@@ -11,11 +11,11 @@ from collections.abc import Callable
 from contextlib import suppress
 
 from lafscli.server.backend import Refused
-from lafscli.server.handles import removing
-from lafscli.server.jail import Jail, open_file
+from lafscli.server.guards import unmake
+from lafscli.server.handles import remove_file
+from lafscli.server.jail import Jail
 from lafscli.server.quota import ENTRY, Quota
 from lafscli.server.spots import Kind, Spot, spot_of
-from lafscli.storage.moves import OWNER
 
 _DAY = 24 * 3600
 _MARK = ("history", ".serve", "swept")
@@ -54,7 +54,6 @@ def _sweep(jail: Jail, quota: Quota, folder: str, before: float) -> int:
             spot = spot_of((folder, entry.name))
             with suppress(OSError, Refused):
                 if spot.kind in (*_SMALL, Kind.MAKING) and entry.stat(follow_symlinks=False).st_mtime < before:
-                    quota.begin()
                     _remove(jail, quota, above, spot)
                     gone += 1
     return gone
@@ -62,37 +61,23 @@ def _sweep(jail: Jail, quota: Quota, folder: str, before: float) -> int:
 
 def _remove(jail: Jail, quota: Quota, above: int, spot: Spot) -> None:
     if spot.kind is Kind.MAKING:
-        for remove, names in (
-            (jail.unlink, (*spot.names, spot.token, OWNER)),
-            (jail.rmdir, (*spot.names, spot.token)),
-        ):
-            with suppress(OSError):
-                remove(names)
-                quota.free(ENTRY)
-        os.rmdir(spot.name, dir_fd=above)
-        quota.free(ENTRY)
+        unmake(jail, quota, spot.token)
         return
     try:
-        descriptor = open_file(above, spot.name, os.O_RDONLY)
+        remove_file(above, spot.name, quota, idle=True)
     except IsADirectoryError:
         _empty(jail, quota, spot.names)
-        return
-    try:
-        if removing(descriptor):
-            os.unlink(spot.name, dir_fd=above)
-            quota.free(os.fstat(descriptor).st_size + ENTRY)
-    finally:
-        os.close(descriptor)
 
 
 def _empty(jail: Jail, quota: Quota, names: tuple[str, ...]) -> None:
     """The folder of a probe, and what is in it."""
-    for name in jail.names(names):
-        with suppress(OSError):
-            try:
-                jail.unlink((*names, name))
-                quota.free(ENTRY)
-            except IsADirectoryError:
-                _empty(jail, quota, (*names, name))
+    with jail.folder(names) as folder:
+        for name in os.listdir(folder):
+            with suppress(OSError, Refused):
+                try:
+                    remove_file(folder, name, quota, idle=True)
+                except IsADirectoryError:
+                    _empty(jail, quota, (*names, name))
+    quota.begin()
     jail.rmdir(names)
     quota.free(ENTRY)
