@@ -68,7 +68,7 @@ _lafs() {
         if [[ -z $ended ]]; then
             case $word in
                 --) ended=1; continue ;;
-                --color|--log-file|--limit-rate|--timeout|--home|--encoding|--from-tahoe|--site|--node-id|--permutation-seed|--option|--format|--private-key|--segment-size|--offset|--length|--name|--size|--type|--sample|--assume-lost|--max-time|--root|--listen|--quota|--reserve|--history|--host-key|--authorized-keys|--max-connections|--login-timeout|--idle-timeout)
+                --color|--log-file|--limit-rate|--timeout|--home|--encoding|--from-tahoe|--site|--node-id|--permutation-seed|--option|--root|--to|--share|--format|--private-key|--segment-size|--offset|--length|--name|--size|--type|--sample|--assume-lost|--max-time|--host|--older-than|--cutoff|--only|--grace|--listen|--quota|--reserve|--history|--host-key|--authorized-keys|--max-connections|--login-timeout|--idle-timeout)
                     [[ ${COMP_WORDS[i+1]} == = ]] && i=$((i + 1))
                     i=$((i + 1))
                     continue
@@ -99,6 +99,10 @@ _lafs() {
             "server replace":--node-id) :; return ;;
             "server replace":--permutation-seed) :; return ;;
             "server replace":--option) :; return ;;
+            "server history":--root) _lafs_files -d; return ;;
+            "server rollback":--root) _lafs_files -d; return ;;
+            "server rollback":--to) :; return ;;
+            "server rollback":--share) :; return ;;
             "put":--format) _lafs_words 'chk sdmf mdmf'; return ;;
             "put":--private-key) _lafs_files -f; return ;;
             "put":--encoding) :; return ;;
@@ -115,6 +119,11 @@ _lafs() {
             "check":--max-time) :; return ;;
             "repair":--assume-lost) :; return ;;
             "repair":--max-time) :; return ;;
+            "gc":--host) _lafs_files -d; return ;;
+            "gc":--older-than) :; return ;;
+            "gc":--cutoff) :; return ;;
+            "gc":--only) _lafs_words 'mutable immutable'; return ;;
+            "gc":--grace) :; return ;;
             "serve":--root) _lafs_files -d; return ;;
             "serve":--listen) :; return ;;
             "serve":--quota) :; return ;;
@@ -132,6 +141,8 @@ _lafs() {
                 'server add') word='--readonly --site --node-id --permutation-seed --option --accept-new' ;;
                 'server remove') word='--force' ;;
                 'server replace') word='--site --node-id --permutation-seed --option --accept-new --force' ;;
+                'server history') word='--root' ;;
+                'server rollback') word='--root --to --share -n --dry-run' ;;
                 'alias list') word='--uri --readonly-uri' ;;
                 'put') word='--format --mutable --private-key --encoding --segment-size --no-convergence' ;;
                 'get') word='--offset --length --resume --strict' ;;
@@ -145,6 +156,7 @@ _lafs() {
                 'manifest') word='--storage-index --verify-cap --read-cap' ;;
                 'check') word='-r --recursive --verify --sample --repair --rebalance --assume-lost --add-lease --max-time --force' ;;
                 'repair') word='-r --recursive --assume-lost --add-lease --max-time --force' ;;
+                'gc') word='--host --delete --older-than --cutoff --only --leaseless --grace --undo' ;;
                 'serve') word='--root --listen --stdio --scrub --print-setup --append-only --read-only --quota --reserve --history --host-key --authorized-keys --max-connections --login-timeout --idle-timeout' ;;
                 '') word=--version ;;
                 *) word= ;;
@@ -154,8 +166,8 @@ _lafs() {
         fi
     fi
     case $command:$count in
-        :*) _lafs_words 'init server encoding alias grid put get cat ls mkdir ln mv rm cp find manifest stats cap batch check repair renew share serve completion help man' ;;
-        server:*) _lafs_words 'add list status remove scan drain replace' ;;
+        :*) _lafs_words 'init server encoding alias grid put get cat ls mkdir ln mv rm cp find manifest stats cap batch check repair renew gc share serve completion help man' ;;
+        server:*) _lafs_words 'add list status remove scan drain replace history rollback' ;;
         alias:*) _lafs_words 'create add list remove rename' ;;
         grid:*) _lafs_words 'export import' ;;
         cap:*) _lafs_words 'show read verify' ;;
@@ -192,8 +204,8 @@ _lafs() {
         "share show":*) _lafs_files -f ;;
         "share find":*) _lafs_targets ;;
         "completion":*) _lafs_words 'bash zsh fish' ;;
-        "help":*) _lafs_words 'init server encoding alias grid put get cat ls mkdir ln mv rm cp find manifest stats cap batch check repair renew share serve completion help man' ;;
-        "man":*) _lafs_words 'init server encoding alias grid put get cat ls mkdir ln mv rm cp find manifest stats cap batch check repair renew share serve completion help man' ;;
+        "help":*) _lafs_words 'init server encoding alias grid put get cat ls mkdir ln mv rm cp find manifest stats cap batch check repair renew gc share serve completion help man' ;;
+        "man":*) _lafs_words 'init server encoding alias grid put get cat ls mkdir ln mv rm cp find manifest stats cap batch check repair renew gc share serve completion help man' ;;
     esac
 }
 

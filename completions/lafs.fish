@@ -8,7 +8,7 @@ function __lafs_at --description 'Is the command before the cursor this one?'
             continue
         end
         switch $word
-            case --color --log-file --limit-rate --timeout --home --encoding --from-tahoe --site --node-id --permutation-seed --option --format --private-key --segment-size --offset --length --name --size --type --sample --assume-lost --max-time --root --listen --quota --reserve --history --host-key --authorized-keys --max-connections --login-timeout --idle-timeout
+            case --color --log-file --limit-rate --timeout --home --encoding --from-tahoe --site --node-id --permutation-seed --option --root --to --share --format --private-key --segment-size --offset --length --name --size --type --sample --assume-lost --max-time --host --older-than --cutoff --only --grace --listen --quota --reserve --history --host-key --authorized-keys --max-connections --login-timeout --idle-timeout
                 set skip 1
             case '-*'
             case '*'
@@ -65,6 +65,7 @@ complete -c lafs -n '__lafs_at' -a batch -d 'Run one command a line over one set
 complete -c lafs -n '__lafs_at' -a check -d 'Count the shares of objects, or prove them'
 complete -c lafs -n '__lafs_at' -a repair -d 'Bring objects back to all their shares'
 complete -c lafs -n '__lafs_at' -a renew -d 'Renew the leases of what is stored'
+complete -c lafs -n '__lafs_at' -a gc -d 'Remove expired leases at a storage host, and shares that have none left'
 complete -c lafs -n '__lafs_at' -a share -d 'Shares on servers and on disk'
 complete -c lafs -n '__lafs_at' -a serve -d 'Serve a folder of shares over SFTP, and keep them from harm'
 complete -c lafs -n '__lafs_at' -a completion -d 'Print the completion script for a shell'
@@ -77,6 +78,8 @@ complete -c lafs -n '__lafs_at server' -a remove -d 'Forget a server; its shares
 complete -c lafs -n '__lafs_at server' -a scan -d 'List every share on a server'
 complete -c lafs -n '__lafs_at server' -a drain -d 'Copy our shares from a server to the others'
 complete -c lafs -n '__lafs_at server' -a replace -d 'Put a new server in the place of another'
+complete -c lafs -n '__lafs_at server' -a history -d 'List the versions of mutable shares that a storage host has kept'
+complete -c lafs -n '__lafs_at server' -a rollback -d 'Put a kept version of a mutable object back in place'
 complete -c lafs -n '__lafs_at alias' -a create -d 'Make a directory and give it a name'
 complete -c lafs -n '__lafs_at alias' -a add -d 'Give a name to what TARGET leads to'
 complete -c lafs -n '__lafs_at alias' -a list -d 'List the names that caps were given'
@@ -116,6 +119,11 @@ complete -c lafs -n '__lafs_at server replace' -l permutation-seed -x -d 'Its se
 complete -c lafs -n '__lafs_at server replace' -l option -x -d 'How to reach it; may be repeated'
 complete -c lafs -n '__lafs_at server replace' -l accept-new -d 'Accept and record a host key that is not known yet'
 complete -c lafs -n '__lafs_at server replace' -l force -d 'Forget OLD even if something on it could not be saved'
+complete -c lafs -n '__lafs_at server history' -l root -x -a '(__fish_complete_directories)' -d 'The folder that contains shares/ (of a Tahoe node: NODEDIR/storage)'
+complete -c lafs -n '__lafs_at server rollback' -l root -x -a '(__fish_complete_directories)' -d 'The folder that contains shares/ (of a Tahoe node: NODEDIR/storage)'
+complete -c lafs -n '__lafs_at server rollback' -l to -x -d 'Which version; else the one before'
+complete -c lafs -n '__lafs_at server rollback' -l share -x -d 'Only this share'
+complete -c lafs -n '__lafs_at server rollback' -s n -l dry-run -d 'Only say what would be done'
 complete -c lafs -n '__lafs_at alias add' -F
 complete -c lafs -n '__lafs_at alias add' -a '(__lafs_at_files) (__lafs_aliases :)'
 complete -c lafs -n '__lafs_at alias list' -l uri -d 'Show the caps too: write caps where there are'
@@ -206,6 +214,14 @@ complete -c lafs -n '__lafs_at repair' -F
 complete -c lafs -n '__lafs_at repair' -a '(__lafs_at_files) (__lafs_aliases :)'
 complete -c lafs -n '__lafs_at renew' -F
 complete -c lafs -n '__lafs_at renew' -a '(__lafs_at_files) (__lafs_aliases :)'
+complete -c lafs -n '__lafs_at gc' -l host -x -a '(__fish_complete_directories)' -d 'The storage folder on this machine (contains shares/)'
+complete -c lafs -n '__lafs_at gc' -l delete -d 'Do it; without it nothing is changed, only counted'
+complete -c lafs -n '__lafs_at gc' -l older-than -x -d 'A lease ends so long after its last renewal, whatever it says'
+complete -c lafs -n '__lafs_at gc' -l cutoff -x -d 'Instead: a lease has ended that was last renewed before'
+complete -c lafs -n '__lafs_at gc' -l only -x -a 'mutable immutable' -d 'Leave shares of the other kind alone'
+complete -c lafs -n '__lafs_at gc' -l leaseless -d 'Also shares on which nobody ever had, or has left, a lease'
+complete -c lafs -n '__lafs_at gc' -l grace -x -d 'How long they lie in trash/ before they go for good [14d]'
+complete -c lafs -n '__lafs_at gc' -l undo -d 'Bring back what lies in trash/ where no share stands now'
 complete -c lafs -n '__lafs_at share show' -F
 complete -c lafs -n '__lafs_at share find' -F
 complete -c lafs -n '__lafs_at share find' -a '(__lafs_at_files) (__lafs_aliases :)'
@@ -225,5 +241,5 @@ complete -c lafs -n '__lafs_at serve' -l max-connections -x -d 'Logged in at onc
 complete -c lafs -n '__lafs_at serve' -l login-timeout -x -d 'How long a login may take with --listen (default: 30s)'
 complete -c lafs -n '__lafs_at serve' -l idle-timeout -x -d 'End a connection that is silent for so long (default: 30m)'
 complete -c lafs -n '__lafs_at completion' -a 'bash zsh fish'
-complete -c lafs -n '__lafs_at help' -a 'init server encoding alias grid put get cat ls mkdir ln mv rm cp find manifest stats cap batch check repair renew share serve completion help man'
-complete -c lafs -n '__lafs_at man' -a 'init server encoding alias grid put get cat ls mkdir ln mv rm cp find manifest stats cap batch check repair renew share serve completion help man'
+complete -c lafs -n '__lafs_at help' -a 'init server encoding alias grid put get cat ls mkdir ln mv rm cp find manifest stats cap batch check repair renew gc share serve completion help man'
+complete -c lafs -n '__lafs_at man' -a 'init server encoding alias grid put get cat ls mkdir ln mv rm cp find manifest stats cap batch check repair renew gc share serve completion help man'

@@ -7,6 +7,7 @@
     tree        contents of any file, directories, paths, trees between here and the grid
     mutable     SDMF and MDMF files: survey, retrieve, publish
     immutable   LIT and CHK files: upload, download
+    server      the storage server over SFTP: knows what a share is, and no client
     storage     the only room that reaches servers
     config      the TOML file, aliases, secrets
     placement   which server gets which share

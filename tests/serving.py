@@ -122,6 +122,7 @@ class ListenServers:
                 command, stdin=subprocess.DEVNULL, stdout=file, stderr=file, env=environment(self.folder), cwd="/"
             )
         process = self.processes[i]
+        (self.folder / f"pid{i}").write_text(f"{process.pid}\n")
         said = wait_for(lambda: self.log(i)[before:], r"serving .* at \S+:(\d+), host key (SHA256:\S+)", alive=process)
         match = re.search(r"at \S+:(\d+), host key (SHA256:\S+)", said)
         assert match is not None

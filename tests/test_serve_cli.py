@@ -15,6 +15,9 @@ from pathlib import Path
 
 import pytest
 
+from lafscli.cli.frame import Frame
+from lafscli.cli.main import perform
+from lafscli.cli.options import Settings
 from lafscli.cli.servefiles import parse_address
 from lafscli.errors import UsageError
 from lafscli.server.addresses import listening, named, source
@@ -22,6 +25,8 @@ from tests.lafs_process import Lafs
 from tests.raw_sftp import Pipes, RawClient
 from tests.serving import ListenServers, environment
 from tests.sshd import _make_key
+
+Captured = pytest.CaptureFixture[str]
 
 
 @pytest.fixture
@@ -47,15 +52,19 @@ def lafs(tmp_path: Path) -> Lafs:
         (["--root", "r", "--listen", "127.0.0.1:99999"], "not an address", "HOST:PORT"),
     ],
 )
-def test_options_that_can_t_be(lafs: Lafs, arguments: list[str], said: str, hint: str) -> None:
-    done = lafs("serve", *arguments, code=2)
-    assert done.stdout == b""
-    first, second = done.stderr.decode().splitlines()
+def test_options_that_can_t_be(
+    arguments: list[str], said: str, hint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: Captured
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert perform(Frame(Settings()), ["serve", *arguments]) == 2
+    done = capfd.readouterr()
+    assert done.out == ""
+    first, second = done.err.splitlines()
     assert first.startswith("lafs: ")
     assert said in first
     assert second.startswith("hint: ")
     assert hint in second
-    assert not (lafs.folder / "r").exists()
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_what_can_t_be_served_is_told(lafs: Lafs) -> None:

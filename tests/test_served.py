@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import struct
+import tomllib
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
@@ -18,6 +19,7 @@ from lafscli.storage import packets, served
 from lafscli.storage.calls import Calls
 from lafscli.storage.folder import FolderStore
 from lafscli.storage.ops import Ask, Policy, Stat
+from lafscli.storage.owner import Owner
 from lafscli.storage.packets import GUARD, INVENTORY, OWN, POLICY, PRESENCE, REPLACE, ProtocolViolation, string
 from lafscli.storage.servedguard import ServedGuard, call_for_guard
 from lafscli.storage.sftp import SftpFiles
@@ -25,6 +27,7 @@ from lafscli.storage.store import FileRange, Lease, LeaseOf, Look, Server
 from tests.scripted_sftp import Answer, ScriptedServer, packet, status, version
 
 SI = bytes(range(16))
+ME, TOKEN = Owner("host", "boot", 5, 20.0), "a" * 26
 SIS = sorted((bytes([n]) * 16 for n in range(256)), key=b32encode)
 NONE = (1 << 64) - 1
 u32, u64 = packets.U32.pack, packets.U64.pack
@@ -212,7 +215,7 @@ def test_what_is_not_offered_is_not_asked() -> None:
     assert (calls.policy(), calls.sizes([(SI, 0)]), calls.shares([SI]), calls.inventory()) == (None,) * 4
     assert calls.cancel([LeaseOf(SI, 0, Lease(b"", b"", 0))]) is None
     assert not calls.places
-    assert call_for_guard(server.files, SI, b"", Look(), "here") is None
+    assert call_for_guard(server.files, SI, ME, TOKEN, Look()) is None
     assert isinstance(server.files.do([Ask(POLICY)])[0], NotSupported)
     assert server.asked == []
     assert server.store.present([(SI, 0)]) == [0]  # by LSTAT
@@ -306,7 +309,7 @@ def test_a_refusal_to_all_is_each_ones_answer() -> None:
         lambda server: server.store.shares([SI]),
         lambda server: list(server.store.inventory()),
         lambda server: server.calls.cancel([LeaseOf(SI, 0, Lease(b"r" * 32, b"c" * 32, 0))]),
-        lambda server: call_for_guard(server.files, SI, b"", Look(), "here"),
+        lambda server: call_for_guard(server.files, SI, ME, TOKEN, Look()),
     ],
     ids=["policy", "sizes", "shares", "inventory", "cancel", "guard"],
 )
@@ -329,16 +332,20 @@ def test_an_inventory_comes_as_it_is_read() -> None:
 
 def test_a_guard_is_taken_in_the_round_trip_of_what_is_looked_at_under_it() -> None:
     server = Serving(lambda *_: string(b"token") + u64(1_800_000_000))
-    taken = call_for_guard(server.files, SI, b"me", Look([Stat("a")], [FileRange("b", 0, 5)]), "here")
+    taken = call_for_guard(server.files, SI, ME, TOKEN, Look([Stat("a")], [FileRange("b", 0, 5)]))
     assert taken is not None
     token, now, seen = taken
     assert (token, now) == ("token", 1_800_000_000)
     assert [len(seen.answers), bytes(seen.data[0])] == [1, bytes(5)]  # type: ignore[arg-type]
-    assert server.asked == [(GUARD, served.ask_guard(SI, b"me"))]
+    [(name, body)] = server.asked
+    text, end = packets.take_string(memoryview(body), 17)
+    assert (name, body[:17], end) == (GUARD, b"\0" + SI, len(body))
+    assert Owner.parse(text) == ME
+    assert tomllib.loads(text.decode())["token"] == TOKEN
     assert server.kinds[1:4] == [packets.EXTENDED, packets.LSTAT, packets.OPEN]
-    assert call_for_guard(Serving(lambda *_: (4, "guard held")).files, SI, b"", Look(), "here") is None
+    assert call_for_guard(Serving(lambda *_: (4, "guard held")).files, SI, ME, TOKEN, Look()) is None
     with pytest.raises(FileDenied, match="read-only"):
-        call_for_guard(Serving(lambda *_: (3, "this server is read-only")).files, SI, b"", Look(), "here")
+        call_for_guard(Serving(lambda *_: (3, "this server is read-only")).files, SI, ME, TOKEN, Look())
 
 
 def test_a_commit_tells_of_each_share_what_became_of_it() -> None:

@@ -79,7 +79,7 @@ def serve(frame: Frame, **given: Any) -> None:
     elif given["scrub"]:
         from lafscli.cli.hosting import scrub
 
-        scrub(frame, str(root))
+        scrub(frame, root)
     else:
         _raise_open_files()
         os.umask(0o077)
@@ -130,6 +130,10 @@ def _stdio(frame: Frame, offer: Offer, given: dict[str, Any]) -> int:
     from lafscli.server.record import Record
     from lafscli.server.stdio import converse
 
+    if os.isatty(0):
+        raise UsageError(
+            "--stdio speaks SFTP, and stdin is a terminal", hint="it is for sshd: lafs serve --print-setup"
+        )
     # sshd gives stderr to the client: the log goes there only when that is wanted
     silent = not frame.settings.log_file and not frame.settings.verbose
     return converse(
@@ -153,7 +157,8 @@ def _listen(frame: Frame, offer: Offer, given: dict[str, Any]) -> int:
         login=given["login_timeout"] or LOGIN,
         idle=given["idle_timeout"],
     )
-    server = SshServer(offer, limits, Record(_log_file(frame)), host_key, keys)
+    record = Record(_log_file(frame), silent=bool(frame.settings.quiet))
+    server = SshServer(offer, limits, record, host_key, keys)
 
     def ready(addresses: list[str]) -> None:
         shown = {"listening": addresses, "fingerprint": server.fingerprint, "root": str(offer.root)}
@@ -184,5 +189,5 @@ def _tell_systemd() -> None:
     address = environment.variable("NOTIFY_SOCKET")
     if address is None or address[0] not in "@/":
         return
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as manager, suppress(OSError):
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager, suppress(OSError):
         manager.sendto(b"READY=1", "\0" + address[1:] if address[0] == "@" else address)

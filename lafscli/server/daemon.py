@@ -39,7 +39,10 @@ _MEMORY = 256 * 1024 * 1024
 _STACK = 512 * 1024
 _CHANNELS = 100_000
 """One after the other on one connection: paramiko keeps the number of each."""
-_POLL = 0.25
+_LOOK = 0.5
+"""Seconds between two looks at the clock."""
+_GRACE = 30
+"""Seconds by which a session may be the first to find that its client is silent, or takes nothing."""
 _LAST_WORDS = 0.5
 """Seconds for passing on what the sessions have said, when the listener hangs up."""
 
@@ -105,6 +108,7 @@ class Connection:
             disabled_algorithms={"pubkeys": list(_NO_SIGNATURES)},
             packetizer_class=_packetizer_class(),
         )
+        self._wire.settimeout(_LOOK)  # paramiko looks ten times a second whether it shall end
         made.local_version = "SSH-2.0-lafs"
         made.banner_timeout = made.handshake_timeout = made.auth_timeout = self._limits.login
         made.add_server_key(paramiko.Ed25519Key.from_private_key(StringIO(host_key.pem.decode())))
@@ -124,10 +128,12 @@ class Connection:
         deadline = self._caller.arrived + self._limits.login
         ended = "closed"
         while transport.is_active():
-            self._keep(transport.accept(_POLL))
+            if hung_up.poll(1000 * _LOOK):
+                ended = "ended by the server"
+                self._wait_for_sessions()
+                break
             now = time.monotonic()
             if transport.is_authenticated():
-                self._wire.allow_all()
                 self._tell_login()
                 if not self._sessions and now > self._last_session + self._limits.idle:
                     ended = f"ended: no session for {self._limits.idle:g} seconds"
@@ -135,19 +141,18 @@ class Connection:
             elif now > deadline:
                 ended = f"ended: no login within {self._limits.login:g} seconds"
                 break
-            if any(len(each.in_buffer) + len(each.in_stderr_buffer) > 2 * _WINDOW for each in self._channels):
+            with self._lock:
+                self._collect()
+                untaken = [len(each.in_buffer) + len(each.in_stderr_buffer) for each in self._channels]
+            if max(untaken, default=0) > 2 * _WINDOW:
                 ended = "ended: it sends more than the window allows"  # paramiko does not look
-                break
-            if hung_up.poll(0):
-                ended = "ended by the server"
-                self._wait_for_sessions()
                 break
         self._finish(ended)
 
-    def _keep(self, channel: paramiko.Channel | None) -> None:
-        """Hold on to a channel until it is closed: paramiko itself does not, and one that nobody has is closed."""
+    def _collect(self) -> None:
+        """Hold on to the channels that are open: paramiko itself does not, and one that nobody has is closed."""
         self._channels = [each for each in self._channels if not each.closed]
-        if channel is not None:
+        while (channel := self._transport.accept(0)) is not None:
             self._channels.append(channel)
 
     def _wait_for_sessions(self) -> None:
@@ -187,9 +192,10 @@ class Connection:
     def opens(self) -> bool:
         """Whether one more channel may be opened: for each session one, whether it has asked for it yet or not."""
         self._tell_login()
-        self._opened += 1
-        alive = sum(1 for each in self._channels if not each.closed)
-        return alive <= self._limits.sessions and self._opened <= _CHANNELS
+        with self._lock:
+            self._collect()
+            self._opened += 1
+            return len(self._channels) < self._limits.sessions and self._opened <= _CHANNELS
 
     def begin(self, channel: paramiko.Channel) -> bool:
         """Begin a session on a channel; false where it has one, or there are too many."""
@@ -204,6 +210,7 @@ class Connection:
             if not self._say({"session": number}, theirs):
                 self._over(number)
                 return False
+        channel.settimeout(self._limits.idle + _GRACE)
         for pump in (self._up, self._down):
             threading.Thread(target=pump, args=(channel, ours), daemon=True).start()
         return True
@@ -214,6 +221,7 @@ class Connection:
             if self._told or self._key is None:
                 return
             self._told = True
+            self._wire.allow_all()
         self._note(f"logged in as {self._user!r}", key=self._key.fingerprint)
         self._say({"login": b64encode(self._key.blob).decode()})
 

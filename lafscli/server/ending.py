@@ -38,7 +38,7 @@ class EndingStream(FdStream):
     ) -> None:
         super().__init__(read_fd, write_fd, timeout=timeout)
         self.signalled: int | None = None
-        self._hear, self._say = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        self._hear, self._say = os.pipe()
         self._either = select.poll()
         self._either.register(read_fd, select.POLLIN)
         self._either.register(self._hear, select.POLLIN)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
+import tomllib
 from collections.abc import Callable
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, field
@@ -18,6 +19,7 @@ from lafscli.server.backend import FAILURE, NO_SUCH_FILE, PERMISSION_DENIED, Ref
 from lafscli.server.handles import remove_file
 from lafscli.server.jail import FILE_MODE, Jail, asking
 from lafscli.server.quota import ENTRY, Quota
+from lafscli.server.spots import Kind, spot_of
 from lafscli.storage.moves import OWNER
 from lafscli.storage.owner import OWNER_SIZE, Owner, alive, this_process
 
@@ -25,6 +27,7 @@ MOST = 1000
 """Guards that one connection may have at once."""
 _SECONDS = 20.0
 _TOUCHES = 4
+_QUIET = 2
 _HELD = Refused(FAILURE, "guard held")
 _LOST = Refused(NO_SUCH_FILE, "this guard is not yours, or was broken")
 
@@ -169,10 +172,11 @@ class Guards:
     # ---- by one call
 
     def take(self, si: bytes, text: bytes) -> tuple[str, int]:
-        """Take the guard: its token, and the time here. `text` is the owner file that the client would write."""
+        """Take the guard: its token, and the time here. `text` is the owner file that the client would write; with a
+        `token` in it, of its own choice, it knows its guard again if the answer is lost."""
         theirs = Owner.parse(text)
         seconds = max(1.0, theirs.seconds) if theirs is not None else _SECONDS
-        token = b32encode(self._random_bytes(16))
+        token = _proposed(text) or b32encode(self._random_bytes(16))
         self.make(token)
         made = ("locks", f".{token}", token)
         try:
@@ -281,11 +285,11 @@ class Guards:
         self._asked = self._now()
 
     def tick(self) -> None:
-        """Show that the holders of guards taken by a call live. A client that has asked for nothing for as long as its
-        guard may stay untouched is taken for paused: one that holds guards asks for something more often."""
+        """Show that the holders of guards taken by a call live. A client that has asked for nothing for some time is
+        taken for paused: one that holds guards asks for something as often as it would touch them."""
         now = self._now()
         for (si, token), guard in list(self._held.items()):
-            if guard.kept and guard.every <= now - guard.touched and now - self._asked <= _TOUCHES * guard.every:
+            if guard.kept and guard.every <= now - guard.touched and now - self._asked <= _QUIET * guard.every:
                 guard.touched = now
                 with suppress(OSError), self._jail.folder(("locks", b32encode(si), token)) as folder:
                     os.utime(OWNER, dir_fd=folder, follow_symlinks=False)
@@ -333,3 +337,13 @@ def unmake(jail: Jail, quota: Quota, token: str) -> None:
             quota.begin()
             jail.rmdir(names)
             quota.free(ENTRY)
+
+
+def _proposed(text: bytes) -> str:
+    """The token that the client would have, if it says one."""
+    try:
+        token = tomllib.loads(text.decode()).get("token")
+    except (ValueError, RecursionError):
+        return ""
+    proposed = isinstance(token, str) and spot_of(("locks", f".{token}")).kind is Kind.MAKING
+    return str(token) if proposed else ""

@@ -207,6 +207,8 @@ class Listener:
     def _obey(self, caller: Caller, message: dict[str, Any]) -> None:
         if "login" in message and caller.key is None:
             caller.key = self._keys.get(b64decode(message["login"]))
+            if caller.key is None:  # it was taken away meanwhile
+                self._forget(caller)
         elif "session" in message and caller.descriptors:
             descriptor = caller.descriptors.pop(0)
             key = caller.key

@@ -24,8 +24,8 @@ _OBJECTS = 1000
 
 
 @contextmanager
-def sensible(extension: str, server: str) -> Iterator[None]:
-    """Around the reading of a reply."""
+def sensible(extension: str, server: str = "") -> Iterator[None]:
+    """Around the reading of a reply; the server's name is filled in by who knows it."""
     try:
         yield
     except ProtocolViolation as violation:

@@ -198,7 +198,8 @@ class Locks:
         All in one batch where the server keeps the order: the owner then is there before the move, so that nobody
         ever sees an empty guard, and its text comes a moment later. What fails of it is seen in the answers.
         """
-        called = call_for_guard(self._files, si, self._me.serialise(), look, self._server.name)
+        with self._sure(si, token):
+            called = call_for_guard(self._files, si, self._me, token, look)
         if called is not None:
             token, now, seen = called
             taken = self._guard(CalledGuard, si, token, now)

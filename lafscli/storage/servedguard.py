@@ -13,6 +13,7 @@ from lafscli.formats.container import share_path
 from lafscli.storage import served
 from lafscli.storage.calls import sensible
 from lafscli.storage.guard import FolderGuard
+from lafscli.storage.owner import Owner
 from lafscli.storage.packets import CANCEL_LEASE, GUARD, REPLACE
 from lafscli.storage.store import (
     Answer,
@@ -118,21 +119,21 @@ class CalledGuard(ServedGuard):
         return Stat(self.folder)
 
 
-def call_for_guard(
-    files: Files, si: StorageIndex, owner: bytes, look: Look, server: str
-) -> tuple[str, int, Seen] | None:
-    """Take the guard by one call: its token, the server's time, and what `look` saw under it; one round trip, two with
-    data. None where another one holds it, or there is no such call: the plain way tells more."""
+def call_for_guard(files: Files, si: StorageIndex, me: Owner, token: str, look: Look) -> tuple[str, int, Seen] | None:
+    """Take the guard by one call: its token, which is the one proposed if the server agrees; the server's time; what
+    `look` saw under it. One round trip, two with data. None where another one holds it, or there is no such call: the
+    plain way tells more."""
     if GUARD not in files.connect():
         return None
     for item in look.ranges:
         files.release(item.path)
-    (taken, *answers), reading = files.do_and_read([Ask(GUARD, served.ask_guard(si, owner)), *look.ops], look.ranges)
+    ask = Ask(GUARD, served.ask_guard(si, me.serialise() + b'token = "%b"\n' % token.encode()))
+    (taken, *answers), reading = files.do_and_read([ask, *look.ops], look.ranges)
     data = reading.finish()
     if isinstance(taken, FileDenied | OutOfSpace):
         raise taken
     if not isinstance(taken, bytes):
         return None
-    with sensible(GUARD, server):
+    with sensible(GUARD):
         token, now = served.parse_guard(taken)
     return token, now, Seen(answers, data)

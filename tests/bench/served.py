@@ -1,4 +1,4 @@
-"""One large file by OpenSSH's `sftp`: through a server of ours under sshd, and through sshd's own internal-sftp."""
+"""One large file by OpenSSH's `sftp`: through a server of ours, under sshd and by itself, and through internal-sftp."""
 
 from __future__ import annotations
 
@@ -19,23 +19,25 @@ from tests.bench.field import CHECKOUT, PLAIN_PYTHON, installed
 from tests.bench.processes import Cost
 from tests.bench.table import Row, median_row
 from tests.bench.turns import Series, everyone, in_turns
+from tests.serving import ListenServers
 from tests.sshd import SshServers
 
-LEAST = 0.7
-OURS, THEIRS = "ours", "internal-sftp"
+OURS, OWN, THEIRS = "ours", "listen", "internal-sftp"
+LEAST = {OURS: 0.7, OWN: 0.4}
 _SHARE = f"{'a' * 26}.0.{'q' * 26}"
 """The name of a share in staging/."""
 _SESSIONS_END = 10.0
 
 
 class Served:
-    """Two sshd: one with internal-sftp, one with a command of ours as its subsystem; each has a folder.
+    """Two sshd: one with internal-sftp, one with a command of ours as its subsystem; and `lafs serve --listen`, unless
+    the command is another one. Each has a folder.
 
     In `command`, `{root}` is that folder. By default it is `lafs serve --stdio`, or the bare engine on the folder
     where there is no such command.
     """
 
-    def __init__(self, folder: Path, size: int, servers: dict[str, SshServers], code: str) -> None:
+    def __init__(self, folder: Path, size: int, servers: dict[str, SshServers | ListenServers], code: str) -> None:
         self._folder = folder
         self._servers = servers
         self._size = size
@@ -51,20 +53,26 @@ class Served:
         """Up and down."""
         rows = []
         for what, act in (("put", self._put), ("get", self._get)):
-            runs = [(name, lambda name=name, act=act: act(name)) for name in (THEIRS, OURS)]
-            rows.append(self._row(f"sftp {what} {self._size / 1e6:.0f} MB", in_turns(runs, rounds, patience)))
+            runs = [(name, lambda name=name, act=act: act(name)) for name in self._servers]
+            series = in_turns(runs, rounds, patience)
+            for name in self._servers:
+                if name != THEIRS:
+                    label = f"sftp {what} {self._size / 1e6:.0f} MB{', --listen' if name == OWN else ''}"
+                    rows.append(self._row(label, name, series))
         return rows
 
-    def _row(self, label: str, series: Series) -> Row:
+    def _row(self, label: str, ours: str, series: Series) -> Row:
         counted = series.quiet()
-        rates = [self._size / 1e6 / each[OURS].wall for each in counted]
+        rates = [self._size / 1e6 / each[ours].wall for each in counted]
         baseline = series.median(THEIRS, lambda cost: self._size / 1e6 / cost.wall)
-        cpu = [series.median(name, everyone) for name in (OURS, THEIRS)]
-        servers = [series.median(name, lambda cost: cost.servers) for name in (OURS, THEIRS)]
+        cpu = [series.median(name, everyone) for name in (ours, THEIRS)]
+        servers = [series.median(name, lambda cost: cost.servers) for name in (ours, THEIRS)]
         note = f"CPU of all {cpu[0]:.2f} s ({cpu[1]:.2f}), of the servers {servers[0]:.2f} ({servers[1]:.2f})"
-        note += f"; {self.code}{series.noisy()}"
+        note += f"; {self.code if ours == OURS else 'lafs serve --listen'}{series.noisy()}"
         costs = [{name: cost.document() for name, cost in each.items()} for each in counted]
-        return median_row(label, rates, "MB/s", baseline=baseline, target=LEAST, at_least=True, note=note, costs=costs)
+        return median_row(
+            label, rates, "MB/s", baseline=baseline, target=LEAST[ours], at_least=True, note=note, costs=costs
+        )
 
     def _stored(self, name: str) -> Path:
         return self._servers[name].root(0) / "staging" / _SHARE
@@ -125,11 +133,13 @@ def laid_out(place: Path | None, size: int, command: str | None) -> Iterator[Ser
         wanted = command or _default_command(environment)
         filled = wanted.replace("{root}", shlex.quote(str(folder / OURS / "root0")))
         words = " ".join(f"{key}={shlex.quote(value)}" for key, value in environment.items())
-        servers = {}
+        servers: dict[str, SshServers | ListenServers] = {}
         for label, subsystem in ((THEIRS, "internal-sftp"), (OURS, f"env {words} {filled}")):
             made = SshServers(folder / label, 1, subsystem=subsystem)
             servers[label] = stack.enter_context(made)
             made.config.chmod(0o600)
             (made.root(0) / "staging").mkdir(mode=0o700)
+        if "serve --stdio" in wanted:
+            servers[OWN] = stack.enter_context(ListenServers(folder / OWN))
         shown = wanted.replace(PLAIN_PYTHON, Path(sys.executable).name)
         yield Served(folder, size, servers, shown)
