@@ -175,7 +175,7 @@ _lafs() {
     fi
     case $command:$count in
         :*) _lafs_words 'init server encoding alias grid recovery put get cat ls mkdir ln mv rm cp find manifest stats cap batch check repair renew gc share serve completion help man' ;;
-        server:*) _lafs_words 'add list status remove drain replace history rollback' ;;
+        server:*) _lafs_words 'add list status remove scan drain replace history rollback' ;;
         alias:*) _lafs_words 'create add list remove rename' ;;
         grid:*) _lafs_words 'export import' ;;
         recovery:*) _lafs_words 'export import' ;;

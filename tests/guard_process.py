@@ -44,6 +44,7 @@ from lafscli.storage.store import (
 )
 from lafscli.storage.streams import open_stream
 from tests.scripted_sftp import PipeStream
+from tests.served_folders import SocketStream
 
 FOLDERS = ("shares", "staging", "locks", "trash", "quarantine")
 ALL = frozenset({"rename-keeps", "folder-rename-keeps", "posix-rename", "hardlink", "fsync", "ordered"})
@@ -61,13 +62,15 @@ def denied(without: Sequence[str]) -> str:
 
 @dataclass(frozen=True)
 class Reach:
-    """A server and how to reach it: files here, or `sftp-server` on pipes without the extensions `denied`, or sshd."""
+    """A server and how to reach it: files here, or `sftp-server` on pipes without the extensions `denied`, or sshd, or
+    `ServeProcess` at the socket `served`."""
 
     root: str
     features: tuple[str, ...] = tuple(sorted(ALL))
     denied: str | None = None
     ssh_config: str | None = None
     host: str = "s0"
+    served: str | None = None
 
     @classmethod
     def of(cls, root: Path, *, without: Sequence[str] = (), pipes: bool = False) -> Reach:
@@ -81,6 +84,9 @@ class Reach:
             config = Path(self.ssh_config)
             target = SshTarget(host=self.host, ssh_config=config, run_dir=None)
             return SftpFiles(lambda: open_stream(target), self.root, name="blue")
+        if self.served is not None:
+            socket = self.served
+            return SftpFiles(lambda: SocketStream(socket, self.root), self.root, name="blue")
         if self.denied is None:
             return LocalFiles(Path(self.root))
         return SftpFiles(lambda: PipeStream(["-P", str(self.denied)]), self.root, name="blue")

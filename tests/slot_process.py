@@ -16,7 +16,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -60,6 +60,8 @@ class Place:
     lacks: tuple[str, ...] = ()
     pipes: bool = True
     ssh_config: str | None = None
+    served: str | None = None
+    lock_seconds: float | None = None
 
     @classmethod
     def parse(cls, text: str) -> Self:
@@ -91,7 +93,7 @@ class Place:
 
     def files(self, index: int) -> Files:
         denied = ",".join(["statvfs", *self.lacks]) if self.pipes else None
-        return Reach(str(self.root(index)), (), denied, self.ssh_config, f"s{index}").files()
+        return Reach(str(self.root(index)), (), denied, self.ssh_config, f"s{index}", self.served).files()
 
     def grid(
         self,
@@ -105,6 +107,8 @@ class Place:
         for index, server in enumerate(self.servers()):
             files = Absent() if index in without else wrap(index, self.files(index))
             store = FolderStore(server, files, random_bytes=os.urandom)
+            if self.lock_seconds is not None:
+                world = {"lock_seconds": self.lock_seconds, **world}
             if world:
                 store.locks = Reach(str(self.root(index)), tuple(server.features)).locks(files, **world)
             stores.append(store)
@@ -130,7 +134,7 @@ class Place:
     def copy(self, base: Path) -> Place:
         """The same servers, with what they hold, in another folder."""
         shutil.copytree(self.base, base)
-        return Place(str(base), self.count, self.encoding, self.lacks, self.pipes, self.ssh_config)
+        return replace(self, base=str(base))
 
     def local(self) -> Place:
         """The same, reached without a server."""

@@ -1,24 +1,43 @@
 """The contract of `ShareStore`, run: subclass it and give the fixtures `folder` (the server's root) and `store`.
 
 Nothing here knows how the store reaches the folder; the folder is looked at directly to see what a server would see.
+Shares are well-formed, for servers that look; nothing in them proves.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
+import select
+import time
 from pathlib import Path
 
 import pytest
 
 from lafscli.errors import CorruptShare, FileExists, FileMissing, LafsError, ServerUnreachable
 from lafscli.formats import container
+from lafscli.formats.chk import Layout, Sizes, Ueb
+from lafscli.primitives.encoding import b32encode
 from lafscli.storage.store import Lease, LeaseOf, NewShare, ShareRange, ShareStore, Space
 
 SI = bytes(range(16))
 OTHER = bytes(range(16, 32))
 LEASE = Lease(b"r" * 32, b"c" * 32, 1_800_000_000)
-DATA = b"".join(b"%07d\n" % number for number in range(100_000))
+NUMBERS = b"".join(b"%07d\n" % number for number in range(100_000))
+
+
+def share(body: bytes) -> bytes:
+    """A share of 1-of-256 around these block bytes (spec 02 §7)."""
+    sizes = Sizes.plan(1, 256, len(body), 1 << 20)
+    layout = Layout.build(sizes)
+    hashes = bytes(layout.uri_extension - layout.plaintext_hash_tree)
+    ueb = Ueb(sizes.segment_size, *[bytes(32)] * 3).serialise(sizes)
+    return b"".join([layout.serialise(), body, hashes, len(ueb).to_bytes(layout.length_size, "big"), ueb])
+
+
+DATA = share(NUMBERS)
+SMALL = share(NUMBERS[:1000])
+TINY = share(b"x")
 
 
 def share_file(folder: Path, si: bytes, shnum: int) -> Path:
@@ -46,6 +65,14 @@ def leftovers(folder: Path) -> list[Path]:
     return list((folder / "staging").iterdir())
 
 
+def vanishes(path: Path) -> bool:
+    """Whether it is gone, at once or soon: a server may tidy up when the connection ends."""
+    end = time.monotonic() + 10
+    while path.exists() and time.monotonic() < end:
+        select.select([], [], [], 0.01)
+    return not path.exists()
+
+
 class StoreContract:
     """What every store promises."""
 
@@ -65,11 +92,11 @@ class StoreContract:
     def test_a_header_known_last(self, store: ShareStore, folder: Path) -> None:
         writer = store.create(SI, 0, lease=LEASE)
         writer.append(bytes(100))
-        writer.append(DATA[100:5000])
-        writer.write_header(DATA[:100])
+        writer.append(SMALL[100:])
+        writer.write_header(SMALL[:100])
         writer.seal()
         writer.commit()
-        assert share_file(folder, SI, 0).read_bytes() == stored(DATA[:5000])
+        assert share_file(folder, SI, 0).read_bytes() == stored(SMALL)
 
     def test_an_aborted_share_leaves_nothing(self, store: ShareStore, folder: Path) -> None:
         for sealed in (False, True):
@@ -80,44 +107,48 @@ class StoreContract:
             writer.abort()
         assert store.shares([SI]) == [frozenset()]
         assert leftovers(folder) == []
-        assert not share_file(folder, SI, 3).parent.exists()
+        store.close()
+        assert vanishes(share_file(folder, SI, 3).parent)
 
     def test_a_share_that_is_there_is_never_overwritten(self, store: ShareStore, folder: Path) -> None:
-        put(store, b"first" * 100)
+        put(store, SMALL)
         writer = store.create(SI, 3, lease=LEASE)
-        writer.append(b"second" * 100)
+        writer.append(TINY)
         writer.seal()
         with pytest.raises(FileExists):
             writer.commit()
         writer.abort()
-        assert share_file(folder, SI, 3).read_bytes() == stored(b"first" * 100)
+        assert share_file(folder, SI, 3).read_bytes() == stored(SMALL)
         assert leftovers(folder) == []
 
     def test_two_writers_of_one_share(self, store: ShareStore, folder: Path) -> None:
         one, two = store.create(SI, 3, lease=LEASE), store.create(SI, 3, lease=LEASE)
-        one.append(DATA[:1000])
-        two.append(DATA[:1000])
+        one.append(SMALL)
+        two.append(SMALL)
         two.seal()
         one.seal()
         one.commit()
         with pytest.raises(FileExists):
             two.commit()
         two.abort()
-        assert share_file(folder, SI, 3).read_bytes() == stored(DATA[:1000])
+        assert share_file(folder, SI, 3).read_bytes() == stored(SMALL)
 
     def test_many_small_shares(self, store: ShareStore, folder: Path) -> None:
-        put(store, b"old", OTHER, 1)
-        shares = [NewShare(bytes([index]) * 16, index % 3, [b"head", DATA[: index * 10]], LEASE) for index in range(50)]
-        shares.append(NewShare(OTHER, 1, [b"new"], LEASE))
-        shares.append(NewShare(OTHER, 2, [], LEASE))
+        put(store, TINY, OTHER, 1)
+        small = [share(NUMBERS[: 1 + index * 10]) for index in range(50)]
+        shares = [
+            NewShare(bytes([index]) * 16, index % 3, [data[:4], data[4:]], LEASE) for index, data in enumerate(small)
+        ]
+        shares.append(NewShare(OTHER, 1, [SMALL], LEASE))
+        shares.append(NewShare(OTHER, 2, [SMALL], LEASE))
         outcomes = store.create_many(shares)
         assert outcomes[:50] == [None] * 50
         assert isinstance(outcomes[50], FileExists)
         assert outcomes[51] is None
-        for index in range(50):
+        for index, data in enumerate(small):
             path = share_file(folder, bytes([index]) * 16, index % 3)
-            assert path.read_bytes() == stored(b"head" + DATA[: index * 10])
-        assert share_file(folder, OTHER, 1).read_bytes() == stored(b"old")
+            assert path.read_bytes() == stored(data)
+        assert share_file(folder, OTHER, 1).read_bytes() == stored(TINY)
         assert leftovers(folder) == []
         assert store.create_many([]) == []
 
@@ -147,45 +178,45 @@ class StoreContract:
         assert got == DATA[: len(got)]
 
     def test_one_bad_item_does_not_spoil_the_batch(self, store: ShareStore, folder: Path) -> None:
-        put(store, DATA[:1000])
+        put(store, SMALL)
         for shnum, head in enumerate([b"", b"\0\0\0\3" + bytes(100), b"short"]):
             share_file(folder, SI, shnum).write_bytes(head)
         (folder / "shares" / "zz").mkdir()
         answers = read(store, *(ShareRange(SI, shnum, 0, 10) for shnum in (0, 1, 2, 3, 4)))
         assert [type(answer) for answer in answers[:3]] == [CorruptShare, type(answers[1]), CorruptShare]
         assert isinstance(answers[1], CorruptShare)
-        assert answers[3] == DATA[:10]
+        assert answers[3] == SMALL[:10]
         assert isinstance(answers[4], FileMissing)
 
     def test_which_shares_are_there(self, store: ShareStore, folder: Path) -> None:
         for shnum in (0, 9, 255):
-            put(store, b"x" * 100, SI, shnum)
+            put(store, TINY, SI, shnum)
         parent = share_file(folder, SI, 0).parent
         for name in ("notes.txt", ".tmp", "0.tmp", "-1", "256", "٣", "1e1"):
             (parent / name).write_bytes(b"")
         (parent / "7").mkdir()
         assert store.shares([SI, OTHER, SI]) == [frozenset({0, 9, 255}), frozenset(), frozenset({0, 9, 255})]
-        assert store.present([(SI, 0), (SI, 1), (SI, 7), (OTHER, 0)]) == [184, None, None, None]
+        assert store.present([(SI, 0), (SI, 1), (SI, 7), (OTHER, 0)]) == [len(stored(TINY)), None, None, None]
 
     def test_sizes(self, store: ShareStore, folder: Path) -> None:
-        put(store, DATA[:1234])
+        put(store, SMALL)
         share_file(folder, SI, 4).write_bytes(b"\0\0\0\2\0\0\0\0\0\0\0\5" + bytes(20))
         sizes = store.share_size([(SI, 3), (SI, 4), (SI, 5)])
-        assert sizes[0] == 1234
+        assert sizes[0] == len(SMALL)
         assert isinstance(sizes[1], CorruptShare)
         assert isinstance(sizes[2], FileMissing)
 
     def test_renewing_a_lease(self, store: ShareStore, folder: Path) -> None:
-        put(store, DATA[:1000])
+        put(store, SMALL)
         path = share_file(folder, SI, 3)
 
         def renew(expiration: int, secret: bytes = b"r" * 32) -> bool | LafsError:
             return store.renew([LeaseOf(SI, 3, Lease(secret, b"c" * 32, expiration))])[0]
 
         assert renew(LEASE.expiration + 50) is True
-        assert path.read_bytes() == stored(DATA[:1000], Lease(LEASE.renew, LEASE.cancel, LEASE.expiration + 50))
+        assert path.read_bytes() == stored(SMALL, Lease(LEASE.renew, LEASE.cancel, LEASE.expiration + 50))
         assert renew(LEASE.expiration + 20) is True
-        assert path.read_bytes() == stored(DATA[:1000], Lease(LEASE.renew, LEASE.cancel, LEASE.expiration + 50))
+        assert path.read_bytes() == stored(SMALL, Lease(LEASE.renew, LEASE.cancel, LEASE.expiration + 50))
         before = path.read_bytes()
         assert renew(LEASE.expiration + 90, b"x" * 32) is False
         assert path.read_bytes() == before
@@ -198,28 +229,30 @@ class StoreContract:
         ]
         path = share_file(folder, SI, 3)
         path.parent.mkdir(parents=True)
-        path.write_bytes(b"\0\0\0\1\0\0\0\0\0\0\0\3" + DATA[:500] + b"".join(records))
+        path.write_bytes(b"\0\0\0\1\0\0\0\0\0\0\0\3" + SMALL + b"".join(records))
         assert store.renew([LeaseOf(SI, 3, Lease(b"\1" * 32, b"c" * 32, LEASE.expiration))]) == [True]
         records[1] = records[1][:-4] + LEASE.expiration.to_bytes(4, "big")
-        assert path.read_bytes()[512:] == b"".join(records)
+        assert path.read_bytes()[12 + len(SMALL) :] == b"".join(records)
 
     def test_the_inventory(self, store: ShareStore, folder: Path) -> None:
         for shnum in (0, 10, 9):
-            put(store, b"x" * shnum, SI, shnum)
-        put(store, b"y", OTHER, 1)
+            put(store, share(NUMBERS[: 1 + shnum]), SI, shnum)
+        put(store, TINY, OTHER, 1)
         (folder / "shares" / "zz").mkdir()
         (folder / "shares" / "incoming").mkdir()
         (folder / "shares" / "stray").write_bytes(b"")
         found = sorted(store.inventory())
-        assert found == [(SI, 0, 84), (SI, 9, 93), (SI, 10, 94), (OTHER, 1, 85)]
+        [one, ten, eleven] = [len(stored(share(NUMBERS[:size]))) for size in (1, 10, 11)]
+        assert found == [(SI, 0, one), (SI, 9, ten), (SI, 10, eleven), (OTHER, 1, one)]
 
     def test_sweeping_old_staging(self, store: ShareStore, folder: Path) -> None:
-        old, new = folder / "staging" / "old", folder / "staging" / "new"
+        si = b32encode(SI)
+        old, new = (folder / "staging" / f"{si}.0.{letter * 26}" for letter in "on")
         old.write_bytes(b"x")
         new.write_bytes(b"x")
         os.utime(old, (old.stat().st_mtime - 90_000,) * 2)
         assert store.sweep_staging(86_400) == 1
-        assert [path.name for path in leftovers(folder)] == ["new"]
+        assert leftovers(folder) == [new]
 
     def test_space(self, store: ShareStore) -> None:
         space = store.space()

@@ -34,6 +34,7 @@ from tests.guard_process import (
     stored,
 )
 from tests.scripted_sftp import PipeStream
+from tests.served_folders import SocketStream
 from tests.sshd import SshServers
 
 NO_POSIX = ("posix-rename", "ordered")
@@ -235,14 +236,14 @@ def test_six_clients_a_hundred_rounds_over_sshd(tmp_path: Path, lacks: tuple[str
 
 
 class Proxy:
-    """A stream to a real sftp-server that is cut at a request of a given number.
+    """A stream to a real server that is cut at a request of a given number.
 
     The server has performed it and the answer is lost; or, `late`, it and all behind it come to the server only when
     `deliver` is called.
     """
 
-    def __init__(self, denied: str, cut_at: int | None, *, late: bool) -> None:
-        self._server = PipeStream(["-P", denied])
+    def __init__(self, server: PipeStream | SocketStream, cut_at: int | None, *, late: bool) -> None:
+        self._server = server
         for descriptor in (self._server.read_fd, self._server.write_fd):
             os.set_blocking(descriptor, True)
         ours, self._socket = socket.socketpair()
@@ -327,13 +328,15 @@ class Line:
     """Connections to a server; the first one is cut."""
 
     def __init__(self, reach: Reach, cut_at: int, *, late: bool) -> None:
-        self._denied = str(reach.denied)
+        self._reach = reach
         self._cut_at = cut_at
         self._late = late
         self.streams: list[Proxy] = []
 
     def __call__(self) -> Proxy:
-        self.streams.append(Proxy(self._denied, None if self.streams else self._cut_at, late=self._late))
+        served, root = self._reach.served, self._reach.root
+        server = PipeStream(["-P", str(self._reach.denied)]) if served is None else SocketStream(served, root)
+        self.streams.append(Proxy(server, None if self.streams else self._cut_at, late=self._late))
         return self.streams[-1]
 
 

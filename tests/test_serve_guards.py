@@ -114,6 +114,18 @@ def test_one_call_takes_it_and_others_see_what_they_know(root: Path) -> None:
     assert locks(root) == []
 
 
+def test_a_client_may_choose_its_token_to_know_its_guard_again(root: Path) -> None:
+    chosen = token()
+    with talking(root) as client, talking(root) as other:
+        assert call(client, owner=OWNER + b'token = "%b"\n' % chosen.encode()) == chosen
+        end(client, 1, chosen)
+        for strange in (b'"../../shares"', b'"short"', b"5", b"[]"):
+            given = call(other, owner=OWNER + b"token = " + strange + b"\n")
+            assert len(given) == 26
+            end(other, 1, given)
+    assert locks(root) == []
+
+
 def test_one_that_is_set_aside_keeps_what_is_in_it(root: Path) -> None:
     with talking(root) as client:
         mine = call(client)
@@ -368,10 +380,11 @@ def test_the_server_keeps_them_fresh_while_the_client_asks(root: Path) -> None:
     assert not fresh(1)
     assert fresh(5)
     assert not fresh(2)
-    assert fresh(60)
-    assert not fresh(60), "a client that has not asked for so long is paused"
     files.stat(b"/", follow=False)
     assert fresh(10)
+    assert not fresh(6), "a client that has not asked for so long is paused"
+    files.stat(b"/", follow=False)
+    assert fresh(6)
     files.close()
     assert locks(root) == []
     files.close()

@@ -234,6 +234,43 @@ def test_what_may_not_take_the_place_of_a_slot(served: Served, container: Callab
     assert served.notes == [f"placed {SLOT_TEXT}.0"]
 
 
+def test_the_same_share_with_a_lease_more_comes_instead(served: Served) -> None:
+    """So a client adds a lease to a mutable share (spec 10 §3)."""
+    served.place(mutable(slots(5)[0], OURS), SLOT_SI)
+    more = mutable(slots(5)[0], OURS, THEIRS)
+    served.place(more, SLOT_SI, replace=True)
+    assert served.stands(SLOT_SI) == more
+    assert served.notes[-1] == f"placed {SLOT_TEXT}.0 with more leases"
+    assert served.files("quarantine") == served.files("history") == []
+    with pytest.raises(Refused, match="not newer: version 5"):  # what nothing proves must be the same, too
+        served.place(flipped(mutable(slots(5)[0], OURS, THEIRS, GONE), -100), SLOT_SI, replace=True)
+    with pytest.raises(Refused, match="is not in the new one"):
+        served.place(mutable(slots(5)[0], THEIRS, GONE), SLOT_SI, replace=True)
+    assert served.stands(SLOT_SI) == more
+
+
+def test_only_a_share_that_fails_its_proof_is_put_away(served: Served) -> None:
+    there = immutable(shares()[0], OURS)
+    served.place(there)
+    with pytest.raises(Refused, match="it proves"):
+        served.keeper.put_away(SI, 0)
+    with pytest.raises(Refused, match="no such share"):
+        served.keeper.put_away(SI, 1)
+    bad = flipped(there, 60)
+    served.path().write_bytes(bad)
+
+    def broken() -> None:
+        raise Refused(FAILURE, "no guard")
+
+    with pytest.raises(Refused, match="no guard"):
+        served.keeper.put_away(SI, 0, fence=broken)
+    assert served.stands() == bad
+    served.keeper.put_away(SI, 0)
+    assert not served.path().exists()
+    [kept] = served.files("quarantine")
+    assert kept.read_bytes() == bad
+
+
 def test_a_slot_is_not_replaced_by_one_who_does_not_ask_for_it(served: Served) -> None:
     served.place(mutable(slots(5)[0], OURS), SLOT_SI)
     with pytest.raises(Refused, match="is there already"):

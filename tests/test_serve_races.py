@@ -155,9 +155,14 @@ def swapping(root: Path, outside: Path, linked: str) -> Iterator[None]:
             for _ in itertools.count():
                 link.symlink_to(outside / linked)
                 there.rename(moved)
-                link.rename(there)
-                there.unlink()
-                moved.rename(there)
+                with suppress(OSError):  # where the server has made a folder of that name meanwhile
+                    link.rename(there)
+                while moved.exists():
+                    with suppress(OSError):
+                        shutil.rmtree(there) if there.is_dir() and not there.is_symlink() else there.unlink()
+                    with suppress(OSError):
+                        moved.rename(there)
+                link.unlink(missing_ok=True)
                 with suppress(BlockingIOError):
                     if not os.read(reader, 1):
                         os._exit(0)

@@ -25,6 +25,9 @@ SEED = b"seed"
 class FolderContract(StoreContract):
     """A FolderStore on a folder that was added the way `server add` does it."""
 
+    node_id: bytes | None = NODE_ID
+    seed: bytes | None = SEED
+
     @pytest.fixture
     def folder(self, reach: tuple[Path, Callable[[], Files]]) -> Path:
         return reach[0]
@@ -32,7 +35,7 @@ class FolderContract(StoreContract):
     @pytest.fixture
     def server(self, reach: tuple[Path, Callable[[], Files]]) -> Server:
         files = reach[1]()
-        done = enrol(files, node_id=NODE_ID, seed=SEED, readonly=False, random_bytes=os.urandom)
+        done = enrol(files, node_id=self.node_id, seed=self.seed, readonly=False, random_bytes=os.urandom)
         files.close()
         return Server("here", done.node_id, done.seed, features=done.features)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from contextlib import suppress
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -19,7 +20,7 @@ from lafscli.primitives.encoding import b32encode
 
 if TYPE_CHECKING:
     from lafscli.storage.membership import Membership
-    from lafscli.storage.store import ShareStore, Space
+    from lafscli.storage.store import Policy, ShareStore, Space
 
 
 @command("server add")
@@ -108,13 +109,15 @@ def status(frame: Frame, names: tuple[str, ...]) -> None:
     found: dict[str, dict[str, Any]] = {}
     known, newer = client.membership(), False
 
-    def question(store: ShareStore) -> tuple[float, Space | None, Membership | None]:
+    def question(store: ShareStore) -> tuple[float, Space | None, Membership | None, Policy | None]:
         began = time.monotonic()
         store.present([(bytes(16), 0)])  # one round trip
-        seconds, listed = time.monotonic() - began, None
+        seconds, listed, policy = time.monotonic() - began, None, None
         with suppress(ServerError):  # a list that can't be used is no reason to call the server silent
             listed = store.membership()
-        return seconds, store.space(), listed
+        with suppress(ServerError):
+            policy = store.policy()
+        return seconds, store.space(), listed, policy
 
     for answer in client.grid.ask(question, stores):
         facts: dict[str, Any] = {"name": answer.store.server.name}
@@ -122,13 +125,15 @@ def status(frame: Frame, names: tuple[str, ...]) -> None:
             facts |= {"reachable": False, "reason": answer.value.message}
             facts |= {"hint": answer.value.hint} if answer.value.hint else {}
         else:
-            seconds, space, listed = answer.value
+            seconds, space, listed, policy = answer.value
             facts |= {"reachable": True, "latency_ms": round(seconds * 1000, 1)}
             if listed is not None:
                 facts["epoch"] = listed.epoch
                 newer = newer or known is None or (listed.grid == known.grid and listed.epoch > known.epoch)
             if space is not None:
                 facts |= {"free": space.free, "total": space.total}
+            if policy is not None:
+                facts |= {"software": policy.software, "policy": asdict(policy)}
         facts |= {"writable": answer.store.server.writable, "features": sorted(answer.store.server.features)}
         found[answer.store.server.name] = facts
     servers = [found[record.name] for record in records]
@@ -154,7 +159,23 @@ def _row(found: dict[str, Any]) -> tuple[str, ...]:
     if not found["reachable"]:
         return found["name"], "silent", "", "", "", found["reason"]
     room = [human_size(found[key]) if key in found else "?" for key in ("free", "total")]
-    return found["name"], "ok" if found["writable"] else "read-only", f"{found['latency_ms']:.0f} ms", *room, ""
+    state, policy = "ok" if found["writable"] else "read-only", _policy_words(found.get("policy"))
+    return found["name"], state, f"{found['latency_ms']:.0f} ms", *room, policy
+
+
+def _policy_words(policy: dict[str, Any] | None) -> str:
+    """The rules in force, in a few words; nothing of a server that has none."""
+    if policy is None:
+        return ""
+    words = [key.replace("_", "-") for key in ("read_only", "append_only") if policy[key]]
+    if policy["append_only"] and policy["history"]:
+        words.append(f"history {policy['history']}")
+    if policy["quota"] is not None:
+        used = "?" if policy["used"] is None else human_size(policy["used"])
+        words.append(f"quota {used} of {human_size(policy['quota'])}")
+    if policy["reserve"]:
+        words.append(f"reserve {human_size(policy['reserve'])}")
+    return ", ".join([policy["software"] or "lafs serve", *words])
 
 
 @command("server remove")

@@ -59,6 +59,7 @@ COMMANDS = (
     Command("server list", "lafscli.cli.servers", "list_", SETUP, "List the servers of this home."),
     Command("server status", "lafscli.cli.servers", "status", SETUP, "Ask servers how they are."),
     Command("server remove", "lafscli.cli.servers", "remove", SETUP, "Forget a server; its shares stay there."),
+    Command("server scan", "lafscli.cli.scanning", "scan", SETUP, "List every share on a server."),
     Command("server drain", "lafscli.cli.moves", "drain_", SETUP, "Copy our shares from a server to the others."),
     Command("server replace", "lafscli.cli.moves", "replace_", SETUP, "Put a new server in the place of another."),
     Command(

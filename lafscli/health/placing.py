@@ -86,7 +86,7 @@ def take_away(refill: Refill, store: ShareStore) -> Outcome:
     with store.guard(si, patience=refill.patience) as guard:
         found, _ = _look(refill, store)
         _insist_not_newer(found, refill.version)
-        guard.bury(refill.shnums)
+        guard.bury(refill.shnums, refill.lease)
         outcome.done = dict.fromkeys(refill.shnums, True)
     return outcome
 

@@ -229,7 +229,8 @@ class Regrowth:
         asked = []
         for name, shnum in sorted(case.goal().clear):
             if shnum in case.good:
-                change = take_out(case.cap, shnum, patience=self._mending.patience)
+                lease = self._mending.lease(case.cap.si, self._stores[name])
+                change = take_out(case.cap, shnum, lease, patience=self._mending.patience)
                 asked.append(((name, shnum), self._grid.submit(self._stores[name], change)))
         for (name, shnum), outcome in settle(asked):
             if isinstance(outcome, LafsError):

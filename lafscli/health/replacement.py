@@ -9,7 +9,7 @@ from lafscli.formats.caps import ChkVerifyCap
 from lafscli.health import proofs
 from lafscli.health.underway import STRIPE
 from lafscli.immutable.pipeline import fetcher
-from lafscli.storage.store import Buffer, ShareStore, ShareWriter
+from lafscli.storage.store import Buffer, Lease, ShareStore, ShareWriter
 
 Change = Callable[[ShareStore], bool]
 
@@ -41,14 +41,14 @@ def put_in_place(cap: ChkVerifyCap, shnum: int, writer: ShareWriter, *, bad: boo
     return call
 
 
-def take_out(cap: ChkVerifyCap, shnum: int, *, patience: float) -> Change:
-    """A call for a store: move a bad share to `quarantine/`. False when the share there is good by now."""
+def take_out(cap: ChkVerifyCap, shnum: int, lease: Lease, *, patience: float) -> Change:
+    """A call for a store: put a bad share away (`Guard.bury`). False when the share there is good by now."""
 
     def call(store: ShareStore) -> bool:
         with store.guard(cap.si, patience=patience) as guard:
             if is_good(store, cap, shnum, guard.keep):
                 return False
-            guard.bury([shnum])
+            guard.bury([shnum], lease)
         return True
 
     return call

@@ -24,7 +24,7 @@ from lafscli.primitives.hashes import write_enabler
 from lafscli.proof.slotkeys import write_cap
 from lafscli.storage.grid import Grid
 from lafscli.storage.membership import Membership
-from lafscli.storage.store import NewShare, ShareStore
+from lafscli.storage.store import LeaseOf, NewShare, ShareStore
 
 _BATCH_FILES = 64
 _BATCH_BYTES = 8 << 20
@@ -99,9 +99,9 @@ def _store(grid: Grid, batch: Sequence[_New], publishing: Publishing) -> list[Pu
         for file in batch:
             if file.error is None and not _enough(file, publishing):
                 file.error = _unhappy(grid, file, publishing)
-        _withdraw(grid, [file for file in batch if file.error is not None])
+        _withdraw(grid, [file for file in batch if file.error is not None], publishing)
     except BaseException as error:
-        _withdraw(grid, batch, seconds=None if isinstance(error, Exception) else _STOP_SECONDS)
+        _withdraw(grid, batch, publishing, seconds=None if isinstance(error, Exception) else _STOP_SECONDS)
         raise
     return [file.error or _published(file, publishing) for file in batch]
 
@@ -193,16 +193,16 @@ def _unhappy(grid: Grid, file: _New, publishing: Publishing) -> LafsError:
     return NotHappy(f"{message} ({named})" if named else message, hint="lafs server status shows which servers fail")
 
 
-def _withdraw(grid: Grid, files: Collection[_New], seconds: float | None = None) -> None:
+def _withdraw(grid: Grid, files: Collection[_New], publishing: Publishing, *, seconds: float | None = None) -> None:
     """Remove what may have been placed of these files."""
-    gone: dict[str, list[tuple[bytes, int]]] = {}
+    stores = {store.server.name: store for store in grid.stores}
+    gone: dict[str, list[LeaseOf]] = {}
     for file in files:
         for name, shnum in file.tried:
-            gone.setdefault(name, []).append((file.si, shnum))
-    stores = [store for store in grid.stores if store.server.name in gone]
-    if not stores:
+            gone.setdefault(name, []).append(LeaseOf(file.si, shnum, publishing.lease(file.si, stores[name])))
+    if not gone:
         return
-    answers = grid.ask(lambda store: store.withdraw(gone[store.server.name]), stores)
+    answers = grid.ask(lambda store: store.withdraw(gone[store.server.name]), [stores[name] for name in gone])
     while answers.poll(seconds) is not None:
         pass
 

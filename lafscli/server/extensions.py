@@ -15,6 +15,7 @@ from __future__ import annotations
 import json
 import struct
 from collections.abc import Callable, Sequence
+from functools import partial
 
 from lafscli import __version__
 from lafscli.errors import CorruptShare
@@ -150,14 +151,19 @@ class Extensions:
             raise Refused(BAD_MESSAGE, f"replace@lafs has no flags {flags}")
         token = text.decode("ascii", "replace")
         self._guards.insist(si, token)
-        return _outcomes([self._outcome(lambda shnum=shnum: self._put(si, token, shnum)) for shnum in shnums])  # type: ignore[misc]
+        bad = bool(flags)
+        return _outcomes([self._outcome(partial(self._put, si, token, shnum, bad=bad)) for shnum in shnums])
 
-    def _put(self, si: bytes, token: str, shnum: int) -> None:
+    def _put(self, si: bytes, token: str, shnum: int, *, bad: bool) -> None:
+        """What is staged, into its place. Where nothing is, and what stands there is said to be bad, that goes."""
         spot = spot_of(("locks", b32encode(si), token, str(shnum)))
         if spot.kind is not Kind.HELD:
             raise Refused(FAILURE, "no encoding has such a share number")
         self._quota.begin()
-        self._passages.place(spot, replace=True)
+        if bad and self._jail.there(spot.names) is None:
+            self._passages.put_away(spot)
+        else:
+            self._passages.place(spot, replace=True)
 
     def _outcome(self, act: Callable[[], None]) -> tuple[int, str]:
         try:

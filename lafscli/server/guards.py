@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
+import tomllib
 from collections.abc import Callable
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, field
@@ -18,6 +19,7 @@ from lafscli.server.backend import FAILURE, NO_SUCH_FILE, PERMISSION_DENIED, Ref
 from lafscli.server.handles import remove_file
 from lafscli.server.jail import FILE_MODE, Jail, asking
 from lafscli.server.quota import ENTRY, Quota
+from lafscli.server.spots import Kind, spot_of
 from lafscli.storage.moves import OWNER
 from lafscli.storage.owner import OWNER_SIZE, Owner, alive, this_process
 
@@ -25,8 +27,7 @@ MOST = 1000
 """Guards that one connection may have at once."""
 _SECONDS = 20.0
 _TOUCHES = 4
-_QUIET = 100.0
-"""Seconds after which a client that asks for nothing is taken for paused: its guards are not kept fresh any more."""
+_QUIET = 2
 _HELD = Refused(FAILURE, "guard held")
 _LOST = Refused(NO_SUCH_FILE, "this guard is not yours, or was broken")
 
@@ -64,6 +65,7 @@ class Guards:
         self._note = note
         self._making: set[str] = set()
         self._held: dict[tuple[bytes, str], _Guard] = {}
+        self._emptied: set[bytes] = set()
         self._asked = now()
 
     # ---- whose is it
@@ -150,8 +152,8 @@ class Guards:
     def forget(self, si: bytes, token: str) -> None:
         """A guard, made or being made, was removed name by name."""
         self._making.discard(token)
-        if self._held.pop((si, token), None) is not None:
-            self._leave_nothing(si)
+        if self._held.pop((si, token), None) is not None and len(self._emptied) < MOST:
+            self._emptied.add(si)
 
     def _drop_lost(self, some: list[tuple[bytes, str]]) -> bool:
         """Forget those that do not stand any more; whether there were any."""
@@ -170,10 +172,11 @@ class Guards:
     # ---- by one call
 
     def take(self, si: bytes, text: bytes) -> tuple[str, int]:
-        """Take the guard: its token, and the time here. `text` is the owner file that the client would write."""
+        """Take the guard: its token, and the time here. `text` is the owner file that the client would write; with a
+        `token` in it, of its own choice, it knows its guard again if the answer is lost."""
         theirs = Owner.parse(text)
         seconds = max(1.0, theirs.seconds) if theirs is not None else _SECONDS
-        token = b32encode(self._random_bytes(16))
+        token = _proposed(text) or b32encode(self._random_bytes(16))
         self.make(token)
         made = ("locks", f".{token}", token)
         try:
@@ -282,12 +285,11 @@ class Guards:
         self._asked = self._now()
 
     def tick(self) -> None:
-        """Show that the holders of guards taken by a call live."""
+        """Show that the holders of guards taken by a call live. A client that has asked for nothing for some time is
+        taken for paused: one that holds guards asks for something as often as it would touch them."""
         now = self._now()
-        if now - self._asked > _QUIET:
-            return
         for (si, token), guard in list(self._held.items()):
-            if guard.kept and now - guard.touched >= guard.every:
+            if guard.kept and guard.every <= now - guard.touched and now - self._asked <= _QUIET * guard.every:
                 guard.touched = now
                 with suppress(OSError), self._jail.folder(("locks", b32encode(si), token)) as folder:
                     os.utime(OWNER, dir_fd=folder, follow_symlinks=False)
@@ -304,6 +306,8 @@ class Guards:
                     else:
                         self._remove(si, token)
             self._held.pop((si, token), None)
+        for si in self._emptied:
+            self._leave_nothing(si)
 
     def _unmake(self, token: str) -> None:
         unmake(self._jail, self._quota, token)
@@ -333,3 +337,13 @@ def unmake(jail: Jail, quota: Quota, token: str) -> None:
             quota.begin()
             jail.rmdir(names)
             quota.free(ENTRY)
+
+
+def _proposed(text: bytes) -> str:
+    """The token that the client would have, if it says one."""
+    try:
+        token = tomllib.loads(text.decode()).get("token")
+    except (ValueError, RecursionError):
+        return ""
+    proposed = isinstance(token, str) and spot_of(("locks", f".{token}")).kind is Kind.MAKING
+    return str(token) if proposed else ""

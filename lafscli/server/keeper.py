@@ -100,7 +100,7 @@ class Keeper:
             new = self._judged(source_fd, size, si, shnum, proven=replace)
             proofs = Proofs(self._pulse)
             # once without the turn, for what takes long: most refusals, the proof of what stands there, the disk
-            if self._would_replace(new, si, shnum, proofs, replace=replace):
+            if self._would_replace(new, source_fd, si, shnum, proofs, replace=replace):
                 os.fdatasync(source_fd)
             with self.turns.turn(si), self._shelves.shares(si, make=True) as folder:
                 fence()
@@ -112,28 +112,29 @@ class Keeper:
                         self._shelves.note(f"placed {what}")
                         return
                     fd, status = found
-                    verdict = self._verdict(new, Standing(fd, status.st_size, si, shnum, proofs), replace=replace)
+                    standing = Standing(fd, status.st_size, si, shnum, proofs)
+                    verdict = self._verdict(new, source_fd, standing, replace=replace)
                 if verdict.bad:
                     fits_beside(self._shelves, folder, new, si, shnum)
                 move = partial(os.rename, source_name, str(shnum), src_dir_fd=source_dir_fd, dst_dir_fd=folder)
                 self._put_instead(verdict, folder, si, shnum, status.st_size, move)
 
-    def _would_replace(self, new: New, si: bytes, shnum: int, proofs: Proofs, *, replace: bool) -> bool:
+    def _would_replace(self, new: New, source_fd: int, si: bytes, shnum: int, proofs: Proofs, *, replace: bool) -> bool:
         """Whether something stands in the place that gives way; Refused if something does that won't."""
         try:
             with self._shelves.shares(si) as folder, self._shelves.share(folder, shnum) as found:
                 if found is None:
                     return False
                 fd, status = found
-                self._verdict(new, Standing(fd, status.st_size, si, shnum, proofs), replace=replace)
+                self._verdict(new, source_fd, Standing(fd, status.st_size, si, shnum, proofs), replace=replace)
                 return True
         except FileNotFoundError:
             return False
 
-    def _verdict(self, new: New, standing: Standing, *, replace: bool) -> Verdict:
+    def _verdict(self, new: New, source_fd: int, standing: Standing, *, replace: bool) -> Verdict:
         if not replace:
             raise Refused(FAILURE, "is there already")
-        return instead(new, standing, self._shelves.now())
+        return instead(new, source_fd, standing, self._shelves.now())
 
     def _put_instead(
         self, verdict: Verdict, folder: int, si: bytes, shnum: int, size: int, move: Callable[[], None]
@@ -150,11 +151,35 @@ class Keeper:
         if verdict.bad:
             self._shelves.note(f"placed {what}, what was there is in quarantine")
             return
-        if keeps:
+        if verdict.slot is not None and keeps:
             self._history.bound(si, shnum, self._count)
         else:
             self._shelves.used(-size)
-        self._shelves.note(f"placed a newer {what}")
+        self._shelves.note(f"placed {what} with more leases" if verdict.slot is None else f"placed a newer {what}")
+
+    def put_away(self, si: bytes, shnum: int, *, fence: Callable[[], None] = no_fence) -> None:
+        """Move a share that fails its own proof to `quarantine/`, and put nothing in its place; Refused where it
+        proves. `fence` as in `place`."""
+        what = f"{b32encode(si)}.{shnum}"
+        proofs = Proofs(self._pulse)
+
+        def insist_on_bad(folder: int) -> None:
+            with self._shelves.share(folder, shnum) as found:
+                if found is None:
+                    raise Refused(NO_SUCH_FILE, "no such share")
+                if not proofs.fails(found[0], si, shnum):
+                    raise Refused(FAILURE, "it proves")
+
+        with refusing(what), _named(what):
+            with self._shelves.shares(si) as folder:  # without the turn, for most that prove
+                insist_on_bad(folder)
+            with self.turns.turn(si), self._shelves.shares(si) as folder:
+                fence()
+                insist_on_bad(folder)
+                self._shelves.quarantine(folder, si, shnum)
+                os.unlink(str(shnum), dir_fd=folder)
+                os.fsync(folder)
+                self._shelves.note(f"put {what}, which fails its own proof, into quarantine")
 
     def _judged(self, fd: int, size: int, si: bytes, shnum: int, *, proven: bool) -> New:
         if holds_mutable(fd):

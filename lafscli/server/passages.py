@@ -97,10 +97,17 @@ class Passages:
                 self._guards.insist(old.si, old.token)
 
         fence()
-        with self._source(old) as (descriptor, above):
-            self._make_room(old.si)
-            self._keeper.place(descriptor, above, old.name, old.si, old.shnum, replace=replace, fence=fence)
+        self._make_room(old.si)
+        # It is moved by its whole way below `locks/`: one who breaks the guard by a plain rename knows of no turns, but
+        # takes that way away, and the move fails (spec 10 §1.3).
+        name = "/".join(old.names[1:])
+        with self._source(old) as (descriptor, _), self._jail.folder(old.names[:1]) as top:
+            self._keeper.place(descriptor, top, name, old.si, old.shnum, replace=replace, fence=fence)
         self._guards.placed(old.si, old.token, old.name)
+
+    def put_away(self, spot: Spot) -> None:
+        """A share that fails its own proof into quarantine, under the guard that `spot` is in."""
+        self._keeper.put_away(spot.si, spot.shnum, fence=lambda: self._guards.insist(spot.si, spot.token))
 
     def _make_room(self, si: bytes) -> None:
         """The folders that a share comes into, which clients make or leave to us."""

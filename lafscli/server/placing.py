@@ -3,7 +3,8 @@
 stands there        to come: immutable                       to come: mutable
 nothing             a well-formed one                        one that proves, of the key that its siblings have
 immutable, good     refused: is there already                refused: another kind
-mutable, good       refused: another kind                    the same key, and newer
+mutable, good       refused: another kind                    the same key, and newer; or the same share again, with
+                                                             more leases
 fails its own proof one that proves; the old one goes to     one that proves, of the key that can still be told
                     quarantine/                              and no older; the old one goes to quarantine/
 """
@@ -33,6 +34,7 @@ from lafscli.server.judge import (
 from lafscli.server.shelves import Shelves
 
 _COUNT_SIZE = 4
+_PIECE = 1 << 20
 
 New = Immutable | ProvenSlot
 
@@ -94,8 +96,9 @@ def told_of(fd: int, size: int, si: bytes, shnum: int) -> ProvenSlot | None:
     return None
 
 
-def instead(new: New, standing: Standing, now: float) -> Verdict:
-    """Whether `new` may take the place of what stands there; Refused says why not. An immutable `new` was proven.
+def instead(new: New, source_fd: int, standing: Standing, now: float) -> Verdict:
+    """Whether `new`, which is open, may take the place of what stands there; Refused says why not. An immutable `new`
+    was proven.
 
     Of one that stands there damaged, the key counts as long as the signature proves it; where it does not, any share
     that proves may come, of the key that its siblings have: `fits_beside` sees to that.
@@ -122,12 +125,33 @@ def instead(new: New, standing: Standing, now: float) -> Verdict:
         raise Refused(FAILURE, f"not newer: {_described(told)} is there")
     if new.version == told.version:
         if not standing.fails():
-            raise Refused(FAILURE, f"not newer: {_described(told)} is there already")
+            # Who adds a lease puts the same share there again, with one lease more.
+            same = _same_share(source_fd, new.container, standing.fd, told.container)
+            if not (same and _has_more_leases(new.container, told.container)):
+                raise Refused(FAILURE, f"not newer: {_described(told)} is there already")
+            _keeps_write_enabler(new.container, told.container)
+            _keeps_leases(new.container, told.container, now)
+            return Verdict(False, None)
         _keeps_leases(new.container, told.container, now)
         return Verdict(True, told)
     _keeps_write_enabler(new.container, told.container)
     _keeps_leases(new.container, told.container, now)
     return Verdict(False, told)
+
+
+def _same_share(one: int, container: MutableContainer, other: int, there: MutableContainer) -> bool:
+    """Whether two containers hold the same share, byte for byte: what nothing proves, too."""
+    if container.data_length != there.data_length:
+        return False
+    for start in range(DATA_OFFSET, DATA_OFFSET + there.data_length, _PIECE):
+        length = min(_PIECE, DATA_OFFSET + there.data_length - start)
+        if os.pread(one, length, start) != os.pread(other, length, start):
+            return False
+    return True
+
+
+def _has_more_leases(new: MutableContainer, old: MutableContainer) -> bool:
+    return not {_secrets(lease) for lease in new.leases} <= {_secrets(lease) for lease in old.leases}
 
 
 def another_key(si: bytes) -> str:

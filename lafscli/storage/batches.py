@@ -16,6 +16,7 @@ from lafscli.storage.packets import refusal, string
 from lafscli.storage.rate import RateLimit
 from lafscli.storage.store import (
     Answer,
+    Ask,
     Link,
     List,
     Mkdir,
@@ -84,6 +85,8 @@ class Operations:
                 self._files.append((index, self._small.begin(op)))
             case Patch(path):
                 self._request(packets.OPEN, string(self._path(path)) + OPEN_EXISTING, self._opened, index)
+            case Ask(extension, body) if extension in self._channel.extensions:
+                self._request(packets.EXTENDED, string(extension.encode()) + body, self._replied, index)
             case _:
                 request = self._plain(op)
                 if isinstance(request, FileError):
@@ -114,6 +117,8 @@ class Operations:
                 return packets.SETSTAT, string(self._path(path)) + packets.ATTRS_TIMES.pack(8, mtime, mtime)
             case Truncate(path, size):
                 return packets.SETSTAT, string(self._path(path)) + packets.ATTRS_SIZE.pack(1, size)
+            case Ask(extension):
+                return NotSupported(f"the server does not offer {extension}", server=self._channel.name)
             case _:
                 raise TypeError(f"not an operation: {op!r}")
 
@@ -136,6 +141,14 @@ class Operations:
         if kind != packets.STATUS or packets.status_code(body) != packets.OK:
             self._refused(index, kind, body)
 
+    def _replied(self, index: int, kind: int, body: memoryview) -> None:
+        self._values[index] = b""
+        if kind == packets.EXTENDED_REPLY:
+            self._left -= 1
+            self._values[index] = bytes(body)
+        else:
+            self._status(index, kind, body)
+
     def _opened(self, index: int, kind: int, body: memoryview) -> None:
         """Of a Patch: write and close at once; the answer to the second ends it."""
         op = self._ops[index]
@@ -150,5 +163,6 @@ class Operations:
 
     def _refused(self, index: int, kind: int, body: memoryview) -> None:
         op = self._ops[index]
-        path = op.old if isinstance(op, Rename | Replace | Link) else op.path
-        self._values[index] = refusal(self._channel.expect(packets.STATUS, kind, body), path, self._channel.name)
+        status = self._channel.expect(packets.STATUS, kind, body)
+        path = op.old if isinstance(op, Rename | Replace | Link) else None if isinstance(op, Ask) else op.path
+        self._values[index] = refusal(status, path, self._channel.name)

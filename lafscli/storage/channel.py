@@ -32,8 +32,8 @@ MAX_HANDLES = 256
 WINDOW = 2 * 1024 * 1024
 """Bytes of READs, and of WRITEs, under way at most; ssh's own window is as large."""
 MAX_REQUESTS = 256
-MAX_NAMES_PACKET = 1024 * 1024
 MAX_PACKET = 64 * 1024
+MAX_PACKETS = {packets.NAME: 1024 * 1024, packets.EXTENDED_REPLY: 257 * 1024}
 _RECEIVE = 64 * 1024
 # While bulk data comes, this much at most is read behind it, to be copied once more.
 # So much of an answer is a sign of life before it is all there: a server may be slow, but not drip.
@@ -362,7 +362,7 @@ class Channel:
                     return
                 pos = behind
                 continue
-            if length < 5 or length > (MAX_NAMES_PACKET if kind == packets.NAME else MAX_PACKET):
+            if length < 5 or length > MAX_PACKETS.get(kind, MAX_PACKET):
                 self._refuse_length(length, bytes(view[pos:end]))
             behind = pos + 4 + length
             if behind > end:

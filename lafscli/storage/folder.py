@@ -20,17 +20,19 @@ from lafscli.errors import (
     ServerUnreachable,
 )
 from lafscli.formats import container
-from lafscli.primitives.encoding import b32decode, b32encode
+from lafscli.primitives.encoding import b32encode
 from lafscli.storage import leases
+from lafscli.storage.calls import Calls
 from lafscli.storage.enrol import read_identity
 from lafscli.storage.guard import FolderGuard
+from lafscli.storage.inventory import list_everything
 from lafscli.storage.locks import LOCK_SECONDS, PATIENCE, Locks
 from lafscli.storage.membership import Membership
 from lafscli.storage.serverfile import IDENTITY_RANGE, LIST_LOCK, FileListGuard, membership_in, read_membership
 from lafscli.storage.shareranges import ReadingShares
 from lafscli.storage.sight import Sight, Survivors
 from lafscli.storage.slots import MOST_SHARES, is_share, list_shares, look, look_everywhere, look_into_guards, sights
-from lafscli.storage.staged import StagedShare, around, plainly, size_error
+from lafscli.storage.staged import StagedShare, around, in_words, plainly, size_error
 from lafscli.storage.store import (
     NOTHING,
     Answer,
@@ -48,6 +50,7 @@ from lafscli.storage.store import (
     NewFile,
     NewShare,
     Op,
+    Policy,
     Remove,
     Rename,
     Rmdir,
@@ -81,6 +84,7 @@ class FolderStore:
         self.server = server
         self.files = files
         self.locks = Locks(server, files, random_bytes=random_bytes, sync=sync, lock_seconds=lock_seconds)
+        self._calls = Calls(files, server.name)
         self._random_bytes = random_bytes
         self._sync = sync
         self._proved = False
@@ -116,6 +120,9 @@ class FolderStore:
     # ---- what is there
 
     def shares(self, sis: Sequence[StorageIndex]) -> list[frozenset[int] | LafsError]:
+        known = self._calls.shares(sis)
+        if known is not None:
+            return [found if isinstance(found, LafsError) else frozenset(found) for found in known]
         answers: list[frozenset[int] | LafsError] = []
         for listing in self.files.listing([container.share_folder(si) for si in sis], most=MOST_SHARES):
             if isinstance(listing, FileMissing):
@@ -127,6 +134,9 @@ class FolderStore:
         return answers
 
     def present(self, shares: Sequence[tuple[StorageIndex, int]]) -> list[int | LafsError | None]:
+        known = self._calls.sizes(shares)
+        if known is not None:
+            return known
         answers: list[int | LafsError | None] = []
         for answer in self.files.do([Stat(container.share_path(si, shnum)) for si, shnum in shares]):
             if isinstance(answer, FileStat):
@@ -144,27 +154,10 @@ class FolderStore:
         return [_share_size(head, stat) for head, stat in zip(heads, stats, strict=True)]
 
     def inventory(self) -> Iterator[tuple[StorageIndex, int, int]]:
-        [prefixes] = self.files.listing(["shares"])
-        if isinstance(prefixes, FileError):
-            raise prefixes
-        unread: FileError | None = None
-        for prefix in sorted(entry.name for entry in prefixes if len(entry.name) == 2):
-            [folders] = self.files.listing([f"shares/{prefix}"])
-            if isinstance(folders, FileError):
-                unread = unread or _unread(folders)
-                continue
-            names = sorted(entry.name for entry in folders if _storage_index(entry.name, prefix) is not None)
-            for name, entries in zip(
-                names, self.files.listing([f"shares/{prefix}/{name}" for name in names]), strict=True
-            ):
-                if isinstance(entries, FileError):
-                    unread = unread or _unread(entries)
-                    continue
-                for entry in sorted(entries, key=lambda entry: entry.name):
-                    if is_share(entry):
-                        yield b32decode(name), int(entry.name), entry.stat.size
-        if unread is not None:
-            raise unread
+        return self._calls.inventory() or list_everything(self.files)
+
+    def policy(self) -> Policy | None:
+        return self._calls.policy()
 
     def space(self) -> Space | None:
         return self.files.space()
@@ -234,6 +227,10 @@ class FolderStore:
             made.append(NewFile(path, [front, *share.parts, back], stat=True))
             sizes.append(sum(memoryview(part).nbytes for part in made[-1].parts))
         stats = self.files.create_many(made, sync=self._sync)
+        stats = [
+            in_words(stat, path) if isinstance(stat, FileError) else stat
+            for path, stat in zip(staged, stats, strict=True)
+        ]
         outcomes: list[LafsError | None] = [size_error(*pair) for pair in zip(stats, sizes, strict=True)]
         good = [index for index, outcome in enumerate(outcomes) if outcome is None]
         moves = [(staged[index], shares[index].si, shares[index].shnum) for index in good]
@@ -244,12 +241,18 @@ class FolderStore:
             self.files.do([Remove(path) for path in lost])
         return outcomes
 
-    def make_room(self, si: StorageIndex) -> None:
-        """Make the folder of a storage index; whether that worked is seen when it is looked at."""
+    def make_room(self, si: StorageIndex) -> bool:
+        """Make the folder of a storage index; whether that worked is seen when it is looked at. False where the server
+        does that itself."""
+        if ops := self._room(si):
+            self.files.do(ops)
+        return not self._calls.places
+
+    def _room(self, si: StorageIndex) -> list[Op]:
+        if self._calls.places:
+            return []
         folder = container.share_folder(si)
-        names = [name for name in (folder[:-27], folder) if name not in self._folders]
-        if names:
-            self.files.do([Mkdir(name) for name in names])
+        return [Mkdir(name) for name in (folder[:-27], folder) if name not in self._folders]
 
     def publish(self, moves: Sequence[tuple[str, StorageIndex, int]]) -> list[LafsError | None]:
         """Rename staged files to their places, never over a share that is there: FileExists for those."""
@@ -257,7 +260,7 @@ class FolderStore:
         last: list[int] = []
         for staged, si, shnum in moves:
             path, folder = container.share_path(si, shnum), container.share_folder(si)
-            ops += [Mkdir(name) for name in (folder[:-27], folder) if name not in self._folders]
+            ops += self._room(si)
             self._folders |= {folder[:-27], folder}
             if "rename-keeps" in self.server.features or "hardlink" not in self.server.features:
                 ops.append(Rename(staged, path))
@@ -292,9 +295,9 @@ class FolderStore:
         last: Sequence[int],
     ) -> list[LafsError | None]:
         outcomes: list[LafsError | None] = []
-        for index in last:
+        for index, (staged, *_) in zip(last, moves, strict=True):
             answer = answers[index]
-            outcomes.append(answer if isinstance(answer, FileError) else None)
+            outcomes.append(in_words(answer, staged) if isinstance(answer, FileError) else None)
         failed = [index for index, outcome in enumerate(outcomes) if outcome is not None]
         if failed:
             self._folders.clear()
@@ -332,10 +335,12 @@ class FolderStore:
     def renew(self, items: Sequence[LeaseOf]) -> list[bool | LafsError]:
         return leases.renew_leases(self.files, items)
 
-    def withdraw(self, shares: Sequence[tuple[StorageIndex, int]]) -> None:
-        folders = [container.share_folder(si) for si in dict.fromkeys(si for si, _ in shares)]
+    def withdraw(self, shares: Sequence[LeaseOf]) -> None:
+        folders = [container.share_folder(si) for si in dict.fromkeys(share.si for share in shares)]
+        paths = [container.share_path(share.si, share.shnum) for share in shares]
         with contextlib.suppress(ServerError):
-            self.files.do([*(Remove(container.share_path(si, shnum)) for si, shnum in shares), *map(Rmdir, folders)])
+            if self._calls.cancel(shares) is None:
+                self.files.do([*map(Remove, paths), *map(Rmdir, folders)])
         self._folders -= set(folders)
 
     # ---- changing what exists
@@ -389,19 +394,6 @@ class FolderStore:
 
     def _staging_path(self, si: StorageIndex, shnum: int) -> str:
         return f"staging/{b32encode(si)}.{shnum}.{b32encode(self._random_bytes(16))}"
-
-
-def _storage_index(name: str, prefix: str) -> StorageIndex | None:
-    try:
-        si = b32decode(name)
-    except ValueError:
-        return None
-    return si if len(si) == 16 and name.startswith(prefix) else None
-
-
-def _unread(error: FileError) -> FileError | None:
-    """A folder that could not be listed; one that went away meanwhile had nothing in it."""
-    return None if isinstance(error, FileMissing) else error
 
 
 def _share_size(head: Buffer | FileError, stat: Answer) -> int | LafsError:

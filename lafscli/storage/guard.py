@@ -28,6 +28,7 @@ from lafscli.storage.store import (
     Files,
     FileStat,
     FileWriter,
+    Lease,
     Link,
     Look,
     Mkdir,
@@ -273,7 +274,7 @@ class FolderGuard:
         self._insist([answers[index] for index in places.values()])
         return reading
 
-    def bury(self, shnums: Sequence[int]) -> None:
+    def bury(self, shnums: Sequence[int], _lease: Lease, /) -> None:
         """Move shares that stand in place and are known to be bad to `quarantine/`."""
         moved = self.move_aside(shnums)
         targets = {shnum: self.quarantined(shnum) for shnum in sorted(moved)}

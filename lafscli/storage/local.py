@@ -15,6 +15,7 @@ from lafscli.storage.packets import FSYNC, HARDLINK, POSIX_RENAME, STATVFS, esca
 from lafscli.storage.store import (
     MANY_NAMES,
     Answer,
+    Ask,
     Buffer,
     DirEntry,
     FileRange,
@@ -99,8 +100,7 @@ class LocalFiles:
                 except FileError as error:
                     answers.append(error)
                 except OSError as error:
-                    path = op.old if isinstance(op, Rename | Replace | Link) else op.path
-                    answers.append(self._refused(error, path))
+                    answers.append(self._refused(error, op.old if isinstance(op, Rename | Replace | Link) else op.path))
                 else:
                     if self._sync_folders and isinstance(op, Rename | Replace | Link):
                         moved |= {str(PurePosixPath(path).parent) for path in (op.old, op.new)}
@@ -118,6 +118,8 @@ class LocalFiles:
         match op:
             case Stat(path):
                 return _stat(os.lstat(self._path(path)))
+            case Ask():
+                raise NotSupported("this is a folder, and no server", server=self._name)
             case List(path, most):
                 return self._list(path, most)
             case NewFile(path, parts, sync, look):

@@ -27,6 +27,8 @@ from lafscli.storage import leftovers
 from lafscli.storage.guard import FolderGuard
 from lafscli.storage.moves import OWNER, Moves, broken_folder, guard_folder
 from lafscli.storage.owner import OWNER_SIZE, Owner, alive, this_process
+from lafscli.storage.packets import REPLACE
+from lafscli.storage.servedguard import CalledGuard, ServedGuard, call_for_guard
 from lafscli.storage.shares import GUARDED
 from lafscli.storage.sight import Survivors
 from lafscli.storage.store import (
@@ -196,6 +198,13 @@ class Locks:
         All in one batch where the server keeps the order: the owner then is there before the move, so that nobody
         ever sees an empty guard, and its text comes a moment later. What fails of it is seen in the answers.
         """
+        with self._sure(si, token):
+            called = call_for_guard(self._files, si, self._me, token, look)
+        if called is not None:
+            token, now, seen = called
+            taken = self._guard(CalledGuard, si, token, now)
+            taken.seen = seen
+            return taken
         mine, guard = f"locks/.{token}", guard_folder(si)
         made, held = f"{mine}/{token}", f"{guard}/{token}"
         make: list[Op] = [Mkdir("locks"), Mkdir(mine), Mkdir(made), NewFile(f"{made}/{OWNER}", [self._me.serialise()])]
@@ -219,7 +228,8 @@ class Locks:
             problem = next(iter(_refusals(answers[1:4])), None)
             refusal, there, here = answers[5:8] if len(answers) > 4 else (None, None, None)
             if problem is None and isinstance(there, FileStat):
-                taken = self._guard(si, token, there.mtime)
+                served = REPLACE in self._files.connect()
+                taken = self._guard(ServedGuard if served else FolderGuard, si, token, there.mtime)
                 if reading is None:
                     taken.look(look)
                 else:
@@ -233,8 +243,8 @@ class Locks:
             f"{guard}: the server says that it was made, and it is not there", server=self._server.name
         )
 
-    def _guard(self, si: StorageIndex, token: str, server_time: int) -> FolderGuard:
-        return FolderGuard(
+    def _guard(self, sort: type[FolderGuard], si: StorageIndex, token: str, server_time: int) -> FolderGuard:
+        return sort(
             self._files,
             self._moves,
             si,
@@ -275,6 +285,7 @@ class Locks:
             if not isinstance(mine, FileMissing):
                 raise mine if isinstance(mine, FileError) else FileError("a guard of ours can't be broken there")
             self._given_up.add(token)
+            self._untidy.add(si)  # where a guard ends with its connection, the server has put aside what was in it
             del self._unsure[token]
 
     # ---- watching

@@ -135,10 +135,25 @@ class NewFile:
     stat: bool = False
 
 
-Op = Stat | Mkdir | Rename | Replace | Link | Remove | Rmdir | Touch | Truncate | Patch | List | NewFile
-Answer = FileStat | list[DirEntry] | FileError | None
-"""FileStat to Stat (and NewFile with `stat`), a list to List, None to all others; what was refused, or failed later,
-is a FileError."""
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """Call an extension of the server, by its name; answers the bytes of the reply (none where it only says OK).
+    NotSupported where it is not offered. `safe`: the call changes nothing, so it may be made again."""
+
+    extension: str
+    body: bytes = field(default=b"", repr=False)
+    safe: bool = False
+
+    @property
+    def path(self) -> str:
+        """It is about the server."""
+        return ""
+
+
+Op = Stat | Mkdir | Rename | Replace | Link | Remove | Rmdir | Touch | Truncate | Patch | List | NewFile | Ask
+Answer = FileStat | list[DirEntry] | bytes | FileError | None
+"""FileStat to Stat (and NewFile with `stat`), a list to List, bytes to Ask, None to all others; what was refused, or
+failed later, is a FileError."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,3 +197,16 @@ class Space:
 
     free: int
     total: int
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """What a server says of itself: its rules, sizes in bytes. `used` is None where nothing is counted."""
+
+    software: str
+    append_only: bool
+    read_only: bool
+    quota: int | None
+    used: int | None
+    reserve: int
+    history: int

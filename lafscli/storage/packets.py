@@ -23,7 +23,18 @@ OK, EOF = 0, 1
 
 POSIX_RENAME, FSYNC, HARDLINK = "posix-rename@openssh.com", "fsync@openssh.com", "hardlink@openssh.com"
 STATVFS, LIMITS = "statvfs@openssh.com", "limits@openssh.com"
-UNDERSTOOD = {POSIX_RENAME: b"1", FSYNC: b"1", HARDLINK: b"1", STATVFS: b"2", LIMITS: b"1"}
+POLICY, PRESENCE, INVENTORY = "policy@lafs", "presence@lafs", "inventory@lafs"
+GUARD, REPLACE, CANCEL_LEASE = "guard@lafs", "replace@lafs", "cancel-lease@lafs"
+OWN = (POLICY, PRESENCE, INVENTORY, GUARD, REPLACE, CANCEL_LEASE)
+"""Extensions of `lafs serve` (served.py)."""
+UNDERSTOOD = {
+    POSIX_RENAME: b"1",
+    FSYNC: b"1",
+    HARDLINK: b"1",
+    STATVFS: b"2",
+    LIMITS: b"1",
+    **dict.fromkeys(OWN, b"1"),
+}
 """Extensions we use, in the version we know."""
 
 HEAD = struct.Struct(">IBI")
@@ -105,20 +116,25 @@ def status_code(body: memoryview) -> int:
     return int(U32.unpack_from(body)[0])
 
 
-def refusal(body: memoryview, path: str, server: str) -> FileError:
-    """The error that a STATUS other than OK stands for. Old servers send the code alone."""
-    code = status_code(body)
-    sort, text = _REFUSALS.get(code, (FileError, f"status {code}"))
+def refusal(body: memoryview, path: str | None, server: str) -> FileError:
+    """The error that a STATUS other than OK stands for; the words alone without a path. Old servers send the code
+    alone."""
     try:
         message, _ = take_string(body, 4)
     except ProtocolViolation:
         message = b""
+    return refused(status_code(body), message, server, "" if path is None else f"{escaped(path) or '.'}: ")
+
+
+def refused(code: int, message: bytes, server: str, about: str = "") -> FileError:
+    """The error that a status code and the server's own words stand for; it begins with what it is `about`."""
+    sort, text = _REFUSALS.get(code, (FileError, f"status {code}"))
     if message:
         text = escaped(message)
         if sort is FileError:
             words = text.lower()
             sort = next((better for word, better in _WORDS if word in words), FileError)
-    return sort(f"{escaped(path) or '.'}: {text[:1].lower()}{text[1:]}", server=server)
+    return sort(f"{about}{text[:1].lower()}{text[1:]}", server=server)
 
 
 def parse_handle(body: memoryview) -> bytes:

@@ -20,6 +20,7 @@ from lafscli.storage.reads import Batch, ReadQueue
 from lafscli.storage.store import (
     MANY_NAMES,
     Answer,
+    Ask,
     Buffer,
     DirEntry,
     FileRange,
@@ -160,7 +161,7 @@ class SftpFiles:
     def do_and_read(self, ops: Sequence[Op], wanted: Sequence[FileRange]) -> tuple[list[Answer], SftpReading]:
         """Carry out in order, pipelined, and ask for ranges behind that; the answers are waited for."""
         with self._turn:
-            if all(isinstance(op, Stat | List) for op in ops):
+            if all(isinstance(op, Stat | List) or (isinstance(op, Ask) and op.safe) for op in ops):
                 return self._asking(lambda channel, reads: self._do(channel, reads, ops, wanted))
             return self._do(*self._ready(), ops, wanted)
 

@@ -32,7 +32,7 @@ class Folder(Protocol):
     @property
     def sync(self) -> bool: ...
 
-    def make_room(self, si: StorageIndex) -> None: ...
+    def make_room(self, si: StorageIndex) -> bool: ...
 
     def publish(self, moves: Sequence[tuple[str, StorageIndex, int]]) -> list[LafsError | None]: ...
 
@@ -87,12 +87,16 @@ class StagedShare:
             self._file.write(record)
             self._file.write_at(0, container.header(self._length, 1))
             self._file.close(sync=self._folder.sync)
-        self._folder.make_room(self._si)
-        stat, place = self._folder.files.do([Stat(self.staged), Stat(container.share_folder(self._si))])
+        looks = [Stat(self.staged)]
+        if self._folder.make_room(self._si):
+            looks.append(Stat(container.share_folder(self._si)))
+        stat, *places = self._folder.files.do(looks)
         error = size_error(stat, container.HEADER_SIZE + self._length + len(record))
         if error is not None:
             raise error
-        if not isinstance(place, FileStat) or place.kind != "dir":
+        for place in places:
+            if isinstance(place, FileStat) and place.kind == "dir":
+                continue
             reason = place.message if isinstance(place, FileError) else "it is not a folder"
             raise FileError(f"no share can be placed there: {reason}")
 
@@ -112,9 +116,15 @@ def plainly(path: str) -> Iterator[None]:
     try:
         yield
     except FileError as error:
-        error.message = error.message.removeprefix(f"{path}: ")
-        error.args = (error.message,)
+        in_words(error, path)
         raise
+
+
+def in_words(error: FileError, path: str) -> FileError:
+    """The error without the internal name."""
+    error.message = error.message.removeprefix(f"{path}: ")
+    error.args = (error.message,)
+    return error
 
 
 def lease_record(lease: Lease) -> bytes:

@@ -19,6 +19,7 @@ from lafscli.storage.ops import (
     MANY_NAMES,
     NOTHING,
     Answer,
+    Ask,
     Buffer,
     DirEntry,
     FileRange,
@@ -30,6 +31,7 @@ from lafscli.storage.ops import (
     NewFile,
     Op,
     Patch,
+    Policy,
     Remove,
     Rename,
     Replace,
@@ -48,6 +50,7 @@ __all__ = [
     "MANY_NAMES",
     "NOTHING",
     "Answer",
+    "Ask",
     "Buffer",
     "DirEntry",
     "FileRange",
@@ -62,6 +65,7 @@ __all__ = [
     "NewShare",
     "Op",
     "Patch",
+    "Policy",
     "Progress",
     "Remove",
     "Rename",
@@ -262,8 +266,9 @@ class Guard(Protocol):
         On an error `committed` tells what did get there. One round trip; `then` is asked for behind it, and its data
         not waited for."""
 
-    def bury(self, shnums: Sequence[int]) -> None:
-        """Move shares that are bad to `quarantine/`; nothing comes in their place."""
+    def bury(self, shnums: Sequence[int], lease: Lease, /) -> None:
+        """Move shares that are bad to `quarantine/`; nothing comes in their place. A server that judges for itself
+        keeps those that prove; `lease`, ours, is given up then, and they go if it was their last: else NotSupported."""
 
     def release(self) -> None:
         """Remove what was staged, and the guard."""
@@ -338,8 +343,9 @@ class ShareStore(Protocol):
     def create_many(self, shares: Sequence[NewShare]) -> list[LafsError | None]:
         """Small whole shares, committed and durable; FileExists for one that is there already."""
 
-    def withdraw(self, shares: Sequence[tuple[StorageIndex, int]]) -> None:
-        """Remove shares that this very operation has placed, and that nobody else can know of; never raises."""
+    def withdraw(self, shares: Sequence[LeaseOf]) -> None:
+        """Remove shares that this very operation has placed under these leases, and that nobody else can know of;
+        never raises."""
 
     def renew(self, items: Sequence[LeaseOf]) -> list[bool | LafsError]:
         """Set the later expiration in one's own record: True. False where no record is ours."""
@@ -379,6 +385,9 @@ class ShareStore(Protocol):
         """Remove staged files older than so many seconds by the server's clock; how many."""
 
     def space(self) -> Space | None: ...
+
+    def policy(self) -> Policy | None:
+        """The rules in force there, where the server knows what a share is and tells them."""
 
     def membership(self) -> Membership | None:
         """The list of the grid's servers as it stands there now (spec 10 §2.7); None where there is none. One small
