@@ -71,9 +71,9 @@ def test_a_writer_stopped_anywhere_loses_nothing_of_another(
             insist(place, "first", "other", "stopped")
             late += place.content().split()[-1] == b"stopped"
             assert cleared(place)
-            step += 1 if count == 1 else 5  # what it does on three servers are much the same steps
+            step += 2 if count == 1 else 5  # those on three servers are much the same
     assert step > 15 * count
-    assert late > 6, "stopped before it had committed, it adds its word after the other's"
+    assert late > 5, "stopped before it had committed, it adds its word after the other's"
 
 
 @pytest.mark.slow
