@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import stat
 from collections.abc import Callable
 from pathlib import Path
@@ -22,7 +23,7 @@ from lafscli.server.backend import (
     WRITE,
     Refused,
 )
-from lafscli.server.policy import Policy
+from lafscli.server.policy import Policy, PolicyFiles
 from lafscli.server.spots import Kind, Paths, spot_of
 from tests.conftest import Mount
 from tests.kept_shares import OURS, SI, SLOT_SI, immutable, mutable, shares, slots
@@ -45,7 +46,7 @@ from tests.policed import (
     token,
     version,
 )
-from tests.raw_sftp import Attributes, RawClient
+from tests.raw_sftp import Attributes, RawClient, conversation
 
 TEXT = b32encode(SI)
 READ_ONLY = Policy(read_only=True)
@@ -377,13 +378,16 @@ BAD = {
 }
 
 
-@pytest.mark.parametrize("name", sorted(BAD))
-@pytest.mark.parametrize("there", [True, False], ids=["over", "new"])
+# what is beside an empty place tells whose it is
+CASES = [(name, there) for name in sorted(BAD) for there in (True, False)]
+
+
+@pytest.mark.parametrize(
+    ("name", "there"), CASES, ids=[f"{name}-{'over' if there else 'new'}" for name, there in CASES]
+)
 def test_what_does_not_prove_gets_no_place(root: Path, name: str, there: bool) -> None:
     si, data = BAD[name]
     shnum = 0 if there else 1
-    if name == "immutable at a mutable place" and not there:
-        pytest.skip("without its sibling nobody could tell; with it, it is told below")
     before = everything(root)
     with talking(root) as client:
         for path, moves in (
@@ -620,6 +624,27 @@ def test_a_full_disk_is_told_and_hurts_nobody(tmp_path: Path, mount: Mount) -> N
         assert client.get(SHARE) == good()
         client.remove(staged)
         client.rename(stage(client, good(1), shnum=1), share_of(SI, 1))
+
+
+def test_a_file_that_may_not_grow_is_told(root: Path) -> None:
+    """As on a full disk, where nobody may mount a small one."""
+
+    def limited() -> PolicyFiles:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000))
+        return PolicyFiles(root, Policy())
+
+    with conversation(limited, forked=True) as talk:
+        client = talk.client
+        staged = f"staging/{TEXT}.1.{token()}"
+        handle = client.open(staged, NEW)
+        client.write(handle, 0, bytes(150_000))
+        full = refused(lambda: client.write(handle, 150_000, bytes(150_000)))
+        assert (full.code, "no space left" in full.message) == (FAILURE, True)
+        refused(lambda: client.fsetstat(handle, Attributes(size=1 << 30)))
+        client.close(handle)
+        client.remove(staged)
+        client.rename(stage(client, good(1), shnum=1), share_of(SI, 1))
+        assert client.get(share_of(SI, 1)) == good(1)
 
 
 def test_immutable_over_immutable(root: Path) -> None:
