@@ -128,12 +128,12 @@ class ServeProcess:
         assert self.process.stdout is not None
         self.process.stdout.close()
 
-    def hang_up(self) -> None:
-        """Kill the servers of all connections."""
+    def hang_up(self, number: int) -> None:
+        """Kill the server of one connection; which, `number` decides."""
         children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
-        for child in children:
+        if children:
             with suppress(ProcessLookupError):
-                os.kill(int(child), signal.SIGKILL)
+                os.kill(int(children[number % len(children)]), signal.SIGKILL)
 
 
 def _listen(path: str) -> None:

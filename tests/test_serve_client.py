@@ -12,17 +12,19 @@ from typing import TypeVar
 
 import pytest
 
-from lafscli.errors import GuardLost, NotHappy
+from lafscli.errors import GuardHeld, GuardLost, NotHappy, NotSupported
 from lafscli.formats import container
 from lafscli.formats.caps import ChkCap
 from lafscli.immutable.download import download
 from lafscli.immutable.upload import Uploaded, upload
 from lafscli.mutable.publish import create, modify
 from lafscli.placement import Encoding
+from lafscli.primitives.encoding import b32encode
 from lafscli.server.policy import Policy
 from lafscli.storage.folder import FolderStore
 from lafscli.storage.grid import Grid
 from lafscli.storage.local import LocalFiles
+from lafscli.storage.servedguard import CalledGuard
 from lafscli.storage.sftp import SftpFiles
 from lafscli.storage.sshcommand import SshTarget
 from lafscli.storage.store import Files, Lease, LeaseOf, ShareStore
@@ -373,3 +375,63 @@ def test_a_lost_connection_is_no_guard_any_more(make_grid: Callable[..., ServedG
     assert store.locks.sweep(-10) == 1
     assert not left.exists()
     store.close()
+
+
+def test_a_guard_that_is_held_says_by_whom(make_grid: Callable[..., ServedGrid]) -> None:
+    """One call refuses, the plain way tells the rest; a holder whose connection has ended holds up nobody."""
+    grid = make_grid(1)
+    one, two = (FolderStore(grid.servers[0], grid.served(0), random_bytes=os.urandom) for _ in range(2))
+    guard = one.guard(bytes(16))
+    assert isinstance(guard, CalledGuard)
+    with pytest.raises(GuardHeld, match=f"process {os.getpid()} on") as held:  # the server is a thread of this process
+        two.guard(bytes(16))
+    assert held.value.owner.startswith("process ")
+    plain = FolderStore(grid.servers[0], LocalFiles(grid.root(0)), random_bytes=os.urandom)
+    with pytest.raises(GuardHeld):
+        plain.guard(bytes(16))
+    one.close()
+    with two.guard(bytes(16)) as again:
+        assert isinstance(again, CalledGuard)
+        with pytest.raises(GuardHeld):
+            plain.guard(bytes(16))
+    with plain.guard(bytes(16)), pytest.raises(GuardHeld):
+        two.guard(bytes(16))
+    for store in (two, plain):
+        store.close()
+
+
+def test_what_may_be_put_away(make_grid: Callable[..., ServedGrid]) -> None:
+    """A share that fails its own proof goes to quarantine, a good one only with its last lease."""
+    grid = make_grid(3)
+    theirs = Lease(b"t" * 32, b"T" * 32, 1_900_000_000, 1)
+    with grid.reached("served") as now:
+        done = put(now, content(100_000))
+        si = done.cap.storage_index
+        assert si is not None
+        store = now.stores[0]
+        ours = writing().lease(si, store)
+        [shnum] = grid.held(si)["s0"]
+        path = grid.root(0) / container.share_path(si, shnum)
+        good = path.read_bytes()
+
+        def bury(store: ShareStore) -> None:
+            with store.guard(si) as guard:
+                guard.bury([shnum], ours)
+
+        assert ask(now, 0, partial(FolderStore.add_lease, items=[LeaseOf(si, shnum, theirs)])) == [True]
+        with pytest.raises(NotSupported, match="others have leases on it"):
+            ask(now, 0, bury)
+        assert path.exists(), "of which our lease is given up"
+        with pytest.raises(NotSupported, match="no lease with this cancel secret"):
+            ask(now, 0, bury)
+        path.write_bytes(good[:-100] + b"x" + good[-99:])
+        ask(now, 0, bury)
+        assert not path.exists()
+        assert [each.name.split(".")[1:3] for each in (grid.root(0) / "quarantine").iterdir()] == [
+            [b32encode(si), str(shnum)]
+        ]
+        path.write_bytes(good)
+        ask(now, 0, bury)
+        assert not path.exists()
+    assert len(list((grid.root(0) / "trash").rglob(f"{b32encode(si)}.{shnum}"))) == 1
+    assert list((grid.root(0) / "locks").iterdir()) == []

@@ -71,9 +71,9 @@ def test_a_writer_stopped_anywhere_loses_nothing_of_another(
             insist(place, "first", "other", "stopped")
             late += place.content().split()[-1] == b"stopped"
             assert cleared(place)
-            step += count  # what it does on three servers are much the same steps
+            step += 2 if count == 1 else 5  # those on three servers are much the same
     assert step > 15 * count
-    assert late > 10, "stopped before it had committed, it adds its word after the other's"
+    assert late > 5, "stopped before it had committed, it adds its word after the other's"
 
 
 @pytest.mark.slow
@@ -99,7 +99,7 @@ def test_a_writer_killed_anywhere_leaves_nothing_that_needs_a_hand(
                 add_beside(place if both else place.local(), "last")
                 insist(place, "first", "next", "last", maybe="killed")
                 assert cleared(place)
-            step += 2
+            step += 4
     assert step > 45
 
 
@@ -121,7 +121,7 @@ def test_a_connection_to_one_server_cut_at_any_request(tmp_path: Path, serving: 
     first = served(tmp_path, 3, (2, 2, 3), serving)
     cut_at = 0
     while True:
-        cut_at += 2
+        cut_at += 4
         place = first.copy(tmp_path / f"cut{cut_at}")
         line = Line(Reach(str(place.root(0)), served=serving.socket), cut_at, late=late)
         first_files = SftpFiles(line, str(place.root(0)), name="s0")
@@ -160,11 +160,11 @@ def test_many_at_once(tmp_path: Path, serving: ServeProcess, writers: int, round
 @pytest.mark.parametrize("kind", [ListenServers, StdioServers])
 def test_many_at_once_over_ssh(tmp_path: Path, kind: type[ListenServers | StdioServers]) -> None:
     first = made(tmp_path / "first", 3, (2, 2, 3))
-    with kind(tmp_path / "serving", 3) as servers:
-        for index in range(3):
-            servers.root(index).rename(tmp_path / f"empty{index}")
-            first.root(index).rename(servers.root(index))
-            first.root(index).symlink_to(servers.root(index))
+    serving = kind(tmp_path / "serving", 3)
+    serving.folder.mkdir()
+    for index in range(3):
+        serving.root(index).symlink_to(first.root(index))
+    with serving as servers:
         place = replace(first, ssh_config=str(servers.config), pipes=False)
         insist(place, "first", *compete(place, 3, 4))
         assert cleared(place)
@@ -172,15 +172,14 @@ def test_many_at_once_over_ssh(tmp_path: Path, kind: type[ListenServers | StdioS
 
 @pytest.mark.slow
 def test_servers_that_hang_up_on_all_in_the_middle(tmp_path: Path, serving: ServeProcess) -> None:
-    """Every server process is killed while writers are at work: all that was acknowledged is there."""
+    """Server processes are killed while writers are at work: all that was acknowledged is there."""
     place = served(tmp_path, 3, (2, 2, 3), serving)
     words = [[f"{writer}.{number}" for number in range(8)] for writer in range(3)]
     writers = [repeating(place, "add", some) for some in words]
     acknowledged: list[str] = []
     for number, line in enumerate(writers[0].stdout or ()):
         acknowledged.append(line.strip())
-        if number < 5:
-            serving.hang_up()
+        serving.hang_up(number)
     for writer in writers[1:]:
         acknowledged += writer.communicate()[0].split()
     writers[0].wait()
