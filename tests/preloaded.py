@@ -226,7 +226,7 @@ def _main() -> None:
     os.environ.clear()
     os.environ.update(environment)
     os.chdir(folder)
-    sys.argv = ["lafs", *arguments]
+    sys.argv = [str(Path(__file__).parents[1] / "lafscli" / "__main__.py"), *arguments]  # as `python -m` has it
     sys.stdin = io.TextIOWrapper(io.BufferedReader(io.FileIO(0, "rb", closefd=False)), encoding="utf-8")
     for name, number in (("stdout", 1), ("stderr", 2)):
         raw = io.BufferedWriter(io.FileIO(number, "wb", closefd=False))
