@@ -20,7 +20,7 @@ from pathlib import Path
 import pytest
 
 from lafscli.errors import LafsError, ServerUnreachable
-from lafscli.server import session
+from lafscli.server import extensions, session
 from lafscli.server.backend import (
     APPEND,
     BAD_MESSAGE,
@@ -1100,6 +1100,7 @@ class TestFiles(FilesContract):
 
 
 def test_every_extension_that_lafs_uses_is_offered() -> None:
-    offered = {name: version.encode() for name, version in OFFERED}
+    ours = dict.fromkeys(extensions.NAMES, "1")
+    offered = {name: version.encode() for name, version in [*OFFERED, *ours.items()]}
     assert packets.UNDERSTOOD.items() <= offered.items()
     assert EOF == packets.EOF
