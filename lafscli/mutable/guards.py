@@ -139,8 +139,8 @@ class Guards:
                 guard.set_aside()
             else:
                 guard.release()
-        except ServerUnreachable:
-            # the connection was lost; over a new one, the guard is broken at once
+        except (GuardLost, ServerUnreachable):
+            # where the connection was lost: over a new one, the guard is broken at once
             store.settle()
             raise
 

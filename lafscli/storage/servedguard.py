@@ -79,6 +79,8 @@ class ServedGuard(FolderGuard):
             raise NotSupported(f"the server keeps the share: {why}", server=self._name)
 
     def _outcomes(self, extension: str, reply: Answer, count: int) -> list[FileError | None]:
+        if isinstance(reply, FileDenied | FileMissing) and not self._over:
+            self._disown()
         if isinstance(reply, FileError):
             raise (self._lost() if self._over else reply)
         assert isinstance(reply, bytes), "a call is answered by bytes"
@@ -103,11 +105,20 @@ class ServedGuard(FolderGuard):
             reply, fence = self._files.do(
                 [Ask(GUARD, served.give_up_guard(how, self.si, self.token)), Stat(self.folder)]
             )
-        if isinstance(reply, FileError):
-            if isinstance(fence, FileStat):
-                raise reply
+        if isinstance(reply, FileDenied | FileMissing) and isinstance(fence, FileStat):
+            self._disown()
+        elif isinstance(reply, FileError) and isinstance(fence, FileStat):
+            raise reply
+        elif isinstance(reply, FileError):
             self._over = "it was broken"
+        if self._over:
             raise self._lost()
+
+    def _disown(self) -> None:
+        """It stands, and is not ours: this is another connection than the one that it was taken on, and the server has
+        not seen the end of that yet."""
+        self._over = "the connection it was taken on is gone"
+        self._cut_off(self.si, self.token)
 
 
 class CalledGuard(ServedGuard):
