@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from lafscli.formats.container import LEASE_SIZE
 from lafscli.server.backend import (
     CREATE,
     FAILURE,
@@ -191,7 +192,13 @@ class PolicyFiles:
             raise Refused(PERMISSION_DENIED, "shares come in by staging them and renaming that")
         si, shnum = spot.si, spot.shnum
         descriptor = self._jail.open(spot.names, os.O_RDONLY)
-        return Leases(descriptor, flags, lambda fd, offset, data: self._keeper.patch(fd, si, shnum, offset, data))
+
+        def patch(fd: int, offset: int | None, data: bytes) -> None:
+            # a renewal is shorter, and needs no room
+            with self._quota.room(len(data) if len(data) >= LEASE_SIZE else 0):
+                self._keeper.patch(fd, si, shnum, offset, data)
+
+        return Leases(descriptor, flags, patch)
 
     def change(self, path: bytes, change: Change) -> None:
         spot = self._place(path)

@@ -1,0 +1,81 @@
+"""What a client with a valid login tries against others: their leases, their leftovers, their keys, the quota."""
+
+from __future__ import annotations
+
+import struct
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from lafscli.formats.container import lease_record
+from lafscli.primitives.encoding import b32encode
+from lafscli.server.backend import READ, WRITE, Refused
+from lafscli.server.policy import Policy
+from lafscli.storage.owner import Owner
+from lafscli.storage.packets import string
+from tests.kept_shares import SI
+from tests.policed import SHARE, furnish, talking, token
+from tests.raw_sftp import RawClient, take_string
+
+OWNER = Owner("elsewhere", "a boot", 5, 20.0).serialise()
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    root = tmp_path / "served"
+    root.mkdir()
+    furnish(root)
+    return root
+
+
+def refused(act: Callable[[], object]) -> Refused:
+    with pytest.raises(Refused) as raised:
+        act()
+    return raised.value
+
+
+def cancel(client: RawClient, si: bytes, shnum: int, secret: bytes) -> int:
+    answer = client.extended("cancel-lease@lafs", struct.pack(">I", 1) + si + struct.pack(">I", shnum) + secret)
+    assert answer is not None
+    return int.from_bytes(answer[4:8], "big")
+
+
+def call(client: RawClient, si: bytes) -> str:
+    """A guard by one call; its token."""
+    body = client.extended("guard@lafs", b"\0" + si + string(OWNER))
+    assert body is not None
+    return take_string(body, 0)[0].decode()
+
+
+def broken(root: Path, si: bytes, name: str, data: bytes) -> str:
+    """What a writer over plain SFTP has left; its path."""
+    left = f"locks/.broken.{b32encode(si)}.{token()}/{token()}/{name}"
+    (root / left).parent.mkdir(parents=True)
+    (root / left).write_bytes(data)
+    return left
+
+
+# ---- the quota
+
+
+def test_leases_are_refused_where_the_quota_is_used_up(root: Path) -> None:
+    policy = Policy(quota=1 << 20)
+    with talking(root, policy) as client:
+        handle = client.open(SHARE, READ | WRITE)
+        filler = client.open(f"staging/{b32encode(SI)}.1.{token()}", WRITE | 8 | 32)
+        for step in (1 << 19, 1 << 16, 1 << 12, 1 << 8, 16, 1):
+            size = client.fstat(filler).size or 0
+            try:
+                while True:
+                    client.write(filler, size + step - 1, b"x")
+                    size += step
+            except Refused:
+                continue
+        size = client.fstat(handle).size
+        assert size is not None
+        record = lease_record(b"e" * 32, b"E" * 32, int(time.time()) + 1000)
+        assert "quota" in refused(lambda: client.write(handle, size, record)).message
+        # a renewal needs no room
+        client.write(handle, size - 4, struct.pack(">I", 1_900_000_000))
