@@ -5,6 +5,7 @@ from __future__ import annotations
 import struct
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -15,8 +16,8 @@ from lafscli.server.backend import READ, WRITE, Refused
 from lafscli.server.policy import Policy
 from lafscli.storage.owner import Owner
 from lafscli.storage.packets import string
-from tests.kept_shares import SI
-from tests.policed import SHARE, furnish, talking, token
+from tests.kept_shares import OURS, SI, SLOT_SI, mutable, slots
+from tests.policed import GUARD, SHARE, SLOT, furnish, good, share_of, stage, take, talking, token, version
 from tests.raw_sftp import RawClient, take_string
 
 OWNER = Owner("elsewhere", "a boot", 5, 20.0).serialise()
@@ -55,6 +56,49 @@ def broken(root: Path, si: bytes, name: str, data: bytes) -> str:
     (root / left).parent.mkdir(parents=True)
     (root / left).write_bytes(data)
     return left
+
+
+# ---- what others left
+
+
+def test_to_release_a_guard_does_not_remove_what_was_taken_into_it(root: Path) -> None:
+    left = broken(root, SLOT_SI, "0", version(5))
+    with talking(root) as client:
+        mine = call(client, SLOT_SI)
+        client.rename(left, f"{GUARD}/{mine}/0")
+        client.extended("guard@lafs", b"\1" + SLOT_SI + string(mine.encode()))
+    found = [path.read_bytes() for path in (root / "locks").rglob("0")]
+    assert found == [version(5)]
+
+
+def test_what_was_moved_aside_stays_under_any_name(root: Path) -> None:
+    left = broken(root, SI, "old.0", good())
+    (root / SHARE).unlink()
+    paths = [left]
+    with talking(root) as client:
+        folder = take(client, SI)
+        for name, act in ((name, act) for name in ("0", "old.0") for act in (client.rename, client.replace)):
+            with suppress(Refused):
+                act(paths[-1], f"{folder}/{name}")
+                paths.append(f"{folder}/{name}")
+        for path in paths:
+            refused(lambda path=path: client.remove(path))  # type: ignore[misc]
+    with talking(root) as client:
+        (left,) = [str(path.relative_to(root)) for path in (root / "locks").rglob("*0") if path.is_file()]
+        take(client, SI)
+        refused(lambda: client.remove(left))
+    assert (root / left).read_bytes() == good()
+
+
+def test_a_share_of_another_key_makes_nothing_old(root: Path) -> None:
+    """With nothing in place, somebody puts a share of his own there."""
+    left = broken(root, SLOT_SI, "old.0", version(5))
+    (root / SLOT).unlink()
+    with talking(root) as client:
+        client.rename(stage(client, mutable(slots(9, foreign=True)[1], OURS), SLOT_SI, 1), share_of(SLOT_SI, 1))
+        take(client)
+        assert "newer" in refused(lambda: client.remove(left)).message
+    assert (root / left).read_bytes() == version(5)
 
 
 # ---- the quota

@@ -201,14 +201,18 @@ class Guards:
         return token, int(now)
 
     def release(self, si: bytes, token: str) -> None:
-        """Remove what is in it, and the guard."""
+        """Remove what is in it, and the guard; where there is something in it that came from elsewhere, it is set
+        aside instead: that is not the holder's own."""
         self._insist_on_call(si, token)
         with self._turn(si):
             if not self._stands(si, token):
                 del self._held[si, token]
                 raise _LOST
-            self._remove(si, token)
-        del self._held[si, token]
+            if self._held[si, token].adopted & set(self._jail.names(("locks", b32encode(si), token))):
+                self._put_aside(si, token)
+            else:
+                self._remove(si, token)
+        self._held.pop((si, token), None)
 
     def set_aside(self, si: bytes, token: str) -> None:
         """Give it up, and keep what is in it as in a broken one."""

@@ -70,7 +70,7 @@ class Passages:
                 self._guards.leave(old.si, new.token)
             case (Kind.STAGED, Kind.HELD) if how is not How.LINK:
                 self._adopt(old, new)
-            case (Kind.BROKEN_HELD, Kind.HELD) | (Kind.BROKEN_ASIDE, Kind.ASIDE | Kind.HELD) if how is not How.LINK:
+            case (Kind.BROKEN_HELD, Kind.HELD) | (Kind.BROKEN_ASIDE, Kind.ASIDE) if how is not How.LINK:
                 self._adopt(old, new)
             case (Kind.SHARE | Kind.FOLDER | Kind.PREFIX | Kind.SHARES, _):
                 raise Refused(PERMISSION_DENIED, f"nothing is moved out of shares: {REMOVED_HOW}")
