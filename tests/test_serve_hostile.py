@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 import time
+import tomllib
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -16,6 +17,7 @@ from lafscli.server.backend import READ, WRITE, Refused
 from lafscli.server.policy import Policy
 from lafscli.storage.owner import Owner
 from lafscli.storage.packets import string
+from lafscli.storage.serverfile import LIST_LOCK
 from tests.kept_shares import OURS, SI, SLOT_SI, mutable, slots
 from tests.policed import GUARD, SHARE, SLOT, furnish, good, share_of, stage, take, talking, token, version
 from tests.raw_sftp import RawClient, take_string
@@ -99,6 +101,28 @@ def test_a_share_of_another_key_makes_nothing_old(root: Path) -> None:
         take(client)
         assert "newer" in refused(lambda: client.remove(left)).message
     assert (root / left).read_bytes() == version(5)
+
+
+# ---- the list
+
+
+def test_the_epoch_does_not_rise_so_far_that_it_can_rise_no_more(root: Path) -> None:
+    first = (root / "server.toml").read_text()
+    me = tomllib.loads(first)["node-id"]
+
+    def listed(epoch: int) -> bytes:
+        return f'{first}grid = "g"\nepoch = {epoch}\nmembers = ["{me}"]\n'.encode()
+
+    with talking(root) as client:
+        folder = take(client, LIST_LOCK)
+        high = 1 << 32
+        for epoch, may in (((1 << 63) - 1, False), (3, True), (1 << 62, False), (high, True), (high + 2000, False)):
+            client.put(f"{folder}/0", listed(epoch))
+            if may:
+                client.replace(f"{folder}/0", "server.toml")
+            else:
+                assert "epoch" in refused(lambda: client.replace(f"{folder}/0", "server.toml")).message
+                client.remove(f"{folder}/0")
 
 
 # ---- the quota
