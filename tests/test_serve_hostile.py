@@ -7,19 +7,21 @@ import time
 import tomllib
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from lafscli.formats.container import lease_record
+from lafscli.formats.mutable_container import MutableContainer, MutableLease
 from lafscli.primitives.encoding import b32encode
-from lafscli.server.backend import READ, WRITE, Refused
+from lafscli.server.backend import PERMISSION_DENIED, READ, WRITE, Refused
 from lafscli.server.policy import Policy
 from lafscli.storage.owner import Owner
 from lafscli.storage.packets import string
 from lafscli.storage.serverfile import LIST_LOCK
-from tests.kept_shares import OURS, SI, SLOT_SI, mutable, slots
-from tests.policed import GUARD, SHARE, SLOT, furnish, good, share_of, stage, take, talking, token, version
+from tests.kept_shares import OURS, SI, SLOT_SI, THEIRS, Lease, mutable, shares, slots
+from tests.policed import GUARD, SHARE, SLOT, furnish, good, held, share_of, stage, take, talking, token, version
 from tests.raw_sftp import RawClient, take_string
 
 OWNER = Owner("elsewhere", "a boot", 5, 20.0).serialise()
@@ -58,6 +60,31 @@ def broken(root: Path, si: bytes, name: str, data: bytes) -> str:
     (root / left).parent.mkdir(parents=True)
     (root / left).write_bytes(data)
     return left
+
+
+# ---- leases
+
+
+def _later(lease: Lease) -> Lease:
+    return lease[0], lease[1], int(time.time()) + 1000
+
+
+def test_a_secret_that_everybody_can_read_cancels_nothing(root: Path) -> None:
+    """Containers of version 1 have the secrets in clear (spec 06 §2)."""
+    share = shares()[1]
+    record = struct.pack(">L32s32sL", 0, *_later(OURS))
+    free = MutableContainer.new(b"n" * 20, b"w" * 32)
+    lease = MutableLease.make(*_later(OURS), b"n" * 20, version=1)
+    slot = replace(free, version=1, slots=(lease, *free.slots[1:])).resized(len(slots(3)[1]))
+    for si, path, data in (
+        (SI, share_of(SI, 1), struct.pack(">3L", 1, len(share), 1) + share + record),
+        (SLOT_SI, share_of(SLOT_SI, 1), slot.front() + slots(3)[1] + slot.back()),
+    ):
+        (root / path).write_bytes(data)
+        with talking(root) as client:
+            assert OURS[1] in client.get(path)
+            assert cancel(client, si, 1, OURS[1]) == PERMISSION_DENIED
+        assert (root / path).read_bytes() == data
 
 
 # ---- what others left
@@ -101,6 +128,24 @@ def test_a_share_of_another_key_makes_nothing_old(root: Path) -> None:
         take(client)
         assert "newer" in refused(lambda: client.remove(left)).message
     assert (root / left).read_bytes() == version(5)
+
+
+# ---- shares
+
+
+def test_who_adds_a_lease_does_not_change_the_write_enabler(root: Path) -> None:
+    extra = (b"e" * 32, b"E" * 32, int(time.time()) + 1000)
+    with talking(root) as client:
+        path = held(client, mutable(slots(3)[0], OURS, THEIRS, extra, enabler=b"x" * 32, node_id=b"x" * 20))
+        assert "write enabler" in refused(lambda: client.replace(path, SLOT)).message
+    assert (root / SLOT).read_bytes() == version(3)
+
+
+def test_a_mutable_share_does_not_come_beside_an_immutable_one(root: Path) -> None:
+    with talking(root) as client:
+        path = stage(client, mutable(slots(3)[1], OURS), SI, 1)
+        assert "immutable" in refused(lambda: client.rename(path, share_of(SI, 1))).message
+        client.rename(stage(client, good(1), SI, 1), share_of(SI, 1))
 
 
 # ---- the list

@@ -1,7 +1,8 @@
 """What may take the place of a share: judged by what is to come, what stands there, and what stands beside it.
 
 stands there        to come: immutable                       to come: mutable
-nothing             a well-formed one                        one that proves, of the key that its siblings have
+nothing             a well-formed one, with no mutable one   one that proves, of the key that its siblings have,
+                    beside it                                and with no immutable ones alone beside it
 immutable, good     refused: is there already                refused: another kind
 mutable, good       refused: another kind                    the same key, and newer; or the same share again, with
                                                              more leases
@@ -30,6 +31,7 @@ from lafscli.server.judge import (
     slot_container,
     told_mutable,
     unknown_version,
+    well_formed,
 )
 from lafscli.server.shelves import Shelves
 
@@ -96,9 +98,11 @@ def told_of(fd: int, size: int, si: bytes, shnum: int) -> ProvenSlot | None:
     return None
 
 
-def instead(new: New, source_fd: int, standing: Standing, now: float) -> Verdict:
+def instead(
+    new: New, source_fd: int, standing: Standing, now: float, here: Callable[[], bytes | None] = lambda: None
+) -> Verdict:
     """Whether `new`, which is open, may take the place of what stands there; Refused says why not. An immutable `new`
-    was proven.
+    was proven. `here` tells the node id of this server, where it has one.
 
     Of one that stands there damaged, the key counts as long as the signature proves it; where it does not, any share
     that proves may come, of the key that its siblings have: `fits_beside` sees to that.
@@ -129,12 +133,12 @@ def instead(new: New, source_fd: int, standing: Standing, now: float) -> Verdict
             same = _same_share(source_fd, new.container, standing.fd, told.container)
             if not (same and _has_more_leases(new.container, told.container)):
                 raise Refused(FAILURE, f"not newer: {_described(told)} is there already")
-            _keeps_write_enabler(new.container, told.container)
+            _keeps_write_enabler(new.container, told.container, lambda: told.container.node_id)
             _keeps_leases(new.container, told.container, now)
             return Verdict(False, None)
         _keeps_leases(new.container, told.container, now)
         return Verdict(True, told)
-    _keeps_write_enabler(new.container, told.container)
+    _keeps_write_enabler(new.container, told.container, here)
     _keeps_leases(new.container, told.container, now)
     return Verdict(False, told)
 
@@ -168,10 +172,14 @@ def _container(standing: Standing) -> MutableContainer | None:
     return None
 
 
-def _keeps_write_enabler(new: MutableContainer, old: MutableContainer) -> None:
-    # A container that was carried here from another server gets the write enabler of this one, and its node id.
-    if new.node_id == old.node_id and not hmac.compare_digest(new.write_enabler, old.write_enabler):
-        raise Refused(FAILURE, "its write enabler is not that of the container that is there")
+def _keeps_write_enabler(new: MutableContainer, old: MutableContainer, here: Callable[[], bytes | None]) -> None:
+    """A newer version can be put back by one without its key: the owner must be able to write here afterwards."""
+    if new.node_id == old.node_id:
+        if hmac.compare_digest(new.write_enabler, old.write_enabler):
+            return
+    elif (mine := here()) is None or new.node_id == mine:
+        return  # one that was carried here from another server gets the write enabler of this one, and its node id
+    raise Refused(FAILURE, "its write enabler and node id are not those of the container that is there")
 
 
 def _keeps_leases(new: MutableContainer, old: MutableContainer | None, now: float) -> None:
@@ -207,25 +215,32 @@ def check_container(container: MutableContainer) -> None:
 def fits_beside(shelves: Shelves, folder: int, new: New, si: bytes, shnum: int) -> None:
     """Whether a share may come where none stands, or a bad one: Refused where others of its storage index are proven
     to be of another key, or of a mutable file while this one is not."""
-    others = False
+    others = immutables = False
     for number in shelves.numbers(folder):
         told = _sibling(shelves, folder, si, number) if number != shnum else None
         if told is None:
             continue
-        if isinstance(new, Immutable):
+        if isinstance(told, Immutable):
+            immutables = True
+        elif isinstance(new, Immutable):
             raise Refused(FAILURE, f"{b32encode(si)} holds a mutable file")
-        if told.fingerprint == new.fingerprint:
+        elif told.fingerprint == new.fingerprint:
             return
-        others = True
+        else:
+            others = True
     if others:
         raise Refused(FAILURE, another_key(si))
+    if immutables and not isinstance(new, Immutable):
+        raise Refused(FAILURE, f"{b32encode(si)} holds an immutable file")
 
 
-def _sibling(shelves: Shelves, folder: int, si: bytes, shnum: int) -> ProvenSlot | None:
+def _sibling(shelves: Shelves, folder: int, si: bytes, shnum: int) -> New | None:
     # what can't even be opened has no key
-    with suppress(OSError, Refused), shelves.share(folder, shnum) as found:
+    with suppress(OSError, Refused, CorruptShare), shelves.share(folder, shnum) as found:
         if found is not None and holds_mutable(found[0]):
             return told_of(found[0], found[1].st_size, si, shnum)
+        if found is not None:
+            return well_formed(found[0], found[1].st_size, shnum, strict=False)
     return None
 
 
