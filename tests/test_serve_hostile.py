@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import socket
 import struct
 import time
 import tomllib
@@ -15,14 +17,16 @@ import pytest
 from lafscli.formats.container import lease_record
 from lafscli.formats.mutable_container import MutableContainer, MutableLease
 from lafscli.primitives.encoding import b32encode
-from lafscli.server.backend import PERMISSION_DENIED, READ, WRITE, Refused
-from lafscli.server.policy import Policy
+from lafscli.server.backend import CONNECTION_LOST, PERMISSION_DENIED, READ, WRITE, Refused
+from lafscli.server.placing import Proofs
+from lafscli.server.policy import Policy, PolicyFiles
+from lafscli.server.streams import FdStream
 from lafscli.storage.owner import Owner
 from lafscli.storage.packets import string
 from lafscli.storage.serverfile import LIST_LOCK
-from tests.kept_shares import OURS, SI, SLOT_SI, THEIRS, Lease, mutable, shares, slots
+from tests.kept_shares import OURS, SI, SLOT_SI, THEIRS, Lease, immutable, mutable, shares, slots
 from tests.policed import GUARD, SHARE, SLOT, furnish, good, held, share_of, stage, take, talking, token, version
-from tests.raw_sftp import RawClient, take_string
+from tests.raw_sftp import RawClient, conversation, take_string
 
 OWNER = Owner("elsewhere", "a boot", 5, 20.0).serialise()
 
@@ -146,6 +150,56 @@ def test_a_mutable_share_does_not_come_beside_an_immutable_one(root: Path) -> No
         path = stage(client, mutable(slots(3)[1], OURS), SI, 1)
         assert "immutable" in refused(lambda: client.rename(path, share_of(SI, 1))).message
         client.rename(stage(client, good(1), SI, 1), share_of(SI, 1))
+
+
+def test_a_proof_ends_when_its_client_is_gone(root: Path) -> None:
+    share = shares(bytes(17 << 20), 1, 1, 1 << 20)[0]
+    (root / SHARE).write_bytes(immutable(share[:-1] + b"x", OURS))
+    here: list[int] = []
+    with conversation(lambda: PolicyFiles(root, Policy(), gone=lambda: not here)) as talk:
+        path = held(talk.client, immutable(share, OURS), SI)
+        assert refused(lambda: talk.client.replace(path, SHARE)).code == CONNECTION_LOST
+        here.append(1)
+        talk.client.replace(path, SHARE)
+
+
+def test_one_is_gone_who_takes_no_answers_any_more() -> None:
+    for closes in (True, False):
+        ours, theirs = socket.socketpair()
+        with ours, theirs:
+            stream = FdStream(ours.fileno(), ours.fileno())
+            theirs.shutdown(socket.SHUT_WR)
+            assert not stream.gone()
+            if closes:
+                theirs.close()
+            else:
+                theirs.shutdown(socket.SHUT_RD)
+                ours.shutdown(socket.SHUT_WR)
+            assert stream.gone()
+    pipes = [os.pipe(), os.pipe()]
+    stream = FdStream(pipes[0][0], pipes[1][1])
+    os.close(pipes[0][1])
+    assert not stream.gone()
+    os.close(pipes[1][0])
+    assert stream.gone()
+    stream.close()
+
+
+def test_what_fails_is_not_proven_again_while_others_wait(root: Path) -> None:
+    share = shares(bytes(17 << 20), 1, 1, 1 << 20)[0]
+    (root / SHARE).write_bytes(immutable(share, OURS))
+    with (root / SHARE).open("r+b") as file:
+        file.seek(12 + 36 + (16 << 20) + 5)
+        file.write(b"x")
+        file.flush()
+        looks: list[int] = []
+        changed = os.fstat(file.fileno()).st_ctime_ns
+        for later, times in ((1, 2), (3, 1)):
+            looks.clear()
+            judge = Proofs(lambda: looks.append(1), lambda: changed + later * 1_000_000_000)  # noqa: B023
+            assert judge.fails(file.fileno(), SI, 0)
+            assert judge.fails(file.fileno(), SI, 0)
+            assert len(looks) == times
 
 
 # ---- the list

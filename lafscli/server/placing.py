@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import hmac
 import os
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -37,6 +38,8 @@ from lafscli.server.shelves import Shelves
 
 _COUNT_SIZE = 4
 _PIECE = 1 << 20
+_STEP = 2_000_000_000
+"""Nanoseconds within which the time of a file may be the same after it was changed."""
 
 New = Immutable | ProvenSlot
 
@@ -51,27 +54,46 @@ class Verdict:
 
 
 class Proofs:
-    """Which containers that stand in places have proven, as long as nobody has touched them since: long proofs are
-    made before the turn is taken, and hold up nobody. What has failed is proven again under the turn, for somebody may
-    have written to it just then."""
+    """What was found of containers, as long as nobody has touched them since: what takes long is done before the turn
+    is taken, and holds up nobody. Where it lets a share give way that was written to a moment ago, it is looked at
+    again under the turn, for the time of a file has steps."""
 
-    def __init__(self, pulse: Callable[[], None]) -> None:
+    def __init__(self, pulse: Callable[[], None], now: Callable[[], int] = time.time_ns) -> None:
         self._pulse = pulse
-        self._good: set[tuple[int, ...]] = set()
+        self._now = now
+        self._found: dict[tuple[tuple[int, ...], ...], bool] = {}
 
     def fails(self, fd: int, si: bytes, shnum: int) -> bool:
         """Whether the container fails its own proof, every block looked at; what readers do not mind is no failure."""
-        status = os.fstat(fd)
-        state = status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
-        if state in self._good:
+
+        def failing() -> bool:
+            prove = prove_mutable if holds_mutable(fd) else prove_immutable
+            try:
+                prove(fd, os.fstat(fd).st_size, si, shnum, pulse=self._pulse, strict=False)
+            except CorruptShare:
+                return True
             return False
-        prove = prove_mutable if holds_mutable(fd) else prove_immutable
-        try:
-            prove(fd, status.st_size, si, shnum, pulse=self._pulse, strict=False)
-        except CorruptShare:
-            return True
-        self._good.add(state)
-        return False
+
+        return self._known(failing, fd)
+
+    def same(self, one: int, container: MutableContainer, other: int, there: MutableContainer) -> bool:
+        """Whether two containers hold the same share, byte for byte: what nothing proves, too."""
+        return self._known(lambda: _same_share(one, container, other, there, self._pulse), one, other)
+
+    def _known(self, find: Callable[[], bool], *fds: int) -> bool:
+        state = tuple(map(_state, fds))
+        if state not in self._found:
+            began = self._now()
+            found = find()
+            if tuple(map(_state, fds)) != state or (found and state[-1][-1] > began - _STEP):
+                return found
+            self._found[state] = found
+        return self._found[state]
+
+
+def _state(fd: int) -> tuple[int, ...]:
+    status = os.fstat(fd)
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +152,7 @@ def instead(
     if new.version == told.version:
         if not standing.fails():
             # Who adds a lease puts the same share there again, with one lease more.
-            same = _same_share(source_fd, new.container, standing.fd, told.container)
+            same = standing.proofs.same(source_fd, new.container, standing.fd, told.container)
             if not (same and _has_more_leases(new.container, told.container)):
                 raise Refused(FAILURE, f"not newer: {_described(told)} is there already")
             _keeps_write_enabler(new.container, told.container, lambda: told.container.node_id)
@@ -143,14 +165,17 @@ def instead(
     return Verdict(False, told)
 
 
-def _same_share(one: int, container: MutableContainer, other: int, there: MutableContainer) -> bool:
-    """Whether two containers hold the same share, byte for byte: what nothing proves, too."""
+def _same_share(
+    one: int, container: MutableContainer, other: int, there: MutableContainer, pulse: Callable[[], None]
+) -> bool:
     if container.data_length != there.data_length:
         return False
     for start in range(DATA_OFFSET, DATA_OFFSET + there.data_length, _PIECE):
         length = min(_PIECE, DATA_OFFSET + there.data_length - start)
         if os.pread(one, length, start) != os.pread(other, length, start):
             return False
+        if start - DATA_OFFSET & 15 * _PIECE == 0:
+            pulse()
     return True
 
 

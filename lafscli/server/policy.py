@@ -14,6 +14,7 @@ from pathlib import Path
 
 from lafscli.formats.container import LEASE_SIZE
 from lafscli.server.backend import (
+    CONNECTION_LOST,
     CREATE,
     FAILURE,
     NO_SUCH_FILE,
@@ -46,7 +47,8 @@ __all__ = ["Policy", "PolicyFiles"]
 class PolicyFiles:
     """The backend of one connection to the folder `root`; the folder and its `server.toml` are made ready.
 
-    `home` is the login folder, `who` whose key it is. `note` takes a line for the log of each change.
+    `home` is the login folder, `who` whose key it is. `note` takes a line for the log of each change. `gone` says
+    whether the client is: then what takes long is not brought to its end.
     """
 
     def __init__(
@@ -59,8 +61,10 @@ class PolicyFiles:
         note: Callable[[str], None] = lambda _: None,
         now: Callable[[], float] = time.time,
         random_bytes: Callable[[int], bytes] = os.urandom,
+        gone: Callable[[], bool] = lambda: False,
     ) -> None:
         self.policy = policy
+        self._gone = gone
         self._paths = Paths([Path(os.path.abspath(root)), root.resolve()], home)
         self._jail = Jail(root)
         root_fd = self._jail.root_fd
@@ -78,7 +82,7 @@ class PolicyFiles:
             random_bytes=random_bytes,
             note=note,
             used=self._used,
-            pulse=self.tick,
+            pulse=self._pulse,
         )
         self._guards = Guards(
             self._jail,
@@ -98,6 +102,7 @@ class PolicyFiles:
             append_only=policy.append_only,
             now=now,
             note=note,
+            pulse=self._pulse,
         )
         self._passages = Passages(self._jail, self._guards, self._keeper, self._quota, note=note)
         self._extensions = Extensions(policy, self._jail, self._guards, self._keeper, self._passages, self._quota)
@@ -309,6 +314,12 @@ class PolicyFiles:
         with suppress(OSError):
             self._guards.tick()
             self._quota.settle()
+
+    def _pulse(self) -> None:
+        """In the middle of what takes long. One who hangs up and comes again must not have it go on many times."""
+        self.tick()
+        if self._gone() and not self._closed:
+            raise Refused(CONNECTION_LOST, "the client is gone")
 
     def close(self) -> None:
         if self._closed:

@@ -7,7 +7,7 @@ clears them away must have put something at least as new in place; what proves t
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 
 from lafscli.errors import CorruptShare
@@ -17,11 +17,14 @@ from lafscli.server.jail import Jail, open_file
 from lafscli.server.judge import holds_mutable, prove_immutable, prove_mutable, shape, unknown_version
 from lafscli.server.placing import told_of
 from lafscli.server.spots import is_number
+from lafscli.server.trees import no_pulse
 
 _PIECE = 1 << 20
 
 
-def superseded(jail: Jail, names: Sequence[str], si: bytes, shnum: int, *, aside: bool) -> bool:
+def superseded(
+    jail: Jail, names: Sequence[str], si: bytes, shnum: int, *, aside: bool, pulse: Callable[[], None] = no_pulse
+) -> bool:
     """Whether the container may go. `aside`: it stood in place once, as a share that others may have leased."""
     folder = ("shares", b32encode(si)[:2], b32encode(si))
     descriptor = jail.open(names, os.O_RDONLY)
@@ -30,22 +33,24 @@ def superseded(jail: Jail, names: Sequence[str], si: bytes, shnum: int, *, aside
         if not holds_mutable(descriptor):
             if not aside:
                 return True
-            return _same_in_place(jail, (*folder, str(shnum)), descriptor) or not _proves(descriptor, size, si, shnum)
+            return _same_in_place(jail, (*folder, str(shnum)), descriptor) or not _proves(
+                descriptor, size, si, shnum, pulse
+            )
         told = told_of(descriptor, size, si, shnum)
         if told is None:
             return not unknown_version(descriptor)
         if any(told.seqnum <= seqnum for seqnum in _standing(jail, folder, si, told.fingerprint)):
             return True
-        return not _proves(descriptor, size, si, shnum)
+        return not _proves(descriptor, size, si, shnum, pulse)
     finally:
         os.close(descriptor)
 
 
-def _proves(descriptor: int, size: int, si: bytes, shnum: int) -> bool:
+def _proves(descriptor: int, size: int, si: bytes, shnum: int, pulse: Callable[[], None]) -> bool:
     """Whether it is whole; of what comes from a later version it can't be told, and that counts as whole."""
     prove = prove_mutable if holds_mutable(descriptor) else prove_immutable
     try:
-        prove(descriptor, size, si, shnum, strict=False)
+        prove(descriptor, size, si, shnum, pulse=pulse, strict=False)
     except CorruptShare:
         return unknown_version(descriptor)
     return True
