@@ -91,6 +91,20 @@ def test_a_secret_that_everybody_can_read_cancels_nothing(root: Path) -> None:
         assert (root / path).read_bytes() == data
 
 
+def test_who_adds_a_lease_drops_none_that_has_ended(root: Path) -> None:
+    """While the host removes nothing, the share stays: he could cancel his own lease then, the last one."""
+    ended = (b"o" * 32, b"O" * 32, 1_700_000_000)
+    (root / SLOT).write_bytes(mutable(slots(3)[0], ended))
+    with talking(root) as client:
+        path = held(client, mutable(slots(3)[0], _later(OURS)))
+        assert "lease" in refused(lambda: client.replace(path, SLOT)).message
+        client.remove(path)
+        client.put(path, mutable(slots(3)[0], ended, _later(OURS)))
+        client.replace(path, SLOT)
+        assert cancel(client, SLOT_SI, 0, OURS[1]) == 0
+    assert (root / SLOT).exists()
+
+
 # ---- what others left
 
 

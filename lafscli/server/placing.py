@@ -156,7 +156,7 @@ def instead(
             if not (same and _has_more_leases(new.container, told.container)):
                 raise Refused(FAILURE, f"not newer: {_described(told)} is there already")
             _keeps_write_enabler(new.container, told.container, lambda: told.container.node_id)
-            _keeps_leases(new.container, told.container, now)
+            _keeps_leases(new.container, told.container, 0)  # nor any that has ended: that is for the host
             return Verdict(False, None)
         _keeps_leases(new.container, told.container, now)
         return Verdict(True, told)
