@@ -242,7 +242,7 @@ def fits_beside(shelves: Shelves, folder: int, new: New, si: bytes, shnum: int) 
     to be of another key, or of a mutable file while this one is not."""
     others = immutables = False
     for number in shelves.numbers(folder):
-        told = _sibling(shelves, folder, si, number) if number != shnum else None
+        told = _sibling(shelves, folder, si, number, new) if number != shnum else None
         if told is None:
             continue
         if isinstance(told, Immutable):
@@ -259,12 +259,12 @@ def fits_beside(shelves: Shelves, folder: int, new: New, si: bytes, shnum: int) 
         raise Refused(FAILURE, f"{b32encode(si)} holds an immutable file")
 
 
-def _sibling(shelves: Shelves, folder: int, si: bytes, shnum: int) -> New | None:
+def _sibling(shelves: Shelves, folder: int, si: bytes, shnum: int, new: New) -> New | None:
     # what can't even be opened has no key
     with suppress(OSError, Refused, CorruptShare), shelves.share(folder, shnum) as found:
         if found is not None and holds_mutable(found[0]):
             return told_of(found[0], found[1].st_size, si, shnum)
-        if found is not None:
+        if found is not None and not isinstance(new, Immutable):  # which minds no other one
             return well_formed(found[0], found[1].st_size, shnum, strict=False)
     return None
 
