@@ -136,7 +136,7 @@ class Passages:
                 removing(descriptor)
                 self._insist_on_name(descriptor, old)
                 self._jail.rename(old.names, new.names)
-            self._guards.adopt(new.si, new.token, new.name)
+            self._guards.adopt(new.si, new.token, new.name, own=old.kind is Kind.STAGED)
 
     def _insist_on_name(self, descriptor: int, spot: Spot) -> None:
         if not os.path.samestat(os.fstat(descriptor), self._jail.look(spot.names)):
