@@ -438,6 +438,21 @@ def test_too_many_connections(start_listening: Callable[..., ListenServers]) -> 
     assert sftp(servers, "pwd").returncode == 0
 
 
+def test_one_key_of_several_leaves_room_for_the_others(
+    start_listening: Callable[..., ListenServers], tmp_path: Path
+) -> None:
+    servers = start_listening(1, "--max-connections", "2")
+    _make_key(tmp_path / "other")
+    servers.authorize((tmp_path / "other.pub").read_text().strip())
+    servers.reload(0)
+    with connect(servers) as first, raw(first) as one:
+        assert sftp(servers, "pwd").returncode != 0
+        servers.wait_for(0, "ended: its key has as many connections as")
+        with connect(servers, tmp_path / "other") as client, raw(client) as talk:
+            assert talk.realpath(".") == b"/"
+        assert one.realpath(".") == b"/"
+
+
 def test_an_idle_connection_ends(start_listening: Callable[..., ListenServers]) -> None:
     servers = start_listening(1, "--idle-timeout", "1s")
     with connect(servers) as client, raw(client) as talk:

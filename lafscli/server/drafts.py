@@ -15,6 +15,7 @@ from lafscli.server.quota import ENTRY, Quota
 from lafscli.server.shown import DAY, Shown
 from lafscli.server.spots import Kind, Spot
 from lafscli.server.superseded import superseded
+from lafscli.server.trees import no_pulse
 from lafscli.storage.owner import OWNER_SIZE
 from lafscli.storage.serverfile import MAX_SIZE
 
@@ -36,6 +37,7 @@ class Drafts:
         append_only: bool,
         now: Callable[[], float],
         note: Callable[[str], None],
+        pulse: Callable[[], None] = no_pulse,
     ) -> None:
         self._jail = jail
         self._guards = guards
@@ -44,6 +46,7 @@ class Drafts:
         self._append_only = append_only
         self._now = now
         self._note = note
+        self._pulse = pulse
 
     def _insist(self, spot: Spot, flags: int) -> None:
         """Whether there may be written at all."""
@@ -152,7 +155,7 @@ class Drafts:
         aside = spot.kind in (Kind.ASIDE, Kind.BROKEN_ASIDE)
         if aside and self._append_only:
             raise Refused(PERMISSION_DENIED, "this server is append-only: what was moved aside stays")
-        if not superseded(self._jail, spot.names, spot.si, spot.shnum, aside=aside):
+        if not superseded(self._jail, spot.names, spot.si, spot.shnum, aside=aside, pulse=self._pulse):
             raise Refused(PERMISSION_DENIED, "it is newer than what stands in place: it stays until that is not so")
 
     def remove(self, spot: Spot) -> None:

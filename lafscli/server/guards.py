@@ -40,6 +40,8 @@ class _Guard:
     touched: float = 0.0
     adopted: set[str] = field(default_factory=set)
     """Names in it that came from elsewhere on this server."""
+    others: set[str] = field(default_factory=set)
+    """Those of them that somebody else has left."""
 
 
 class Guards:
@@ -94,14 +96,18 @@ class Guards:
             return stat.S_ISDIR(self._jail.look(("locks", b32encode(si), token)).st_mode)
         return False
 
-    def adopt(self, si: bytes, token: str, name: str) -> None:
-        """What lay elsewhere on the server is staged in it now."""
-        self._held[si, token].adopted.add(name)
+    def adopt(self, si: bytes, token: str, name: str, *, own: bool) -> None:
+        """What lay elsewhere on the server is staged in it now; not `own`: in a broken guard."""
+        guard = self._held[si, token]
+        guard.adopted.add(name)
+        if not own:
+            guard.others.add(name)
 
     def placed(self, si: bytes, token: str, name: str) -> None:
         """What was staged in it is in its place."""
         if (si, token) in self._held:
             self._held[si, token].adopted.discard(name)
+            self._held[si, token].others.discard(name)
 
     def adopted(self, si: bytes, token: str, name: str) -> bool:
         """Whether this came from elsewhere: others may need it."""
@@ -201,14 +207,18 @@ class Guards:
         return token, int(now)
 
     def release(self, si: bytes, token: str) -> None:
-        """Remove what is in it, and the guard."""
+        """Remove what is in it, and the guard; where there is something in it that somebody else has left, it is set
+        aside instead."""
         self._insist_on_call(si, token)
         with self._turn(si):
             if not self._stands(si, token):
                 del self._held[si, token]
                 raise _LOST
-            self._remove(si, token)
-        del self._held[si, token]
+            if self._held[si, token].others & set(self._jail.names(("locks", b32encode(si), token))):
+                self._put_aside(si, token)
+            else:
+                self._remove(si, token)
+        self._held.pop((si, token), None)
 
     def set_aside(self, si: bytes, token: str) -> None:
         """Give it up, and keep what is in it as in a broken one."""

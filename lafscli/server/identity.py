@@ -15,6 +15,9 @@ from lafscli.storage.enrol import Identity
 from lafscli.storage.membership import FIELDS, NODE_ID_SIZE, Membership
 from lafscli.storage.serverfile import IDENTITY_FILE, MAX_SIZE, parse_table
 
+_HIGH = 1 << 32
+"""No list has changed so often; from there on the epoch rises by steps alone, so that nobody has the last word."""
+_STEP = 1000
 FOLDERS = ("shares", "staging", "locks", "trash", "quarantine", "history")
 
 
@@ -29,6 +32,7 @@ def check_new(old: bytes | None, new: bytes) -> None:
     except ServerError as error:
         raise Refused(FAILURE, f"this can't be a {IDENTITY_FILE}: {error.message}") from error
     if old is None:
+        _check_epoch(wanted, 0)
         return
     try:
         before = parse_table(old)
@@ -39,9 +43,15 @@ def check_new(old: bytes | None, new: bytes) -> None:
     changed = sorted(key for key in {*before, *table} - set(FIELDS) if repr(before.get(key)) != repr(table.get(key)))
     if changed:
         raise Refused(PERMISSION_DENIED, f"of {IDENTITY_FILE} only the list of servers may change, not {changed[0]}")
+    _check_epoch(wanted, 0 if known is None else known.epoch)
     # one that its grid has let go is free to join another
     if known is not None and mine in known.node_ids:
         _check_list(known, wanted)
+
+
+def _check_epoch(wanted: Membership | None, before: int) -> None:
+    if wanted is not None and wanted.epoch > max(before, _HIGH) + _STEP:
+        raise Refused(FAILURE, f"an epoch of {wanted.epoch} is no next one: that of the list that is there is {before}")
 
 
 def _check_list(known: Membership, wanted: Membership | None) -> None:

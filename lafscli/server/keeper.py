@@ -13,7 +13,7 @@ from lafscli.server import patches
 from lafscli.server.backend import FAILURE, NO_SUCH_FILE, OK, PERMISSION_DENIED, Refused
 from lafscli.server.cancelling import Lease, drop_leases
 from lafscli.server.history import History, Kept
-from lafscli.server.judge import holds_mutable, prove_immutable, prove_mutable, well_formed
+from lafscli.server.judge import holds_mutable, prove_immutable, prove_mutable, shape, well_formed
 from lafscli.server.placing import New, Proofs, Standing, Verdict, check_container, fits_beside, instead, same_file
 from lafscli.server.restoring import restore
 from lafscli.server.shelves import MOST_SHARES, Shelves, plain_file, refusing, rename_keeping
@@ -134,7 +134,7 @@ class Keeper:
     def _verdict(self, new: New, source_fd: int, standing: Standing, *, replace: bool) -> Verdict:
         if not replace:
             raise Refused(FAILURE, "is there already")
-        return instead(new, source_fd, standing, self._shelves.now())
+        return instead(new, source_fd, standing, self._shelves.now(), self._shelves.node_id)
 
     def _put_instead(
         self, verdict: Verdict, folder: int, si: bytes, shnum: int, size: int, move: Callable[[], None]
@@ -212,7 +212,8 @@ class Keeper:
     def cancel(self, items: Sequence[tuple[bytes, int, bytes]]) -> list[tuple[int, str]]:
         """Take the leases with these cancel secrets out of the shares (storage index, share number, secret); of each,
         a status and a message. A share whose last lease is gone is in `trash/` then. Not where the server is
-        append-only; and a share that has no lease, or none with that secret, stays as it is."""
+        append-only; and a share that has no lease, or none with that secret, stays as it is, and so does one in a
+        container of version 1, whose secrets are no secrets."""
         answers: list[tuple[int, str]] = []
         for si, shnum, secret in items:
             try:
@@ -237,6 +238,9 @@ class Keeper:
                 if found is None:
                     raise Refused(NO_SUCH_FILE, "no such share")
                 fd, status = found
+                if shape(fd, status.st_size).version < 2:
+                    # spec 06 §2: there the secrets themselves are stored, and whoever reads the share knows them
+                    raise Refused(PERMISSION_DENIED, "everybody can read its cancel secrets: only its host cancels")
                 gone, left = drop_leases(fd, status.st_size, doomed)
                 shorter = status.st_size - os.fstat(fd).st_size
             if not gone:

@@ -209,12 +209,21 @@ class Listener:
             caller.key = self._keys.get(b64decode(message["login"]))
             if caller.key is None:  # it was taken away meanwhile
                 self._forget(caller)
+            elif self._greedy(caller.key):
+                self._tell("greedy", "ended: its key has as many connections as one of several keys may have", caller)
+                self._forget(caller)
         elif "session" in message and caller.descriptors:
             descriptor = caller.descriptors.pop(0)
             key = caller.key
             if key is not None and len(caller.sessions) < self._limits.sessions:
                 self._begin_session(caller, key, descriptor)
             os.close(descriptor)
+
+    def _greedy(self, key: Key) -> bool:
+        """Whether one key has so many connections that too few are left for the others."""
+        several = len(self._keys) > 1 and self._limits.connections > 1
+        most = self._limits.connections - max(1, self._limits.connections // 4) * several
+        return sum(each.key == key for each in self._callers.values()) > most
 
     def _begin_session(self, caller: Caller, key: Key, descriptor: int) -> None:
         try:

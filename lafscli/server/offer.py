@@ -12,7 +12,7 @@ from lafscli.server import session
 from lafscli.server.backend import Refused
 from lafscli.server.keys import Key
 from lafscli.server.policy import Policy, PolicyFiles
-from lafscli.server.streams import Stream
+from lafscli.server.streams import FdStream
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,18 +47,18 @@ class Offer:
         except OSError as error:
             raise LafsError(f"cannot make {self.root}: {error.strerror}") from error
 
-    def serve(self, stream: Stream, *, who: str, idle: float | None, note: Callable[[str], None]) -> None:
+    def serve(self, stream: FdStream, *, who: str, idle: float | None, note: Callable[[str], None]) -> None:
         """Answer one client, on a stream that is closed at the end."""
         try:
-            backend = self._backend(who, note)
+            backend = self._backend(who, note, stream.gone)
         except LafsError:
             stream.close()
             raise
         session.serve(stream, backend, idle=idle, note=note)
 
-    def _backend(self, who: str, note: Callable[[str], None]) -> PolicyFiles:
+    def _backend(self, who: str, note: Callable[[str], None], gone: Callable[[], bool] = lambda: False) -> PolicyFiles:
         try:
-            return PolicyFiles(self.root, self.policy, home=self.home, who=who, note=note)
+            return PolicyFiles(self.root, self.policy, home=self.home, who=who, note=note, gone=gone)
         except OSError as error:
             raise LafsError(f"cannot serve {self.root}: {error.strerror}") from error
         except Refused as refusal:

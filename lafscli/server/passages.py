@@ -70,7 +70,7 @@ class Passages:
                 self._guards.leave(old.si, new.token)
             case (Kind.STAGED, Kind.HELD) if how is not How.LINK:
                 self._adopt(old, new)
-            case (Kind.BROKEN_HELD, Kind.HELD) | (Kind.BROKEN_ASIDE, Kind.ASIDE | Kind.HELD) if how is not How.LINK:
+            case (Kind.BROKEN_HELD, Kind.HELD) | (Kind.BROKEN_ASIDE, Kind.ASIDE) if how is not How.LINK:
                 self._adopt(old, new)
             case (Kind.SHARE | Kind.FOLDER | Kind.PREFIX | Kind.SHARES, _):
                 raise Refused(PERMISSION_DENIED, f"nothing is moved out of shares: {REMOVED_HOW}")
@@ -136,7 +136,7 @@ class Passages:
                 removing(descriptor)
                 self._insist_on_name(descriptor, old)
                 self._jail.rename(old.names, new.names)
-            self._guards.adopt(new.si, new.token, new.name)
+            self._guards.adopt(new.si, new.token, new.name, own=old.kind is Kind.STAGED)
 
     def _insist_on_name(self, descriptor: int, spot: Spot) -> None:
         if not os.path.samestat(os.fstat(descriptor), self._jail.look(spot.names)):

@@ -1,7 +1,8 @@
 """What may take the place of a share: judged by what is to come, what stands there, and what stands beside it.
 
 stands there        to come: immutable                       to come: mutable
-nothing             a well-formed one                        one that proves, of the key that its siblings have
+nothing             a well-formed one, with no mutable one   one that proves, of the key that its siblings have,
+                    beside it                                and with no immutable ones alone beside it
 immutable, good     refused: is there already                refused: another kind
 mutable, good       refused: another kind                    the same key, and newer; or the same share again, with
                                                              more leases
@@ -13,6 +14,7 @@ from __future__ import annotations
 
 import hmac
 import os
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -30,11 +32,14 @@ from lafscli.server.judge import (
     slot_container,
     told_mutable,
     unknown_version,
+    well_formed,
 )
 from lafscli.server.shelves import Shelves
 
 _COUNT_SIZE = 4
 _PIECE = 1 << 20
+_STEP = 2_000_000_000
+"""Nanoseconds within which the time of a file may be the same after it was changed."""
 
 New = Immutable | ProvenSlot
 
@@ -49,27 +54,46 @@ class Verdict:
 
 
 class Proofs:
-    """Which containers that stand in places have proven, as long as nobody has touched them since: long proofs are
-    made before the turn is taken, and hold up nobody. What has failed is proven again under the turn, for somebody may
-    have written to it just then."""
+    """What was found of containers, as long as nobody has touched them since: what takes long is done before the turn
+    is taken, and holds up nobody. Where it lets a share give way that was written to a moment ago, it is looked at
+    again under the turn, for the time of a file has steps."""
 
-    def __init__(self, pulse: Callable[[], None]) -> None:
+    def __init__(self, pulse: Callable[[], None], now: Callable[[], int] = time.time_ns) -> None:
         self._pulse = pulse
-        self._good: set[tuple[int, ...]] = set()
+        self._now = now
+        self._found: dict[tuple[tuple[int, ...], ...], bool] = {}
 
     def fails(self, fd: int, si: bytes, shnum: int) -> bool:
         """Whether the container fails its own proof, every block looked at; what readers do not mind is no failure."""
-        status = os.fstat(fd)
-        state = status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
-        if state in self._good:
+
+        def failing() -> bool:
+            prove = prove_mutable if holds_mutable(fd) else prove_immutable
+            try:
+                prove(fd, os.fstat(fd).st_size, si, shnum, pulse=self._pulse, strict=False)
+            except CorruptShare:
+                return True
             return False
-        prove = prove_mutable if holds_mutable(fd) else prove_immutable
-        try:
-            prove(fd, status.st_size, si, shnum, pulse=self._pulse, strict=False)
-        except CorruptShare:
-            return True
-        self._good.add(state)
-        return False
+
+        return self._known(failing, fd)
+
+    def same(self, one: int, container: MutableContainer, other: int, there: MutableContainer) -> bool:
+        """Whether two containers hold the same share, byte for byte: what nothing proves, too."""
+        return self._known(lambda: _same_share(one, container, other, there, self._pulse), one, other)
+
+    def _known(self, find: Callable[[], bool], *fds: int) -> bool:
+        state = tuple(map(_state, fds))
+        if state not in self._found:
+            began = self._now()
+            found = find()
+            if tuple(map(_state, fds)) != state or (found and state[-1][-1] > began - _STEP):
+                return found
+            self._found[state] = found
+        return self._found[state]
+
+
+def _state(fd: int) -> tuple[int, ...]:
+    status = os.fstat(fd)
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,9 +120,11 @@ def told_of(fd: int, size: int, si: bytes, shnum: int) -> ProvenSlot | None:
     return None
 
 
-def instead(new: New, source_fd: int, standing: Standing, now: float) -> Verdict:
+def instead(
+    new: New, source_fd: int, standing: Standing, now: float, here: Callable[[], bytes | None] = lambda: None
+) -> Verdict:
     """Whether `new`, which is open, may take the place of what stands there; Refused says why not. An immutable `new`
-    was proven.
+    was proven. `here` tells the node id of this server, where it has one.
 
     Of one that stands there damaged, the key counts as long as the signature proves it; where it does not, any share
     that proves may come, of the key that its siblings have: `fits_beside` sees to that.
@@ -126,27 +152,30 @@ def instead(new: New, source_fd: int, standing: Standing, now: float) -> Verdict
     if new.version == told.version:
         if not standing.fails():
             # Who adds a lease puts the same share there again, with one lease more.
-            same = _same_share(source_fd, new.container, standing.fd, told.container)
+            same = standing.proofs.same(source_fd, new.container, standing.fd, told.container)
             if not (same and _has_more_leases(new.container, told.container)):
                 raise Refused(FAILURE, f"not newer: {_described(told)} is there already")
-            _keeps_write_enabler(new.container, told.container)
-            _keeps_leases(new.container, told.container, now)
+            _keeps_write_enabler(new.container, told.container, lambda: told.container.node_id)
+            _keeps_leases(new.container, told.container, 0)  # nor any that has ended: that is for the host
             return Verdict(False, None)
         _keeps_leases(new.container, told.container, now)
         return Verdict(True, told)
-    _keeps_write_enabler(new.container, told.container)
+    _keeps_write_enabler(new.container, told.container, here)
     _keeps_leases(new.container, told.container, now)
     return Verdict(False, told)
 
 
-def _same_share(one: int, container: MutableContainer, other: int, there: MutableContainer) -> bool:
-    """Whether two containers hold the same share, byte for byte: what nothing proves, too."""
+def _same_share(
+    one: int, container: MutableContainer, other: int, there: MutableContainer, pulse: Callable[[], None]
+) -> bool:
     if container.data_length != there.data_length:
         return False
     for start in range(DATA_OFFSET, DATA_OFFSET + there.data_length, _PIECE):
         length = min(_PIECE, DATA_OFFSET + there.data_length - start)
         if os.pread(one, length, start) != os.pread(other, length, start):
             return False
+        if start - DATA_OFFSET & 15 * _PIECE == 0:
+            pulse()
     return True
 
 
@@ -168,10 +197,14 @@ def _container(standing: Standing) -> MutableContainer | None:
     return None
 
 
-def _keeps_write_enabler(new: MutableContainer, old: MutableContainer) -> None:
-    # A container that was carried here from another server gets the write enabler of this one, and its node id.
-    if new.node_id == old.node_id and not hmac.compare_digest(new.write_enabler, old.write_enabler):
-        raise Refused(FAILURE, "its write enabler is not that of the container that is there")
+def _keeps_write_enabler(new: MutableContainer, old: MutableContainer, here: Callable[[], bytes | None]) -> None:
+    """A newer version can be put back by one without its key: the owner must be able to write here afterwards."""
+    if new.node_id == old.node_id:
+        if hmac.compare_digest(new.write_enabler, old.write_enabler):
+            return
+    elif (mine := here()) is None or new.node_id == mine:
+        return  # one that was carried here from another server gets the write enabler of this one, and its node id
+    raise Refused(FAILURE, "its write enabler and node id are not those of the container that is there")
 
 
 def _keeps_leases(new: MutableContainer, old: MutableContainer | None, now: float) -> None:
@@ -207,25 +240,32 @@ def check_container(container: MutableContainer) -> None:
 def fits_beside(shelves: Shelves, folder: int, new: New, si: bytes, shnum: int) -> None:
     """Whether a share may come where none stands, or a bad one: Refused where others of its storage index are proven
     to be of another key, or of a mutable file while this one is not."""
-    others = False
+    others = immutables = False
     for number in shelves.numbers(folder):
-        told = _sibling(shelves, folder, si, number) if number != shnum else None
+        told = _sibling(shelves, folder, si, number, new) if number != shnum else None
         if told is None:
             continue
-        if isinstance(new, Immutable):
+        if isinstance(told, Immutable):
+            immutables = True
+        elif isinstance(new, Immutable):
             raise Refused(FAILURE, f"{b32encode(si)} holds a mutable file")
-        if told.fingerprint == new.fingerprint:
+        elif told.fingerprint == new.fingerprint:
             return
-        others = True
+        else:
+            others = True
     if others:
         raise Refused(FAILURE, another_key(si))
+    if immutables and not isinstance(new, Immutable):
+        raise Refused(FAILURE, f"{b32encode(si)} holds an immutable file")
 
 
-def _sibling(shelves: Shelves, folder: int, si: bytes, shnum: int) -> ProvenSlot | None:
+def _sibling(shelves: Shelves, folder: int, si: bytes, shnum: int, new: New) -> New | None:
     # what can't even be opened has no key
-    with suppress(OSError, Refused), shelves.share(folder, shnum) as found:
+    with suppress(OSError, Refused, CorruptShare), shelves.share(folder, shnum) as found:
         if found is not None and holds_mutable(found[0]):
             return told_of(found[0], found[1].st_size, si, shnum)
+        if found is not None and not isinstance(new, Immutable):  # which minds no other one
+            return well_formed(found[0], found[1].st_size, shnum, strict=False)
     return None
 
 

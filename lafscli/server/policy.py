@@ -12,7 +12,9 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from lafscli.formats.container import LEASE_SIZE
 from lafscli.server.backend import (
+    CONNECTION_LOST,
     CREATE,
     FAILURE,
     NO_SUCH_FILE,
@@ -45,7 +47,8 @@ __all__ = ["Policy", "PolicyFiles"]
 class PolicyFiles:
     """The backend of one connection to the folder `root`; the folder and its `server.toml` are made ready.
 
-    `home` is the login folder, `who` whose key it is. `note` takes a line for the log of each change.
+    `home` is the login folder, `who` whose key it is. `note` takes a line for the log of each change. `gone` says
+    whether the client is: then what takes long is not brought to its end.
     """
 
     def __init__(
@@ -58,8 +61,10 @@ class PolicyFiles:
         note: Callable[[str], None] = lambda _: None,
         now: Callable[[], float] = time.time,
         random_bytes: Callable[[int], bytes] = os.urandom,
+        gone: Callable[[], bool] = lambda: False,
     ) -> None:
         self.policy = policy
+        self._gone = gone
         self._paths = Paths([Path(os.path.abspath(root)), root.resolve()], home)
         self._jail = Jail(root)
         root_fd = self._jail.root_fd
@@ -77,7 +82,7 @@ class PolicyFiles:
             random_bytes=random_bytes,
             note=note,
             used=self._used,
-            pulse=self.tick,
+            pulse=self._pulse,
         )
         self._guards = Guards(
             self._jail,
@@ -97,6 +102,7 @@ class PolicyFiles:
             append_only=policy.append_only,
             now=now,
             note=note,
+            pulse=self._pulse,
         )
         self._passages = Passages(self._jail, self._guards, self._keeper, self._quota, note=note)
         self._extensions = Extensions(policy, self._jail, self._guards, self._keeper, self._passages, self._quota)
@@ -191,7 +197,13 @@ class PolicyFiles:
             raise Refused(PERMISSION_DENIED, "shares come in by staging them and renaming that")
         si, shnum = spot.si, spot.shnum
         descriptor = self._jail.open(spot.names, os.O_RDONLY)
-        return Leases(descriptor, flags, lambda fd, offset, data: self._keeper.patch(fd, si, shnum, offset, data))
+
+        def patch(fd: int, offset: int | None, data: bytes) -> None:
+            # a renewal is shorter, and needs no room
+            with self._quota.room(len(data) if len(data) >= LEASE_SIZE else 0):
+                self._keeper.patch(fd, si, shnum, offset, data)
+
+        return Leases(descriptor, flags, patch)
 
     def change(self, path: bytes, change: Change) -> None:
         spot = self._place(path)
@@ -302,6 +314,12 @@ class PolicyFiles:
         with suppress(OSError):
             self._guards.tick()
             self._quota.settle()
+
+    def _pulse(self) -> None:
+        """In the middle of what takes long. One who hangs up and comes again must not have it go on many times."""
+        self.tick()
+        if self._gone() and not self._closed:
+            raise Refused(CONNECTION_LOST, "the client is gone")
 
     def close(self) -> None:
         if self._closed:

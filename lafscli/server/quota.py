@@ -120,6 +120,16 @@ class Quota:
             self._left += size
             raise
 
+    @contextmanager
+    def room(self, size: int) -> Iterator[None]:
+        """Refused where so many bytes have no room; who needs them inside counts them by `change`."""
+        self.take(size)
+        try:
+            yield
+        finally:
+            if self.metered:
+                self._left += max(size, 0)
+
     def begin(self) -> None:
         """Before something is done that may free bytes: what a counting under way may have seen of it already is not
         given back a second time."""

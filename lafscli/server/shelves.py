@@ -15,10 +15,12 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
-from lafscli.errors import CorruptShare
+from lafscli.errors import CorruptShare, ServerError
 from lafscli.formats.container import share_number
 from lafscli.primitives.encoding import b32encode
 from lafscli.server.backend import FAILURE, NO_SUCH_FILE, PERMISSION_DENIED, Refused
+from lafscli.storage.enrol import Identity
+from lafscli.storage.serverfile import IDENTITY_FILE, MAX_SIZE
 
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
 _FILE = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY
@@ -153,6 +155,16 @@ class Shelves:
             yield fd, plain_file(fd, str(shnum))
         finally:
             os.close(fd)
+
+    def node_id(self) -> bytes | None:
+        """That of this server, by its `server.toml`; None where that says none."""
+        with suppress(OSError, ServerError):
+            fd = os.open(IDENTITY_FILE, _FILE | os.O_RDONLY, dir_fd=self.root_fd)
+            try:
+                return Identity.parse(os.pread(fd, MAX_SIZE, 0)).node_id
+            finally:
+                os.close(fd)
+        return None
 
     def numbers(self, folder: int) -> list[int]:
         """The share numbers that stand in the folder, as far as they can be any."""

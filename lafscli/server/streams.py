@@ -86,6 +86,10 @@ class FdStream:
             if count:
                 left[0] = left[0][count:]
 
+    def gone(self) -> bool:
+        """Whether nobody is there any more who could take an answer. One who has only ended what he sends is there."""
+        return any(event & (select.POLLHUP | select.POLLERR | select.POLLNVAL) for _, event in self._writable.poll(0))
+
     def close(self) -> None:
         """As Stream says."""
         if self._closed:
