@@ -39,6 +39,7 @@ from lafscli.server.backend import (
     Change,
     Refused,
 )
+from lafscli.server.extensions import NAMES
 from lafscli.server.requests import MAX_HANDLES, OFFERED
 from lafscli.server.session import serve
 from lafscli.server.streams import FdStream
@@ -1100,6 +1101,6 @@ class TestFiles(FilesContract):
 
 
 def test_every_extension_that_lafs_uses_is_offered() -> None:
-    offered = {name: version.encode() for name, version in OFFERED}
+    offered = {name: version.encode() for name, version in (*OFFERED, *((name, "1") for name in NAMES))}
     assert packets.UNDERSTOOD.items() <= offered.items()
     assert EOF == packets.EOF
