@@ -20,7 +20,7 @@ from pathlib import Path
 import pytest
 
 from lafscli.errors import LafsError, ServerUnreachable
-from lafscli.server import extensions, session
+from lafscli.server import session
 from lafscli.server.backend import (
     APPEND,
     BAD_MESSAGE,
@@ -39,6 +39,7 @@ from lafscli.server.backend import (
     Change,
     Refused,
 )
+from lafscli.server.extensions import NAMES
 from lafscli.server.requests import MAX_HANDLES, OFFERED
 from lafscli.server.session import serve
 from lafscli.server.streams import FdStream
@@ -1100,7 +1101,6 @@ class TestFiles(FilesContract):
 
 
 def test_every_extension_that_lafs_uses_is_offered() -> None:
-    ours = dict.fromkeys(extensions.NAMES, "1")
-    offered = {name: version.encode() for name, version in [*OFFERED, *ours.items()]}
+    offered = {name: version.encode() for name, version in (*OFFERED, *((name, "1") for name in NAMES))}
     assert packets.UNDERSTOOD.items() <= offered.items()
     assert EOF == packets.EOF

@@ -166,6 +166,18 @@ def test_a_mutable_share_does_not_come_beside_an_immutable_one(root: Path) -> No
         client.rename(stage(client, good(1), SI, 1), share_of(SI, 1))
 
 
+def test_a_share_that_is_refused_leaves_no_folders(root: Path) -> None:
+    before = sorted((root / "shares").rglob("*"))
+    with talking(root, Policy(quota=1 << 30)) as client:
+        for number in range(3):
+            si = bytes([number]) * 16
+            path = stage(client, b"no share", si)
+            refused(lambda path=path, si=si: client.rename(path, share_of(si, 0)))  # type: ignore[misc]
+            client.remove(path)
+            assert sorted((root / "shares").rglob("*")) == before
+        client.rename(stage(client, good(), si), share_of(si, 0))
+
+
 def test_a_proof_ends_when_its_client_is_gone(root: Path) -> None:
     share = shares(bytes(17 << 20), 1, 1, 1 << 20)[0]
     (root / SHARE).write_bytes(immutable(share[:-1] + b"x", OURS))

@@ -97,25 +97,41 @@ class Passages:
                 self._guards.insist(old.si, old.token)
 
         fence()
-        self._make_room(old.si)
+        with self._room(old.si):
+            self._bring_in(old, replace=replace, fence=fence)
+        self._guards.placed(old.si, old.token, old.name)
+
+    def _bring_in(self, old: Spot, *, replace: bool, fence: Callable[[], None]) -> None:
         # It is moved by its whole way below `locks/`: one who breaks the guard by a plain rename knows of no turns, but
         # takes that way away, and the move fails (spec 10 §1.3).
         name = "/".join(old.names[1:])
         with self._source(old) as (descriptor, _), self._jail.folder(old.names[:1]) as top:
             self._keeper.place(descriptor, top, name, old.si, old.shnum, replace=replace, fence=fence)
-        self._guards.placed(old.si, old.token, old.name)
 
     def put_away(self, spot: Spot) -> None:
         """A share that fails its own proof into quarantine, under the guard that `spot` is in."""
         self._keeper.put_away(spot.si, spot.shnum, fence=lambda: self._guards.insist(spot.si, spot.token))
 
-    def _make_room(self, si: bytes) -> None:
-        """The folders that a share comes into, which clients make or leave to us."""
+    @contextmanager
+    def _room(self, si: bytes) -> Iterator[None]:
+        """The folders that a share comes into, which clients make or leave to us; gone again if none came."""
         text = b32encode(si)
-        for names in (("shares", text[:2]), ("shares", text[:2], text)):
-            if self._jail.there(names) is None:
-                with suppress(FileExistsError), self._quota.taken(ENTRY):
-                    self._jail.mkdir(names)
+        made: list[tuple[str, ...]] = []
+        try:
+            for depth in (2, 3):
+                names = ("shares", text[:2], text)[:depth]
+                if self._jail.there(names) is None:
+                    with suppress(FileExistsError), self._quota.taken(ENTRY):
+                        self._jail.mkdir(names)
+                        made.append(names)
+            yield
+        except BaseException:
+            with suppress(OSError, Refused), self._keeper.turns.turn(si):
+                for names in reversed(made):
+                    self._quota.begin()
+                    self._jail.rmdir(names)
+                    self._quota.free(ENTRY)
+            raise
 
     @contextmanager
     def _source(self, old: Spot) -> Iterator[tuple[int, int]]:
