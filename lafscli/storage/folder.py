@@ -60,6 +60,7 @@ from lafscli.storage.store import (
     StorageIndex,
     Truncate,
 )
+from lafscli.storage.trash import FolderTrash
 
 
 class FolderStore:
@@ -81,6 +82,7 @@ class FolderStore:
         self.server = server
         self.files = files
         self.locks = Locks(server, files, random_bytes=random_bytes, sync=sync, lock_seconds=lock_seconds)
+        self.trash = FolderTrash(files, self.locks, random_bytes)
         self._random_bytes = random_bytes
         self._sync = sync
         self._proved = False
@@ -379,13 +381,6 @@ class FolderStore:
         """A new lease record: True. False where a lease of ours was there, and was renewed."""
         node_id = self.server.node_id
         return leases.add_leases(self.files, self.locks, items, node_id=node_id, sync=self._sync, patience=patience)
-
-    def trash(
-        self, si: StorageIndex, shnums: Sequence[int], date: str, *, patience: float = PATIENCE
-    ) -> dict[int, bool]:
-        """Move shares to `trash/<date>`: False for one that was renewed meanwhile and stays. `date` is a UTC day."""
-        with self.guard(si, patience=patience) as guard:
-            return leases.trash(self.files, guard, shnums, date)
 
     def _staging_path(self, si: StorageIndex, shnum: int) -> str:
         return f"staging/{b32encode(si)}.{shnum}.{b32encode(self._random_bytes(16))}"
