@@ -68,7 +68,7 @@ _lafs() {
         if [[ -z $ended ]]; then
             case $word in
                 --) ended=1; continue ;;
-                --color|--log-file|--limit-rate|--timeout|--home|--encoding|--from-tahoe|--site|--node-id|--permutation-seed|--option|--format|--private-key|--segment-size|--offset|--length|--name|--size|--type|--sample|--assume-lost|--max-time)
+                --color|--log-file|--limit-rate|--timeout|--home|--encoding|--from-tahoe|--site|--node-id|--permutation-seed|--option|--format|--private-key|--segment-size|--offset|--length|--name|--size|--type|--sample|--assume-lost|--max-time|--root|--grace|--lock-wait)
                     [[ ${COMP_WORDS[i+1]} == = ]] && i=$((i + 1))
                     i=$((i + 1))
                     continue
@@ -115,6 +115,9 @@ _lafs() {
             "check":--max-time) :; return ;;
             "repair":--assume-lost) :; return ;;
             "repair":--max-time) :; return ;;
+            "gc":--root) _lafs_targets; return ;;
+            "gc":--grace) :; return ;;
+            "gc":--lock-wait) :; return ;;
         esac
         if [[ $cur == -* ]]; then
             case $command in
@@ -135,6 +138,7 @@ _lafs() {
                 'manifest') word='--storage-index --verify-cap --read-cap' ;;
                 'check') word='-r --recursive --verify --sample --repair --rebalance --assume-lost --add-lease --max-time --force' ;;
                 'repair') word='-r --recursive --assume-lost --add-lease --max-time --force' ;;
+                'gc') word='--root --delete --grace --undo --adopt --lock-wait' ;;
                 '') word=--version ;;
                 *) word= ;;
             esac
@@ -143,7 +147,7 @@ _lafs() {
         fi
     fi
     case $command:$count in
-        :*) _lafs_words 'init server encoding alias grid put get cat ls mkdir ln mv rm cp find manifest stats cap batch check repair renew share completion help man' ;;
+        :*) _lafs_words 'init server encoding alias grid put get cat ls mkdir ln mv rm cp find manifest stats cap batch check repair renew gc unpin share completion help man' ;;
         server:*) _lafs_words 'add list status remove drain replace' ;;
         alias:*) _lafs_words 'create add list remove rename' ;;
         grid:*) _lafs_words 'export import' ;;
@@ -178,11 +182,12 @@ _lafs() {
         "check":*) _lafs_targets ;;
         "repair":*) _lafs_targets ;;
         "renew":*) _lafs_targets ;;
+        "unpin":*) _lafs_targets ;;
         "share show":*) _lafs_files -f ;;
         "share find":*) _lafs_targets ;;
         "completion":*) _lafs_words 'bash zsh fish' ;;
-        "help":*) _lafs_words 'init server encoding alias grid put get cat ls mkdir ln mv rm cp find manifest stats cap batch check repair renew share completion help man' ;;
-        "man":*) _lafs_words 'init server encoding alias grid put get cat ls mkdir ln mv rm cp find manifest stats cap batch check repair renew share completion help man' ;;
+        "help":*) _lafs_words 'init server encoding alias grid put get cat ls mkdir ln mv rm cp find manifest stats cap batch check repair renew gc unpin share completion help man' ;;
+        "man":*) _lafs_words 'init server encoding alias grid put get cat ls mkdir ln mv rm cp find manifest stats cap batch check repair renew gc unpin share completion help man' ;;
     esac
 }
 

@@ -144,10 +144,9 @@ def mv(frame: Frame, source: str, target: str) -> None:
 def rm(frame: Frame, targets: tuple[str, ...], recursive: bool) -> None:
     """Remove links from directories.
 
-    What is linked nowhere else can't be reached any more, except by its cap; its space comes back with the gc of
-    a later version of lafs. A directory
-    that is not empty takes -r: only its own link is removed, and all below it goes with it. To forget an alias is
-    lafs alias remove.
+    What is linked nowhere else can't be reached any more, except by its cap; its space comes back with lafs gc. A
+    directory that is not empty takes -r: only its own link is removed, and all below it goes with it. To forget an
+    alias is lafs alias remove.
     """
     wanted = [resolve(frame, text) for text in targets]
     for target in wanted:
@@ -173,7 +172,7 @@ def rm(frame: Frame, targets: tuple[str, ...], recursive: bool) -> None:
         frame.out.complain(each)
         code = worse(code, each.exit_code)
     if removed:
-        frame.out.tell("the space of what nothing leads to any more comes back with the gc of a later version of lafs")
+        frame.out.tell("the space of what nothing leads to any more comes back with lafs gc")
     if code:
         raise SystemExit(Partial.exit_code if removed else code)
 

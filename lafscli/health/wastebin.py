@@ -55,9 +55,9 @@ def changeable(store: ShareStore) -> bool:
 def empty(
     grid: Grid, claims: Claims, wanted: Callable[[StorageIndex], bool], grace: int | None, *, act: bool
 ) -> Emptied:
-    """Look at all that carries a lease of this home in the trash of the servers: bring back what is `wanted` and of which
-    no share stands, remove the rest that has lain there for `grace` seconds (None: nothing) and that no other home holds
-    a live lease on. Without `act` it is only counted."""
+    """Look at all that carries a lease of this home in the trash of the servers: bring back what is `wanted` and of
+    which no share stands, remove the rest that has lain there for `grace` seconds (None: nothing) and that no other
+    home holds a live lease on. Without `act` it is only counted."""
     done = Emptied()
     stores = [store for store in grid.stores if changeable(store)]
     jobs = (_Server(grid, store, claims, wanted, grace, done, act).run() for store in stores)
