@@ -10,6 +10,7 @@ import click
 from lafscli.cli.batch import worse
 from lafscli.cli.frame import Frame
 from lafscli.cli.options import command, respelled
+from lafscli.cli.storing import pin_linked
 from lafscli.cli.targets import Found, Target, creatable, followed, resolve, spotted
 from lafscli.errors import LafsError, MalformedDirectory, NotFound, NotGranted, Partial, UsageError
 from lafscli.formats.caps import Cap, DirectoryCap, UnknownCap
@@ -43,6 +44,7 @@ def ln(frame: Frame, source: str, target: str, readonly: bool) -> None:
     new = _linked(origin, readonly)
     access = frame.access()
     frame.client_with_servers()
+    pin_linked(frame, where, new.cap)
     if len(where.names) == 1 and not where.slash and isinstance(where.cap, DirectoryCap):
         creatable(where.names)
         try:  # most names are free: the directory need not be read before it is changed
@@ -129,6 +131,7 @@ def mv(frame: Frame, source: str, target: str) -> None:
     if not isinstance(where.cap, DirectoryCap):
         raise UsageError("TARGET is no path in a directory", hint="lafs mv alias:old alias:new")
     place, path = _landing(frame, where, old.child.name)
+    pin_linked(frame, where, old.child.cap)
     before = move(frame.access(), old, place)
     frame.out.show({"cap": str(old.child.cap), "path": path} | ({"replaced": True} if before else {}), "")
     if before is not None:
