@@ -73,7 +73,7 @@ def pin_linked(frame: Frame, where: Target, cap: Cap) -> None:
     inner = cap.inner if isinstance(cap, DirectoryCap) else cap
     if not where.as_cap or isinstance(inner, UnknownCap) or isinstance(cap, LitCap):
         return
-    home = frame.config().home
+    home = frame.client().config.home
     if any(str(known.verify_cap()) == str(where.cap.verify_cap()) for known in aliases.load(home).values()):
         return
     try:

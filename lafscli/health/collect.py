@@ -244,7 +244,7 @@ class _Collection:
         for _ in side_by_side(jobs, len(self._grid.stores)):
             pass
         result.objects = len(objects)
-        self._settle(result, grace)
+        self._settle(result, grace, objects)
         result.reached = len(self._mark.reached)
         return result
 
@@ -281,7 +281,7 @@ class _Collection:
             else:
                 result.skipped[RENEWED if gone is False else UNREADABLE] += 1
 
-    def _settle(self, result: Collected, grace: int) -> None:
+    def _settle(self, result: Collected, grace: int, new: set[StorageIndex]) -> None:
         """Bring back what roots lead to by now; then, if nothing is in doubt, remove what has lain there for long."""
         doubts: Sequence[Unseen] = ()
         for _ in range(_ROUNDS):
@@ -294,7 +294,7 @@ class _Collection:
         if doubts:
             result.failed += [Silence("", f"{each.path}: {each.reason}") for each in doubts]
         else:
-            self._take(empty(self._grid, self._claims, self._wanted, grace, act=True), result)
+            self._take(empty(self._grid, self._claims, self._wanted, grace, act=True, new=new), result)
 
     def _wanted(self, si: StorageIndex) -> bool:
         return si in self._mark.reached

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -53,14 +53,20 @@ def changeable(store: ShareStore) -> bool:
 
 
 def empty(
-    grid: Grid, claims: Claims, wanted: Callable[[StorageIndex], bool], grace: int | None, *, act: bool
+    grid: Grid,
+    claims: Claims,
+    wanted: Callable[[StorageIndex], bool],
+    grace: int | None,
+    *,
+    act: bool,
+    new: Collection[StorageIndex] = (),
 ) -> Emptied:
     """Look at all that carries a lease of this home in the trash of the servers: bring back what is `wanted` and of
     which no share stands, remove the rest that has lain there for `grace` seconds (None: nothing) and that no other
-    home holds a live lease on. Without `act` it is only counted."""
+    home holds a live lease on. What is `new` there stays. Without `act` it is only counted."""
     done = Emptied()
     stores = [store for store in grid.stores if changeable(store)]
-    jobs = (_Server(grid, store, claims, wanted, grace, done, act).run() for store in stores)
+    jobs = (_Server(grid, store, claims, wanted, grace, done, act, new).run() for store in stores)
     for _ in side_by_side(jobs, len(stores) or 1):
         pass
     return done
@@ -88,6 +94,7 @@ class _Server:
     grace: int | None
     done: Emptied
     act: bool
+    new: Collection[StorageIndex]
 
     def run(self) -> Steps[None]:
         now = self.claims.now
@@ -108,7 +115,9 @@ class _Server:
             yield from self._page(page, now)
 
     def _page(self, page: Sequence[Thrown], now: int) -> Steps[None]:
-        over = {item for item in page if self.grace is not None and day_over(item.day, self.grace, now)}
+        over: set[Thrown] = set()
+        if self.grace is not None:
+            over = {item for item in page if item.si not in self.new and day_over(item.day, self.grace, now)}
         mine = yield from self._mine([item for item in page if item in over or self.wanted(item.si)])
         back: list[Thrown] = []
         gone: list[Thrown] = []

@@ -248,19 +248,21 @@ class FolderStore:
 
     def make_room(self, si: StorageIndex) -> None:
         """Make the folder of a storage index; whether that worked is seen when it is looked at."""
+        self.files.do(self._room(si))
+
+    def _room(self, si: StorageIndex) -> list[Op]:
+        """That folder goes with its last share, whoever throws that away; the one it stands in stays."""
         folder = container.share_folder(si)
-        names = [name for name in (folder[:-27], folder) if name not in self._folders]
-        if names:
-            self.files.do([Mkdir(name) for name in names])
+        return [Mkdir(name) for name in (folder[:-27], folder) if name not in self._folders]
 
     def publish(self, moves: Sequence[tuple[str, StorageIndex, int]]) -> list[LafsError | None]:
         """Rename staged files to their places, never over a share that is there: FileExists for those."""
         ops: list[Op] = []
         last: list[int] = []
         for staged, si, shnum in moves:
-            path, folder = container.share_path(si, shnum), container.share_folder(si)
-            ops += [Mkdir(name) for name in (folder[:-27], folder) if name not in self._folders]
-            self._folders |= {folder[:-27], folder}
+            path = container.share_path(si, shnum)
+            ops += self._room(si)
+            self._folders.add(container.share_folder(si)[:-27])
             if "rename-keeps" in self.server.features or "hardlink" not in self.server.features:
                 ops.append(Rename(staged, path))
                 last.append(len(ops) - 1)
@@ -314,8 +316,6 @@ class FolderStore:
         """Remove a staged file, and the folder of `si` if it is empty; what fails is left for the sweep."""
         with contextlib.suppress(ServerError):
             self.files.do([Remove(staged)] if si is None else [Remove(staged), Rmdir(container.share_folder(si))])
-        if si is not None:
-            self._folders.discard(container.share_folder(si))
 
     def sweep_staging(self, older_than: int) -> int:
         probe = f"staging/.clock.{b32encode(self._random_bytes(10))}"
@@ -338,7 +338,6 @@ class FolderStore:
         folders = [container.share_folder(si) for si in dict.fromkeys(si for si, _ in shares)]
         with contextlib.suppress(ServerError):
             self.files.do([*(Remove(container.share_path(si, shnum)) for si, shnum in shares), *map(Rmdir, folders)])
-        self._folders -= set(folders)
 
     # ---- changing what exists
 

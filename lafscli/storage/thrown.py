@@ -56,7 +56,8 @@ class Trash(Protocol):
         renewed while it went and is back in place. One that is not there is left out. GuardHeld."""
 
     def thrown(self) -> Iterator[Thrown]:
-        """What lies in the trash, the newest days first. A folder that can't be listed is raised."""
+        """What lies in the trash, the newest days first, of a day what was written last. A folder that can't be listed is
+        raised."""
 
     def leases_of(self, items: Sequence[Thrown]) -> list[Leased | LafsError]:
         """The leases on what lies there."""

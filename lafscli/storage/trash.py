@@ -119,7 +119,7 @@ class FolderTrash:
                 continue
             if isinstance(entries, FileError):
                 raise entries
-            for entry in sorted(entries, key=lambda entry: entry.name):
+            for entry in sorted(entries, key=lambda entry: (-entry.stat.mtime, entry.name)):
                 match = _NAME.fullmatch(entry.name)
                 si = None if match is None or entry.stat.kind != "file" else _storage_index(match[1])
                 if match is not None and si is not None:
