@@ -442,7 +442,12 @@ def of_day(world: World, days: float) -> None:
     """Let what lies in the trash have been thrown away so many days ago."""
     day = time.strftime("%Y-%m-%d", time.gmtime(world.now - days * DAY))
     for folder in world.local.base.glob("s?/trash/*"):
-        folder.rename(folder.with_name(day))
+        target = folder.with_name(day)
+        target.mkdir(exist_ok=True)
+        for path in folder.iterdir() if folder != target else ():
+            path.rename(target / path.name)
+        if folder != target:
+            folder.rmdir()
 
 
 def test_the_trash_is_emptied_after_its_time(world: World, home: Home) -> None:
@@ -582,7 +587,7 @@ def _series(folder: Path, seed: int, steps: int) -> None:
         homes[which].link(directory, name, cap)
         names[directory][name] = cap
 
-    for _ in range(steps):
+    for step in range(steps):
         which = rng.randrange(2)
         home = homes[which]
         act = rng.choice(ACTS)
@@ -621,7 +626,8 @@ def _series(folder: Path, seed: int, steps: int) -> None:
         elif act == "undo":
             undo(home.access)
             world.settle()
-        _all_read(homes, pinned)
+        if act in ("gc", "undo") or step % 5 == 4:
+            _all_read(homes, pinned)
     assert thrown, "something was collected"
     world.local.close()
 
@@ -646,9 +652,9 @@ def test_after_any_series_all_that_is_reached_reads(tmp_path: Path, seed: int) -
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", range(10, 22))
+@pytest.mark.parametrize("seed", range(10, 20))
 def test_after_any_long_series_all_that_is_reached_reads(tmp_path: Path, seed: int) -> None:
-    _series(tmp_path, seed, 150)
+    _series(tmp_path, seed, 120)
 
 
 def test_the_lease_of_a_share_lives_for_31_days() -> None:

@@ -106,22 +106,23 @@ def collect(
     """
     claims = Claims(access.writing.lease, access.writing.now)
     run = _Collection(access, roots, claims, journal or access.writing.journal, progress or Progress())
-    run.look()
+    run.look(tidy=delete)
     return run.sweep(grace) if delete else run.planned(grace)
 
 
 def undo(access: Access) -> Emptied:
     """Bring back all that this home has thrown away and that is not removed yet, where no share stands now."""
-    silent = _unheard(access.grid)
+    silent = _unheard(access.grid, tidy=True)
     claims = Claims(access.writing.lease, access.writing.now)
     done = empty(access.grid, claims, lambda _si: True, None, act=True)
-    done.failed += [each for each in silent if each not in done.failed]
+    named = {each.server for each in done.failed}
+    done.failed += [each for each in silent if each.server not in named]
     return done
 
 
-def _unheard(grid: Grid) -> list[Silence]:
-    """Servers that don't answer; Unreachable if none does."""
-    answers = grid.ask(lambda _store: None)
+def _unheard(grid: Grid, *, tidy: bool) -> list[Silence]:
+    """Servers that don't answer; Unreachable if none does. `tidy`: see to what a run that was killed had in hand."""
+    answers = grid.ask(_tidy if tidy else lambda _store: None)
     silent = [Silence(each.store.server.name, each.value.message) for each in answers if each.value is not None]
     if silent and len(silent) == len(grid.stores):
         reasons = "; ".join(f"{each.server}: {each.reason}" for each in silent)
@@ -153,9 +154,9 @@ class _Collection:
 
     # ---- looking
 
-    def look(self) -> None:
+    def look(self, *, tidy: bool) -> None:
         """See what the roots lead to, then every share; InDoubt if anything is not seen."""
-        self._doubts += [_silent(each.server, each.reason) for each in _unheard(self._grid)]
+        self._doubts += [_silent(each.server, each.reason) for each in _unheard(self._grid, tidy=tidy)]
         self._insist()
         self._progress.start("mark", None)
         self._mark.add(self._roots())
@@ -313,6 +314,11 @@ def _silent(server: str, reason: str) -> Unseen:
 
 
 # ---- in the servers' workers
+
+
+def _tidy(store: ShareStore) -> None:
+    if changeable(store):
+        store.trash.tidy()
 
 
 class _Pages:

@@ -55,9 +55,12 @@ class Trash(Protocol):
         """Move shares to the trash of this day, under the guard: True. False for one that may not go by now, or was
         renewed while it went and is back in place. One that is not there is left out. GuardHeld."""
 
+    def tidy(self) -> None:
+        """Put back in place what others had taken out of it, and died before they threw it away."""
+
     def thrown(self) -> Iterator[Thrown]:
-        """What lies in the trash, the newest days first, of a day what was written last. A folder that can't be listed is
-        raised."""
+        """What lies in the trash, the newest days first, and of each what was written last. A folder that can't be
+        listed is raised."""
 
     def leases_of(self, items: Sequence[Thrown]) -> list[Leased | LafsError]:
         """The leases on what lies there."""

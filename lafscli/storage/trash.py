@@ -9,14 +9,17 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 
 from lafscli.errors import FileError, FileMissing, GuardHeld, GuardLost, LafsError
 from lafscli.formats.container import share_folder, share_path
 from lafscli.primitives.encoding import b32decode, b32encode
+from lafscli.storage import leftovers
 from lafscli.storage.guard import FolderGuard
 from lafscli.storage.leased import read_leases, seen_again
 from lafscli.storage.leases import fenced
 from lafscli.storage.locks import Locks
+from lafscli.storage.serverfile import LIST_LOCK
 from lafscli.storage.store import (
     Files,
     FileStat,
@@ -105,6 +108,12 @@ class FolderTrash:
             now = guard.server_time
             day = time.strftime("%Y-%m-%d", time.gmtime(now))
             return throw_away(self._files, guard, shnums, day, lambda leased: may_go is None or may_go(leased, now))
+
+    def tidy(self) -> None:
+        with suppress(FileMissing):
+            for si in self._locks.held() - {LIST_LOCK}:
+                with suppress(GuardHeld, GuardLost), self._locks.take(si) as guard:
+                    leftovers.tidy(self._files, guard)
 
     def thrown(self) -> Iterator[Thrown]:
         [days] = self._files.listing(["trash"])
