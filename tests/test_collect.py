@@ -240,7 +240,11 @@ def test_a_server_that_falls_silent_on_the_way(world: World, home: Home) -> None
         (lambda home: parse("URI:CHK:not a cap"), "0:: "),
         (lambda home: parse("something"), "0:: "),
         (lambda home: _broken(home, home.mkdir(f=home.put(3))), "0:dir: what is in it is not known: "),
-        (lambda home: _broken(home, home.mkdir("sdmf")), "0:dir: what is in it is not known: "),
+        pytest.param(
+            lambda home: _broken(home, home.mkdir("sdmf")),
+            "0:dir: what is in it is not known: ",
+            marks=pytest.mark.slow,  # a reader waits for writers on their way
+        ),
         (lambda home: _no_table(home), "0:: what is in it is not known: "),
     ],
     ids=["unknown", "verify", "malformed", "nonsense", "lost", "lost slot", "no table"],
@@ -646,7 +650,7 @@ def _all_read(homes: Sequence[Home], pinned: Sequence[list[tuple[Cap, int]]]) ->
             assert known[cap] == content(100, number)
 
 
-@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize("seed", [1])
 def test_after_any_series_all_that_is_reached_reads(tmp_path: Path, seed: int) -> None:
     _series(tmp_path, seed, 40)
 

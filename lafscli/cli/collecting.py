@@ -92,7 +92,6 @@ def _adopt(frame: Frame, home: Home) -> None:
 
 def _collect(frame: Frame, home: Home, texts: Sequence[str], delete: bool, grace: int) -> None:
     from lafscli.health import collect as health
-    from lafscli.storage.journal import Journal
 
     given = [root(frame, text) for text in texts]
     _insist_on_roots(home, given)
@@ -104,7 +103,6 @@ def _collect(frame: Frame, home: Home, texts: Sequence[str], delete: bool, grace
                 lambda: [*given, *_kept(home)],
                 delete=delete,
                 grace=grace,
-                journal=Journal(home.state / "uploads"),
                 progress=progress,
             )
     except health.InDoubt as error:

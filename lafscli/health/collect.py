@@ -38,7 +38,6 @@ from lafscli.health.report import Silence
 from lafscli.health.steps import Steps, side_by_side, wait
 from lafscli.health.wastebin import Amount, Emptied, changeable, empty
 from lafscli.storage.grid import Grid
-from lafscli.storage.journal import Journal
 from lafscli.storage.store import Leased, Progress, ShareStore, StorageIndex
 from lafscli.tree.contents import Access
 
@@ -97,7 +96,6 @@ def collect(
     *,
     delete: bool,
     grace: int,
-    journal: Journal | None = None,
     progress: Progress | None = None,
 ) -> Collected:
     """Throw away what none of `roots` leads to (asked again before anything is moved), where it is ours alone.
@@ -105,7 +103,7 @@ def collect(
     Only counted without `delete`. What has lain in the trash for `grace` seconds is removed. Raises InDoubt.
     """
     claims = Claims(access.writing.lease, access.writing.now)
-    run = _Collection(access, roots, claims, journal or access.writing.journal, progress or Progress())
+    run = _Collection(access, roots, claims, progress or Progress())
     run.look(tidy=delete)
     return run.sweep(grace) if delete else run.planned(grace)
 
@@ -136,14 +134,12 @@ class _Collection:
         access: Access,
         roots: Callable[[], Sequence[Root]],
         claims: Claims,
-        journal: Journal | None,
         progress: Progress,
     ) -> None:
         self._access = access
         self._grid = access.grid
         self._roots = roots
         self._claims = claims
-        self._journal = journal
         self._progress = progress
         self._mark = Mark(access)
         self._heaps: dict[str, Heap] = {store.server.name: Heap() for store in self._grid.stores}
@@ -205,18 +201,19 @@ class _Collection:
 
     def _garbage(self, name: str, result: Collected) -> Iterator[tuple[StorageIndex, dict[int, int]]]:
         """What of a server is to go, object by object, by what is known at the time; what is not is counted."""
-        for si, sizes in self._heaps[name].objects():
-            reason = None
-            if si in self._shared:
-                reason = BESIDE
-            elif self._journal is not None and si in self._journal.under_way():
-                reason = UPLOADING
+        journal = self._access.writing.journal
+        uploads: frozenset[StorageIndex] = frozenset()
+        for index, (si, sizes) in enumerate(self._heaps[name].objects()):
+            if journal is not None and index % _THROWN_TOGETHER == 0:
+                uploads = journal.under_way()
             if si in self._mark.reached:  # by now
                 continue
-            if reason is None:
-                yield si, sizes
+            if si in self._shared:
+                result.skipped[BESIDE] += len(sizes)
+            elif si in uploads:
+                result.skipped[UPLOADING] += len(sizes)
             else:
-                result.skipped[reason] += len(sizes)
+                yield si, sizes
 
     def planned(self, grace: int) -> Collected:
         """What a sweep would do."""
