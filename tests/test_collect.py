@@ -16,7 +16,7 @@ from lafscli.formats.caps import Cap, DirectoryCap, LitCap, MutableWriteCap, par
 from lafscli.health import claims
 from lafscli.health.collect import Collected, InDoubt, undo
 from lafscli.health.deep import Root
-from lafscli.health.mark import Mark, doubtful
+from lafscli.health.mark import Mark, doubts_at_rest, doubts_of
 from lafscli.health.wastebin import day_over
 from lafscli.immutable.many import upload_many
 from lafscli.immutable.upload import LEASE_SECONDS, Writing, upload
@@ -404,20 +404,45 @@ def test_uploads_that_are_overtaken_store_it_again(world: World, home: Home) -> 
     assert not isinstance(done, Exception)
 
 
+class Restless(Mark):
+    """Where something is new whenever one looks again."""
+
+    home: Home
+    place: DirectoryCap
+    changes: int
+
+    def again(self, *, unread: bool = False) -> bool:
+        if self.changes:
+            self.changes -= 1
+            self.home.link(self.place, "n", LitCap(os.urandom(8)))
+        return super().again(unread=unread)
+
+
 def test_directories_that_never_rest(home: Home, place: DirectoryCap) -> None:
-    """Each time one is read, there is something new."""
-    mark = Mark(home.access)
+    """They are read until nothing changes; that it goes on for long is a doubt."""
+    mark = Restless(home.access)
     mark.add([Root("a:", place)])
-    count = 0
+    mark.home, mark.place, mark.changes = home, place, 2
+    assert doubts_at_rest(mark, 3) == []
+    mark.changes = 2
+    assert [each.reason for each in doubts_at_rest(mark, 2)] == ["they are being changed all the time"]
 
-    def busy(name: str) -> None:
-        nonlocal count
-        if name == "listing":
-            count += 1
 
-    home.world.local.dials[0].before = busy
-    assert doubtful(mark, 3) == []
-    assert [each.reason for each in doubtful(mark, 0)] == ["they are being changed all the time"]
+def test_a_directory_that_can_be_read_again(world: World, home: Home) -> None:
+    """Somebody was writing it: what it leads to is followed then."""
+    inside = home.put(1)
+    outer = home.mkdir(d=home.mkdir(f=inside))
+    files = {path: path.read_bytes() for path in world.shares(_child(home, outer, "d"))}
+    for path in files:
+        path.unlink()
+    mark = Mark(home.access)
+    mark.add([Root("a:", outer)])
+    assert [each.path for each in mark.doubts] == ["a:d"]
+    assert [each.path for each in doubts_of(mark)] == ["a:d"]
+    for path, data in files.items():
+        path.write_bytes(data)
+    assert doubts_of(mark) == []
+    assert inside.storage_index in mark.reached
 
 
 # ---- failures

@@ -231,7 +231,8 @@ def _counts(skipped: Counter[str]) -> list[dict[str, Any]]:
 
 
 def _failures(failed: Sequence[Silence]) -> list[dict[str, str]]:
-    return [({"server": each.server} if each.server else {}) | {"reason": each.reason} for each in failed]
+    once = dict.fromkeys(failed)
+    return [({"server": each.server} if each.server else {}) | {"reason": each.reason} for each in once]
 
 
 @command("unpin")

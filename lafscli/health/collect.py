@@ -33,7 +33,7 @@ from lafscli.health.claims import (
 )
 from lafscli.health.deep import Root, Unseen
 from lafscli.health.garbage import Heap
-from lafscli.health.mark import Mark, doubtful
+from lafscli.health.mark import Mark, doubts_at_rest, doubts_of
 from lafscli.health.report import Silence
 from lafscli.health.steps import Steps, side_by_side, wait
 from lafscli.health.wastebin import Amount, Emptied, changeable, empty
@@ -156,7 +156,7 @@ class _Collection:
         self._insist()
         self._progress.start("mark", None)
         self._mark.add(self._roots())
-        self._doubts += self._mark.doubts
+        self._doubts += doubts_of(self._mark)
         self._insist()
         self._progress.start("look", None)
         for _ in side_by_side(map(self._look_at, self._grid.stores), len(self._grid.stores)):
@@ -233,7 +233,7 @@ class _Collection:
     def sweep(self, grace: int) -> Collected:
         """Move it, and see to what was moved earlier. InDoubt, if that turns up before the first move."""
         self._mark.add(self._roots())
-        self._doubts += doubtful(self._mark, _ROUNDS)
+        self._doubts += doubts_at_rest(self._mark, _ROUNDS)
         self._insist()
         result = Collected(True, len(self._mark.reached), skipped=Counter(self._skipped))
         objects: set[StorageIndex] = set()
@@ -284,7 +284,7 @@ class _Collection:
         doubts: Sequence[Unseen] = ()
         for _ in range(_ROUNDS):
             self._mark.add(self._roots())
-            doubts = doubtful(self._mark, _ROUNDS)
+            doubts = doubts_at_rest(self._mark, _ROUNDS)
             done = empty(self._grid, self._claims, self._wanted, None, act=True)
             self._take(done, result)
             if not done.objects:  # it may have held directories that lead to more

@@ -7,7 +7,7 @@ then all that was reachable at one moment has been seen.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from hashlib import sha256
 
@@ -20,6 +20,7 @@ from lafscli.tree.walk import Visit, walker
 
 _TOGETHER = 64
 """Directories that are read again together."""
+_TRIES = 2
 
 
 @dataclass(eq=False, slots=True)
@@ -55,10 +56,11 @@ class Mark:
             for visit in self._walk(root.cap):
                 self._note(joined(root.name, visit.path), visit)
 
-    def again(self) -> bool:
-        """Read all directories again that may have changed, or could not be read; whether there was anything new."""
+    def again(self, *, unread: bool = False) -> bool:
+        """Read all directories again that may have changed, or could not be read (`unread`: only those); whether there
+        was anything new."""
         news = False
-        folders = list(self._folders.values())
+        folders = [folder for folder in self._folders.values() if folder.error or not unread]
         for start in range(0, len(folders), _TOGETHER):
             batch = folders[start : start + _TOGETHER]
             found = load_many(self._access, [folder.cap for folder in batch])
@@ -98,9 +100,18 @@ class Mark:
         self.add(Root(joined(path, (child.name,)), child.cap) for child in directory.children())
 
 
-def doubtful(mark: Mark, rounds: int) -> Sequence[Unseen]:
+def doubts_of(mark: Mark) -> list[Unseen]:
+    """What is in doubt when directories that could not be read were tried again: they may have been being written."""
+    for _ in range(_TRIES):
+        if not mark.doubts:
+            break
+        mark.again(unread=True)
+    return mark.doubts
+
+
+def doubts_at_rest(mark: Mark, rounds: int) -> list[Unseen]:
     """Read directories again until nothing is new; what is in doubt then."""
     for _ in range(rounds):
         if not mark.again():
-            return mark.doubts
+            return doubts_of(mark)
     return [*mark.doubts, Unseen("the directories", "they are being changed all the time")]
