@@ -385,7 +385,7 @@ def overtaken(home: Home, cap: Cap) -> Writing:
     def throw() -> None:
         for store in grid.stores:
             assert cap.storage_index is not None
-            store.trash.throw_away(cap.storage_index, range(4), LEASE)
+            store.trash.throw_away(cap.storage_index, range(4), found.lease(cap.storage_index, store))
 
     object.__setattr__(made, "throw", [throw])
     return made

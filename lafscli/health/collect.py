@@ -46,8 +46,8 @@ from lafscli.tree.contents import Access
 _LOOKED_AT_TOGETHER = 256
 _THROWN_TOGETHER = 16
 _MISSED = (
-    "was given a name while it went to the trash of that server: lafs repair makes its shares anew if it can, or lafs gc "
-    "--host DIR --undo at the host brings them back"
+    "was given a name while it went to the trash of that server: lafs repair makes its shares anew if it can, or lafs "
+    "gc --host DIR --undo at the host brings them back"
 )
 _ROUNDS = 10
 """How often the directories are read again before they count as never at rest."""
