@@ -272,6 +272,23 @@ def test_options_that_contradict_one_another(keeper: Keeper) -> None:
     keeper.lafs("gc", "--adopt", "--delete", code=2)
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        *[["--host", ".", *option] for option in (["--root", "lafs:"], ["--adopt"], ["--lock-wait", "0s"])],
+        *[[*option] for option in (["--older-than", "0s"], ["--cutoff", "2026-11-28"], ["--only", "mutable"])],
+        ["--leaseless"],
+        ["--host", ".", "--undo", "--grace", "1d"],
+    ],
+    ids=" ".join,
+)
+def test_a_home_and_a_host_have_options_of_their_own(keeper: Keeper, arguments: list[str]) -> None:
+    done = keeper.lafs("gc", *arguments, *([] if "--undo" in arguments else ["--delete"]), code=2)
+    assert "hint: " in done.stderr.decode() or "--undo" in arguments
+    assert "--host DIR" in done.stderr.decode() or "--undo" in arguments
+    assert keeper.trash() == []
+
+
 def test_two_at_once(keeper: Keeper) -> None:
     handle = os.open(keeper.lafs.home / ".gc-lock", os.O_RDWR | os.O_CREAT, 0o600)
     for kind in (fcntl.LOCK_EX, fcntl.LOCK_SH):
