@@ -68,7 +68,7 @@ _lafs() {
         if [[ -z $ended ]]; then
             case $word in
                 --) ended=1; continue ;;
-                --color|--log-file|--limit-rate|--timeout|--home|--encoding|--from-tahoe|--site|--node-id|--permutation-seed|--option|--root|--to|--share|--passphrase-file|--memory|--from|--kit|--format|--private-key|--segment-size|--offset|--length|--name|--size|--type|--sample|--assume-lost|--max-time|--host|--older-than|--cutoff|--only|--grace|--listen|--quota|--reserve|--history|--host-key|--authorized-keys|--max-connections|--login-timeout|--idle-timeout)
+                --color|--log-file|--limit-rate|--timeout|--home|--encoding|--from-tahoe|--site|--node-id|--permutation-seed|--option|--root|--to|--share|--passphrase-file|--memory|--from|--kit|--format|--private-key|--segment-size|--offset|--length|--name|--size|--type|--sample|--assume-lost|--max-time|--grace|--lock-wait|--host|--older-than|--cutoff|--only|--listen|--quota|--reserve|--history|--host-key|--authorized-keys|--max-connections|--login-timeout|--idle-timeout)
                     [[ ${COMP_WORDS[i+1]} == = ]] && i=$((i + 1))
                     i=$((i + 1))
                     continue
@@ -125,11 +125,13 @@ _lafs() {
             "check":--max-time) :; return ;;
             "repair":--assume-lost) :; return ;;
             "repair":--max-time) :; return ;;
+            "gc":--grace) :; return ;;
+            "gc":--root) _lafs_targets; return ;;
+            "gc":--lock-wait) :; return ;;
             "gc":--host) _lafs_files -d; return ;;
             "gc":--older-than) :; return ;;
             "gc":--cutoff) :; return ;;
             "gc":--only) _lafs_words 'mutable immutable'; return ;;
-            "gc":--grace) :; return ;;
             "serve":--root) _lafs_files -d; return ;;
             "serve":--listen) :; return ;;
             "serve":--quota) :; return ;;
@@ -164,7 +166,7 @@ _lafs() {
                 'manifest') word='--storage-index --verify-cap --read-cap' ;;
                 'check') word='-r --recursive --verify --sample --repair --rebalance --assume-lost --add-lease --max-time --force' ;;
                 'repair') word='-r --recursive --assume-lost --add-lease --max-time --force' ;;
-                'gc') word='--host --delete --older-than --cutoff --only --leaseless --grace --undo' ;;
+                'gc') word='--delete --grace --undo --root --adopt --lock-wait --host --older-than --cutoff --only --leaseless' ;;
                 'serve') word='--root --listen --stdio --scrub --print-setup --append-only --read-only --quota --reserve --history --host-key --authorized-keys --max-connections --login-timeout --idle-timeout' ;;
                 '') word=--version ;;
                 *) word= ;;
@@ -174,7 +176,7 @@ _lafs() {
         fi
     fi
     case $command:$count in
-        :*) _lafs_words 'init server encoding alias grid recovery put get cat ls mkdir ln mv rm cp find manifest stats cap batch check repair renew gc share serve completion help man' ;;
+        :*) _lafs_words 'init server encoding alias grid recovery put get cat ls mkdir ln mv rm cp find manifest stats cap batch check repair renew gc unpin share serve completion help man' ;;
         server:*) _lafs_words 'add list status remove scan drain replace history rollback' ;;
         alias:*) _lafs_words 'create add list remove rename' ;;
         grid:*) _lafs_words 'export import' ;;
@@ -212,11 +214,12 @@ _lafs() {
         "check":*) _lafs_targets ;;
         "repair":*) _lafs_targets ;;
         "renew":*) _lafs_targets ;;
+        "unpin":*) _lafs_targets ;;
         "share show":*) _lafs_files -f ;;
         "share find":*) _lafs_targets ;;
         "completion":*) _lafs_words 'bash zsh fish' ;;
-        "help":*) _lafs_words 'init server encoding alias grid recovery put get cat ls mkdir ln mv rm cp find manifest stats cap batch check repair renew gc share serve completion help man' ;;
-        "man":*) _lafs_words 'init server encoding alias grid recovery put get cat ls mkdir ln mv rm cp find manifest stats cap batch check repair renew gc share serve completion help man' ;;
+        "help":*) _lafs_words 'init server encoding alias grid recovery put get cat ls mkdir ln mv rm cp find manifest stats cap batch check repair renew gc unpin share serve completion help man' ;;
+        "man":*) _lafs_words 'init server encoding alias grid recovery put get cat ls mkdir ln mv rm cp find manifest stats cap batch check repair renew gc unpin share serve completion help man' ;;
     esac
 }
 

@@ -8,7 +8,7 @@ function __lafs_at --description 'Is the command before the cursor this one?'
             continue
         end
         switch $word
-            case --color --log-file --limit-rate --timeout --home --encoding --from-tahoe --site --node-id --permutation-seed --option --root --to --share --passphrase-file --memory --from --kit --format --private-key --segment-size --offset --length --name --size --type --sample --assume-lost --max-time --host --older-than --cutoff --only --grace --listen --quota --reserve --history --host-key --authorized-keys --max-connections --login-timeout --idle-timeout
+            case --color --log-file --limit-rate --timeout --home --encoding --from-tahoe --site --node-id --permutation-seed --option --root --to --share --passphrase-file --memory --from --kit --format --private-key --segment-size --offset --length --name --size --type --sample --assume-lost --max-time --grace --lock-wait --host --older-than --cutoff --only --listen --quota --reserve --history --host-key --authorized-keys --max-connections --login-timeout --idle-timeout
                 set skip 1
             case '-*'
             case '*'
@@ -66,7 +66,8 @@ complete -c lafs -n '__lafs_at' -a batch -d 'Run one command a line over one set
 complete -c lafs -n '__lafs_at' -a check -d 'Count the shares of objects, or prove them'
 complete -c lafs -n '__lafs_at' -a repair -d 'Bring objects back to all their shares'
 complete -c lafs -n '__lafs_at' -a renew -d 'Renew the leases of what is stored'
-complete -c lafs -n '__lafs_at' -a gc -d 'Remove expired leases at a storage host, and shares that have none left'
+complete -c lafs -n '__lafs_at' -a gc -d 'Throw away what nothing leads to, or at a storage host what no lease holds'
+complete -c lafs -n '__lafs_at' -a unpin -d 'Let go of what was stored without a name'
 complete -c lafs -n '__lafs_at' -a share -d 'Shares on servers and on disk'
 complete -c lafs -n '__lafs_at' -a serve -d 'Serve a folder of shares over SFTP, and keep them from harm'
 complete -c lafs -n '__lafs_at' -a completion -d 'Print the completion script for a shell'
@@ -228,14 +229,19 @@ complete -c lafs -n '__lafs_at repair' -F
 complete -c lafs -n '__lafs_at repair' -a '(__lafs_at_files) (__lafs_aliases :)'
 complete -c lafs -n '__lafs_at renew' -F
 complete -c lafs -n '__lafs_at renew' -a '(__lafs_at_files) (__lafs_aliases :)'
-complete -c lafs -n '__lafs_at gc' -l host -x -a '(__fish_complete_directories)' -d 'The storage folder on this machine (contains shares/)'
 complete -c lafs -n '__lafs_at gc' -l delete -d 'Do it; without it nothing is changed, only counted'
+complete -c lafs -n '__lafs_at gc' -l grace -x -d 'How long shares lie in the trash before they go for good [14d]'
+complete -c lafs -n '__lafs_at gc' -l undo -d 'Bring back what lies in the trash, where no share stands now'
+complete -c lafs -n '__lafs_at gc' -l root -r -F -d 'Keep this too, and all that it leads to'
+complete -c lafs -n '__lafs_at gc' -l adopt -d 'Switch gc on in a home whose secrets came from elsewhere'
+complete -c lafs -n '__lafs_at gc' -l lock-wait -x -d 'Wait so long for another gc of this home [0s]'
+complete -c lafs -n '__lafs_at gc' -l host -x -a '(__fish_complete_directories)' -d 'The storage folder on this machine (contains shares/), not the home'
 complete -c lafs -n '__lafs_at gc' -l older-than -x -d 'A lease ends so long after its last renewal, whatever it says'
 complete -c lafs -n '__lafs_at gc' -l cutoff -x -d 'Instead: a lease has ended that was last renewed before'
 complete -c lafs -n '__lafs_at gc' -l only -x -a 'mutable immutable' -d 'Leave shares of the other kind alone'
 complete -c lafs -n '__lafs_at gc' -l leaseless -d 'Also shares on which nobody ever had, or has left, a lease'
-complete -c lafs -n '__lafs_at gc' -l grace -x -d 'How long they lie in trash/ before they go for good [14d]'
-complete -c lafs -n '__lafs_at gc' -l undo -d 'Bring back what lies in trash/ where no share stands now'
+complete -c lafs -n '__lafs_at unpin' -F
+complete -c lafs -n '__lafs_at unpin' -a '(__lafs_at_files) (__lafs_aliases :)'
 complete -c lafs -n '__lafs_at share show' -F
 complete -c lafs -n '__lafs_at share find' -F
 complete -c lafs -n '__lafs_at share find' -a '(__lafs_at_files) (__lafs_aliases :)'
@@ -255,5 +261,5 @@ complete -c lafs -n '__lafs_at serve' -l max-connections -x -d 'Logged in at onc
 complete -c lafs -n '__lafs_at serve' -l login-timeout -x -d 'How long a login may take with --listen (default: 30s)'
 complete -c lafs -n '__lafs_at serve' -l idle-timeout -x -d 'End a connection that is silent for so long (default: 30m)'
 complete -c lafs -n '__lafs_at completion' -a 'bash zsh fish'
-complete -c lafs -n '__lafs_at help' -a 'init server encoding alias grid recovery put get cat ls mkdir ln mv rm cp find manifest stats cap batch check repair renew gc share serve completion help man'
-complete -c lafs -n '__lafs_at man' -a 'init server encoding alias grid recovery put get cat ls mkdir ln mv rm cp find manifest stats cap batch check repair renew gc share serve completion help man'
+complete -c lafs -n '__lafs_at help' -a 'init server encoding alias grid recovery put get cat ls mkdir ln mv rm cp find manifest stats cap batch check repair renew gc unpin share serve completion help man'
+complete -c lafs -n '__lafs_at man' -a 'init server encoding alias grid recovery put get cat ls mkdir ln mv rm cp find manifest stats cap batch check repair renew gc unpin share serve completion help man'

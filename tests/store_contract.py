@@ -14,11 +14,22 @@ from pathlib import Path
 
 import pytest
 
-from lafscli.errors import CorruptShare, FileExists, FileMissing, LafsError, ServerUnreachable
+from lafscli.errors import (
+    CorruptShare,
+    FileDenied,
+    FileExists,
+    FileMissing,
+    GuardHeld,
+    LafsError,
+    NotSupported,
+    ServerUnreachable,
+)
 from lafscli.formats import container
 from lafscli.formats.chk import Layout, Sizes, Ueb
+from lafscli.formats.mutable_container import MutableContainer
 from lafscli.primitives.encoding import b32encode
-from lafscli.storage.store import Lease, LeaseOf, NewShare, ShareRange, ShareStore, Space
+from lafscli.storage.shares import GUARDED
+from lafscli.storage.store import Lease, Leased, LeaseOf, NewShare, ShareRange, ShareStore, Space
 
 SI = bytes(range(16))
 OTHER = bytes(range(16, 32))
@@ -75,6 +86,9 @@ def vanishes(path: Path) -> bool:
 
 class StoreContract:
     """What every store promises."""
+
+    throws = True
+    """Whether shares can be thrown away there at all."""
 
     def test_a_share_is_invisible_until_it_is_committed(self, store: ShareStore, folder: Path) -> None:
         writer = store.create(SI, 3, lease=LEASE)
@@ -244,6 +258,89 @@ class StoreContract:
         found = sorted(store.inventory())
         [one, ten, eleven] = [len(stored(share(NUMBERS[:size]))) for size in (1, 10, 11)]
         assert found == [(SI, 0, one), (SI, 9, ten), (SI, 10, eleven), (OTHER, 1, one)]
+
+    def test_leases_are_told(self, store: ShareStore, folder: Path) -> None:
+        put(store, SMALL, SI, 0)
+        share_file(folder, SI, 1).write_bytes(b"\0\0\0\2" + bytes(100))
+        slot = share_file(folder, SI, 2)
+        made = MutableContainer.new(bytes(20), bytes(32)).with_lease(LEASE.renew, LEASE.cancel, 5, bytes(20))
+        slot.write_bytes(made.front() + made.back())
+        immutable, damaged, mutable, missing = store.trash.leases([(SI, 0), (SI, 1), (SI, 2), (OTHER, 0)])
+        assert isinstance(immutable, Leased)
+        assert isinstance(mutable, Leased)
+        for found, expiration in ((immutable, LEASE.expiration), (mutable, 5)):
+            [lease] = found.leases
+            assert (lease.matches_renew(LEASE.renew), lease.expiration) == (True, expiration)
+            assert abs(found.mtime - store.trash.clock()) < 100
+        assert (mutable.size, immutable.size) == (slot.stat().st_size, share_file(folder, SI, 0).stat().st_size)
+        assert isinstance(damaged, CorruptShare)
+        assert isinstance(missing, FileMissing)
+        assert leftovers(folder) == []
+
+    def test_the_trash(self, store: ShareStore, folder: Path) -> None:
+        """Thrown away on terms, found, brought back where nothing stands, removed."""
+        for shnum in range(3):
+            put(store, SMALL, SI, shnum)
+        share_file(folder, SI, 5).write_bytes(b"\0\0\0\2" + bytes(100))
+        if not store.server.features >= GUARDED:
+            with pytest.raises(NotSupported):
+                store.trash.throw_away(SI, range(6), LEASE)
+            return
+        if not self.throws:
+            with pytest.raises(FileDenied):
+                store.trash.throw_away(SI, range(6), LEASE)
+            assert (store.shares([SI]), list((folder / "locks").iterdir())) == ([{0, 1, 2, 5}], [])
+            return
+        asked: list[int] = []
+
+        def may_go(leased: Leased, now: int) -> bool:
+            asked.append(now)
+            return len(asked) > 1
+
+        done = store.trash.throw_away(SI, range(6), LEASE, may_go)
+        assert isinstance(done.pop(5), CorruptShare)
+        assert done == {0: False, 1: True, 2: True}
+        assert all(abs(now - store.trash.clock()) < 100 for now in asked)
+        assert store.shares([SI]) == [{0, 5}]
+        assert store.trash.throw_away(SI, range(1, 5), LEASE) == {}
+        if store.trash.hidden():
+            assert list(store.trash.thrown()) == []
+            thrown = sorted(path.name for path in folder.glob("trash/*/*"))
+            assert thrown == [f"{b32encode(SI)}.{shnum}" for shnum in (1, 2)]
+            return
+        first, second = items = list(store.trash.thrown())
+        assert {(item.si, item.shnum, item.size) for item in items} == {
+            (SI, shnum, len(stored(SMALL))) for shnum in (1, 2)
+        }
+        assert all((folder / item.path).read_bytes() == stored(SMALL) for item in items)
+        assert all(isinstance(leased, Leased) for leased in store.trash.leases_of(items))
+        put(store, TINY, SI, second.shnum)
+        assert store.trash.bring_back(items) == [True, False]
+        assert share_file(folder, SI, first.shnum).read_bytes() == stored(SMALL)
+        assert share_file(folder, SI, second.shnum).read_bytes() == stored(TINY)
+        assert list(store.trash.thrown()) == [second]
+        assert isinstance(store.trash.bring_back([first])[0], FileMissing)
+        (folder / "trash" / "stray").write_bytes(b"")
+        (folder / "trash" / second.day / "stray").write_bytes(b"")
+        assert store.trash.remove(items) == [None, None]
+        assert list(store.trash.thrown()) == []
+
+    def test_the_folder_goes_with_the_last_share_and_comes_with_the_next(self, store: ShareStore, folder: Path) -> None:
+        put(store, SMALL, SI, 0)
+        if not (store.server.features >= GUARDED and self.throws):
+            return
+        with store.guard(SI), pytest.raises(GuardHeld):
+            store.trash.throw_away(SI, [0], LEASE)
+        assert store.trash.throw_away(SI, [0], LEASE) == {0: True}
+        assert store.trash.hidden() or not share_file(folder, SI, 0).parent.exists()
+        put(store, SMALL, SI, 1)
+        assert list((folder / "locks").iterdir()) == []
+        if store.trash.hidden():
+            return
+        [item] = store.trash.thrown()
+        store.trash.throw_away(SI, [1], LEASE)
+        assert store.trash.bring_back([item]) == [True]
+        assert list((folder / "locks").iterdir()) == []
 
     def test_sweeping_old_staging(self, store: ShareStore, folder: Path) -> None:
         si = b32encode(SI)

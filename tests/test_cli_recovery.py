@@ -161,10 +161,10 @@ def test_a_home_comes_back_from_a_kit_alone_or_from_one_server(
         assert [told[servers.name(i)]["authorise"] for i in range(remote)] == commands
         assert "authorise" not in told["local0"]
         assert _secrets(home) == before
-        assert (state / "gc-not-adopted").read_bytes() == b""
+        assert (home / "gc-not-adopted").read_bytes() == b""
         assert home.stat().st_mode & 0o777 == 0o700
         files = [home / name for name in (*_secrets(home), "config.toml", "known_hosts")]
-        for file in (*files, state / "gc-not-adopted", state / "recovery-kit"):
+        for file in (*files, home / "gc-not-adopted", state / "recovery-kit"):
             assert file.stat().st_mode & 0o777 == 0o600, file
         now = tomllib.loads((home / "config.toml").read_text())
         assert (now["grid"], now["encoding"]) == (table["grid"], table["encoding"])
@@ -399,7 +399,7 @@ def test_an_import_that_was_stopped_can_be_run_again(home: Lafs) -> None:
     _import(home, "--home", "h", "k", code=1)
     assert not (home.folder / "h/config.toml").exists()
     assert (home.folder / "h/aliases").exists()
-    assert (home.folder / "h/state/gc-not-adopted").exists()
+    assert (home.folder / "h/gc-not-adopted").exists()
     (home.folder / "h/known_hosts").rmdir()
     done = _import(home, "--home", "h", "k")
     assert b"kept as" not in done.stderr

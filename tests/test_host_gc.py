@@ -727,7 +727,7 @@ def test_what_the_command_refuses(tmp_path: Path, lafs: Tool) -> None:
     (tmp_path / "file").write_text("")
     refusals = {
         "--host nowhere": (3, "no such folder"),
-        "": (2, "--host"),
+        "--leaseless": (2, "lafs gc --host DIR"),
         "--host plain": (2, "not a storage folder"),
         "--host linked": (2, "not a storage folder"),
         "--host file": (2, "not a folder"),

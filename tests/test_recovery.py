@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from lafscli.config import collecting
 from lafscli.config import kits as facts
 from lafscli.config.home import Home, write_atomically
 from lafscli.config.settings import Config
@@ -341,12 +342,16 @@ def test_a_reminder_is_due_once_a_month(home: Home) -> None:
     assert not facts.reminder_is_due(config, now + 90 * day)
 
 
-def test_gc_is_held(home: Home) -> None:
-    assert not facts.gc_is_held(home)
-    facts.hold_gc(home)
-    assert facts.gc_is_held(home)
-    assert (home.state / "gc-not-adopted").read_bytes() == b""
-    assert (home.state / "gc-not-adopted").stat().st_mode & 0o777 == 0o600
+def test_gc_is_off_until_it_is_adopted(home: Home) -> None:
+    """That is kept beside the secrets: what is in the state folder may be lost at any time."""
+    assert collecting.adopted(home)
+    collecting.distrust(home)
+    collecting.distrust(home)
+    assert not collecting.adopted(home)
+    assert (home.path / "gc-not-adopted").read_bytes() == b""
+    assert (home.path / "gc-not-adopted").stat().st_mode & 0o777 == 0o600
+    assert (collecting.adopt(home), collecting.adopt(home)) == (True, False)
+    assert collecting.adopted(home)
 
 
 # ---- a file that is never replaced

@@ -54,6 +54,8 @@ class TestServed(ServedContract):
 
 
 class TestServedToOldClient(ServedContract):
+    throws = False
+
     @pytest.fixture
     def reach(self, tmp_path: Path) -> tuple[Path, Callable[[], Files]]:
         root = tmp_path / "store"

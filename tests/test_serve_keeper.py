@@ -684,6 +684,18 @@ def test_cancelled_leases_of_a_slot_are_zeroed_and_extra_ones_removed(served: Se
     ]
 
 
+def test_a_lease_that_was_renewed_meanwhile_is_not_cancelled(served: Served) -> None:
+    """The caller says when it ends, as far as he knows; of two shares one was renewed since."""
+    served.place(immutable(SHARE, OURS))
+    served.place(mutable(slots(5)[0], OURS), SLOT_SI)
+    before = served.stands()
+    assert served.keeper.cancel([(SI, 0, OURS[1]), (SLOT_SI, 0, OURS[1])], [OURS[2] - 1, OURS[2]]) == [
+        (FAILURE, f"{TEXT}.0: its lease was renewed meanwhile"),
+        (OK, "in trash"),
+    ]
+    assert served.stands() == before
+
+
 REFUSED_CANCELS = [
     ("another secret", 0, b"x" * 32, PERMISSION_DENIED),
     ("the renew secret", 0, OURS[0], PERMISSION_DENIED),

@@ -7,17 +7,14 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import click
-
 from lafscli.cli.frame import Frame
-from lafscli.cli.options import DURATION, Quantity, command
 from lafscli.cli.progress import ShownProgress
 from lafscli.cli.reports import count
 from lafscli.cli.text import human_size
+from lafscli.config.collecting import GRACE
 from lafscli.errors import Busy, Damaged, Partial, UsageError
 
 if TYPE_CHECKING:
@@ -29,18 +26,6 @@ if TYPE_CHECKING:
     from lafscli.server.turns import Turns
 
 _NODE_FILES = ("my_nodeid", "node.pubkey", "tahoe.cfg")
-
-
-def parse_date(text: str) -> float:
-    """Unix seconds of a day (its beginning, UTC) or of an RFC 3339 time."""
-    try:
-        moment = datetime.fromisoformat(text)
-    except ValueError:
-        raise UsageError(f"not a date: {text!r}", hint="a date is like 2026-11-28 or 2026-11-28T09:00:00Z") from None
-    return (moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)).timestamp()
-
-
-DATE = Quantity("DATE", parse_date)
 
 
 @contextmanager
@@ -68,43 +53,30 @@ def alone(folder: HostFolder, job: str, turns: Turns | None = None) -> Iterator[
 # ---- gc
 
 
-@command("gc")
-@click.option("--host", metavar="DIR", required=True, help="The storage folder on this machine (contains shares/).")
-@click.option("--delete", is_flag=True, help="Do it; without it nothing is changed, only counted.")
-@click.option("--older-than", type=DURATION, help="A lease ends so long after its last renewal, whatever it says.")
-@click.option("--cutoff", type=DATE, help="Instead: a lease has ended that was last renewed before.")
-@click.option("--only", type=click.Choice(["mutable", "immutable"]), help="Leave shares of the other kind alone.")
-@click.option("--leaseless", is_flag=True, help="Also shares on which nobody ever had, or has left, a lease.")
-@click.option(
-    "--grace", type=DURATION, default="14d", help="How long they lie in trash/ before they go for good [14d]."
-)
-@click.option("--undo", is_flag=True, help="Bring back what lies in trash/ where no share stands now.")
-def gc(
+def collect(
     frame: Frame,
     host: str,
+    *,
     delete: bool,
+    grace: int | None,
+    undo: bool,
     older_than: int | None,
     cutoff: float | None,
     only: str | None,
     leaseless: bool,
-    grace: int,
-    undo: bool,
 ) -> None:
-    """Remove expired leases at a storage host, and shares that have none left.
-
-    For now only with --host, at the host itself; no home and no cap is needed.
-    """
+    """What `gc --host` does."""
     from lafscli.server.expiry import Expiry
     from lafscli.server.hostgc import HostCollection, Wish
 
     if older_than is not None and cutoff is not None:
         raise UsageError("--older-than and --cutoff are two policies: take one")
-    if undo and (delete or only or older_than is not None or cutoff is not None):
+    if undo and (delete or only or grace is not None or older_than is not None or cutoff is not None):
         raise UsageError("--undo brings back all that can be; no other option but --leaseless goes with it")
     if undo:
         _undo(frame, host, leaseless)
         return
-    wish = Wish(Expiry(time.time(), older_than, cutoff), delete, only, leaseless, grace)
+    wish = Wish(Expiry(time.time(), older_than, cutoff), delete, only, leaseless, GRACE if grace is None else grace)
     with (
         ShownProgress(frame.connections, frame.out, f"gc {host}") as progress,
         opened(frame, host, progress) as folder,

@@ -115,11 +115,12 @@ COMMANDS = (
     Command("renew", "lafscli.cli.renewing", "renew", HEALTH, "Renew the leases of what is stored."),
     Command(
         "gc",
-        "lafscli.cli.hosting",
+        "lafscli.cli.gc",
         "gc",
         HEALTH,
-        "Remove expired leases at a storage host, and shares that have none left.",
+        "Throw away what nothing leads to, or at a storage host what no lease holds.",
     ),
+    Command("unpin", "lafscli.cli.unpinning", "unpin", HEALTH, "Let go of what was stored without a name."),
     Command("share show", "lafscli.cli.shares", "show", HEALTH, "Show what is in a share."),
     Command("share find", "lafscli.cli.shares", "find", HEALTH, "Ask every server for the shares of an object."),
     Command(

@@ -1,8 +1,7 @@
-"""What a home remembers of its recovery kits, in `state/`: enough to remind in time, and that `gc` has to wait.
+"""What a home remembers of its recovery kits, in `state/`: enough to remind in time.
 
 `recovery-kit`, after an export or an import: the time, then a hash of each alias and server in the kit, a line each.
-`recovery-reminder` is as old as the last reminder. `gc-not-adopted` is there from `recovery import` until
-`gc --adopt`: a home from a kit may lack roots that its shares belong to.
+`recovery-reminder` is as old as the last reminder.
 """
 
 from __future__ import annotations
@@ -19,7 +18,6 @@ from lafscli.primitives.hashes import tagged_hash
 
 REMINDER_SECONDS = 30 * 24 * 3600
 KIT_RECORD = "recovery-kit"
-GC_HELD = "gc-not-adopted"
 _REMINDED = "recovery-reminder"
 _LONGEST = 64 << 20
 
@@ -60,16 +58,6 @@ def reminded(home: Home, now: float) -> None:
     with suppress(LafsError, OSError):  # it will be said again
         _write(home, _REMINDED, b"")
         os.utime(home.state / _REMINDED, (now, now))
-
-
-def hold_gc(home: Home) -> None:
-    """Keep `gc` from removing anything until it is adopted."""
-    _write(home, GC_HELD, b"")
-
-
-def gc_is_held(home: Home) -> bool:
-    """Whether `gc` waits for `gc --adopt`."""
-    return os.path.lexists(home.state / GC_HELD)
 
 
 def _aliases(content: bytes) -> set[str]:

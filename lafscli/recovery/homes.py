@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from lafscli.config import kits, secrets
+from lafscli.config import collecting, kits, secrets
 from lafscli.config.home import Home, write_atomically
 from lafscli.config.servers import OptionValue, ServerRecord
 from lafscli.config.settings import Config, encoding_table, write_table
@@ -77,7 +77,7 @@ def rebuild(home: Home, kit: Kit, options: Mapping[str, OptionValue], found_at: 
         }
         keep_list(table, kit.grid.membership)
         config = Config.of(home, table)
-        kits.hold_gc(home)
+        collecting.distrust(home)  # it may lack roots that its shares belong to
         aside = []
         for name, secret in (("convergence", kit.convergence), ("secret", kit.lease_secret)):
             aside += _set_aside(home.path / name, secret)

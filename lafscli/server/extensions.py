@@ -7,7 +7,8 @@ presence@lafs       u8 0, u32 count, each (SI, u32 shnum)  →  u32 count, each 
 inventory@lafs      string cursor, u32 most  →  u32 count, each (SI, u32 shnum, u64 size), string cursor
 guard@lafs          u8 0, SI, string owner  →  string token, u64 time;  u8 1 or 2, SI, string token  →  OK
 replace@lafs        SI, string token, u8 flags, u32 count, each u32 shnum  →  u32 count, each (u32, string)
-cancel-lease@lafs   u32 count, each (SI, u32 shnum, 32s secret)  →  u32 count, each (u32 status, string)
+cancel-lease@lafs   u32 count, each (SI, u32 shnum, 32s secret), nothing or each u32 latest end of the lease
+                    →  u32 count, each (u32 status, string)
 """
 
 from __future__ import annotations
@@ -177,10 +178,11 @@ class Extensions:
 
     def _cancel(self, body: Reader) -> bytes:
         items = [(body.take(16), body.u32(), body.take(32)) for _ in range(_count(body))]
+        latest = [body.u32() for _ in items] if body.remaining() else None
         body.end()
         self._insist_writable()
         self._quota.begin()
-        return _outcomes(self._keeper.cancel(items))
+        return _outcomes(self._keeper.cancel(items, latest))
 
     def _insist_writable(self) -> None:
         if self._policy.read_only:

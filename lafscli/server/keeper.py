@@ -20,6 +20,9 @@ from lafscli.server.shelves import MOST_SHARES, Shelves, plain_file, refusing, r
 from lafscli.server.trees import no_pulse
 from lafscli.server.turns import Turns
 
+_NEVER = 0xFFFFFFFF
+"""The last moment at which a lease can end."""
+
 
 def no_fence() -> None:
     """For one who may place whatever happens meanwhile."""
@@ -209,29 +212,37 @@ class Keeper:
                 if done.what:
                     self._shelves.note(f"{done.what} {what}")
 
-    def cancel(self, items: Sequence[tuple[bytes, int, bytes]]) -> list[tuple[int, str]]:
+    def cancel(
+        self, items: Sequence[tuple[bytes, int, bytes]], latest: Sequence[int] | None = None
+    ) -> list[tuple[int, str]]:
         """Take the leases with these cancel secrets out of the shares (storage index, share number, secret); of each,
         a status and a message. A share whose last lease is gone is in `trash/` then. Not where the server is
         append-only; and a share that has no lease, or none with that secret, stays as it is, and so does one in a
-        container of version 1, whose secrets are no secrets."""
+        container of version 1, whose secrets are no secrets. `latest`: of each, when the lease ends at the latest; one
+        that ends later was renewed meanwhile, and stays."""
         answers: list[tuple[int, str]] = []
-        for si, shnum, secret in items:
+        for (si, shnum, secret), end in zip(items, [_NEVER] * len(items) if latest is None else latest, strict=True):
             try:
-                answers.append((OK, self._cancel(si, shnum, secret)))
+                answers.append((OK, self._cancel(si, shnum, secret, end)))
             except Refused as refused:
                 answers.append((refused.code, refused.message))
             self._pulse()
         return answers
 
-    def _cancel(self, si: bytes, shnum: int, secret: bytes) -> str:
+    def _cancel(self, si: bytes, shnum: int, secret: bytes, latest: int) -> str:
         what = f"{b32encode(si)}.{shnum}"
         if self._append_only:
             raise Refused(PERMISSION_DENIED, f"{what}: the server is append-only: nothing is removed")
         if len(secret) != 32 or not 0 <= shnum < MOST_SHARES:
             raise Refused(FAILURE, f"{what}: there is no such lease")
 
+        renewed = False
+
         def doomed(lease: Lease) -> bool:
-            return lease.matches_cancel(secret)
+            nonlocal renewed
+            ours = lease.matches_cancel(secret)
+            renewed = renewed or (ours and lease.expiration > latest)
+            return ours and lease.expiration <= latest
 
         with refusing(what), _named(what), self.turns.turn(si), self._shelves.shares(si) as folder:
             with self._shelves.share(folder, shnum, write=True) as found:
@@ -243,6 +254,8 @@ class Keeper:
                     raise Refused(PERMISSION_DENIED, "everybody can read its cancel secrets: only its host cancels")
                 gone, left = drop_leases(fd, status.st_size, doomed)
                 shorter = status.st_size - os.fstat(fd).st_size
+            if not gone and renewed:
+                raise Refused(FAILURE, "its lease was renewed meanwhile")
             if not gone:
                 raise Refused(PERMISSION_DENIED, "it has no lease with this cancel secret")
             if left:

@@ -63,6 +63,7 @@ from lafscli.storage.store import (
     StorageIndex,
     Truncate,
 )
+from lafscli.storage.trash import FolderTrash
 
 
 class FolderStore:
@@ -85,6 +86,7 @@ class FolderStore:
         self.files = files
         self.locks = Locks(server, files, random_bytes=random_bytes, sync=sync, lock_seconds=lock_seconds)
         self._calls = Calls(files, server.name)
+        self.trash = FolderTrash(server.name, files, self.locks, random_bytes)
         self._random_bytes = random_bytes
         self._sync = sync
         self._proved = False
@@ -249,6 +251,7 @@ class FolderStore:
         return not self._calls.places
 
     def _room(self, si: StorageIndex) -> list[Op]:
+        """That folder goes with its last share, whoever throws that away; the one it stands in stays."""
         if self._calls.places:
             return []
         folder = container.share_folder(si)
@@ -259,9 +262,9 @@ class FolderStore:
         ops: list[Op] = []
         last: list[int] = []
         for staged, si, shnum in moves:
-            path, folder = container.share_path(si, shnum), container.share_folder(si)
+            path = container.share_path(si, shnum)
             ops += self._room(si)
-            self._folders |= {folder[:-27], folder}
+            self._folders.add(container.share_folder(si)[:-27])
             if "rename-keeps" in self.server.features or "hardlink" not in self.server.features:
                 ops.append(Rename(staged, path))
                 last.append(len(ops) - 1)
@@ -315,8 +318,6 @@ class FolderStore:
         """Remove a staged file, and the folder of `si` if it is empty; what fails is left for the sweep."""
         with contextlib.suppress(ServerError):
             self.files.do([Remove(staged)] if si is None else [Remove(staged), Rmdir(container.share_folder(si))])
-        if si is not None:
-            self._folders.discard(container.share_folder(si))
 
     def sweep_staging(self, older_than: int) -> int:
         probe = f"staging/.clock.{b32encode(self._random_bytes(10))}"
@@ -341,7 +342,6 @@ class FolderStore:
         with contextlib.suppress(ServerError):
             if self._calls.cancel(shares) is None:
                 self.files.do([*map(Remove, paths), *map(Rmdir, folders)])
-        self._folders -= set(folders)
 
     # ---- changing what exists
 
@@ -384,13 +384,6 @@ class FolderStore:
         """A new lease record: True. False where a lease of ours was there, and was renewed."""
         node_id = self.server.node_id
         return leases.add_leases(self.files, self.locks, items, node_id=node_id, sync=self._sync, patience=patience)
-
-    def trash(
-        self, si: StorageIndex, shnums: Sequence[int], date: str, *, patience: float = PATIENCE
-    ) -> dict[int, bool]:
-        """Move shares to `trash/<date>`: False for one that was renewed meanwhile and stays. `date` is a UTC day."""
-        with self.guard(si, patience=patience) as guard:
-            return leases.trash(self.files, guard, shnums, date)
 
     def _staging_path(self, si: StorageIndex, shnum: int) -> str:
         return f"staging/{b32encode(si)}.{shnum}.{b32encode(self._random_bytes(16))}"

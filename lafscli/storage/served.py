@@ -13,7 +13,8 @@ Numbers are big endian; a string is a u32 length and that many bytes; SI is 16 b
     replace       SI, string token, u8 1 for quarantine,     u32 count, count x (u32 status, string message)
                   u32 count, count x u32 shnum
     cancel-lease  u32 count, count x                         u32 count, count x (u32 status, string message)
-                  (SI, u32 shnum, 32s cancel secret)
+                  (SI, u32 shnum, 32s cancel secret),
+                  nothing or count x u32 latest end
 
 replace with `quarantine` puts what stands there away, if it fails its own proof, where nothing is staged.
 A reply that makes no sense raises ProtocolViolation, whose message says what is wrong with it.
@@ -247,9 +248,10 @@ def replace_shares(si: StorageIndex, token: str, shnums: Sequence[int], *, quara
     return si + string(token.encode()) + bytes([quarantine]) + _U32.pack(len(shnums)) + numbers
 
 
-def cancel_leases(items: Sequence[tuple[StorageIndex, int, bytes]]) -> bytes:
-    """Give up leases, by their cancel secrets."""
-    return _U32.pack(len(items)) + b"".join(_CANCEL.pack(*item) for item in items)
+def cancel_leases(items: Sequence[tuple[StorageIndex, int, bytes]], latest: Sequence[int] = ()) -> bytes:
+    """Give up leases, by their cancel secrets. `latest`: of each, when it ends; one that ends later by now is kept."""
+    ends = b"".join(_U32.pack(end) for end in latest)
+    return _U32.pack(len(items)) + b"".join(_CANCEL.pack(*item) for item in items) + ends
 
 
 def parse_outcomes(reply: bytes, count: int, server: str) -> list[FileError | None]:

@@ -1,0 +1,244 @@
+"""The folder `trash/` of one server: shares on their way out, and back (spec 10 §3).
+
+trash/<UTC day>/<SI>.<shnum>            a share that was thrown away on that day, by the server's clock
+trash/<UTC day>/<SI>.<shnum>.<token>    the same where that name was taken
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+
+from lafscli.errors import FileDenied, FileError, FileMissing, GuardHeld, GuardLost, LafsError
+from lafscli.formats.container import share_folder, share_path
+from lafscli.primitives.encoding import b32decode, b32encode
+from lafscli.storage import leftovers, served
+from lafscli.storage.calls import sensible
+from lafscli.storage.guard import FolderGuard
+from lafscli.storage.leased import read_leases, seen_again
+from lafscli.storage.leases import fenced
+from lafscli.storage.locks import Locks
+from lafscli.storage.packets import CANCEL_LEASE
+from lafscli.storage.serverfile import LIST_LOCK
+from lafscli.storage.store import (
+    Ask,
+    Files,
+    FileStat,
+    Lease,
+    Leased,
+    MayGo,
+    Mkdir,
+    Op,
+    Remove,
+    Rmdir,
+    Stat,
+    StorageIndex,
+    Thrown,
+)
+
+_DAY = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
+_NAME = re.compile(r"([a-z2-7]{26})\.([0-9]{1,9})(?:\.[a-z2-7]{26})?")
+_TOGETHER = 200
+
+
+def throw_away(
+    files: Files,
+    guard: FolderGuard,
+    shnums: Sequence[int],
+    date: str,
+    may_go: Callable[[Leased], bool] = lambda _: True,
+) -> dict[int, bool | LafsError]:
+    """Move shares to `trash/<date>/`; `date` is a UTC day, as 2030-12-31. `may_go` is asked under the guard.
+
+    False for a share that may not go, or was renewed meanwhile and is back in its place; the error for one whose leases
+    can't be told, which stays. A share that is not there is left out.
+    """
+    with fenced(guard):
+        answers, going = _judge(files, guard, shnums, may_go)
+        moved = guard.move_aside(sorted(going))
+        same = seen_again(files, {guard.aside(shnum): going[shnum] for shnum in moved})
+        targets: dict[int, tuple[str, str]] = {}
+        for shnum in sorted(moved):
+            answers[shnum] = same[guard.aside(shnum)]
+            if answers[shnum]:
+                # The first name is taken when the same share was thrown away twice on one day.
+                target = f"trash/{date}/{b32encode(guard.si)}.{shnum}"
+                targets[shnum] = target, f"{target}.{guard.token}"
+            else:
+                targets[shnum] = share_path(guard.si, shnum), guard.quarantined(shnum)
+        if targets:
+            guard.move_out(targets)
+            # Whoever sees the folder takes it that there is a share (DESIGN §1.12).
+            guard.carry_out([Rmdir(share_folder(guard.si))])
+        return answers
+
+
+def give_up(
+    files: Files, guard: FolderGuard, shnums: Sequence[int], lease: Lease, may_go: Callable[[Leased], bool], name: str
+) -> dict[int, bool | LafsError]:
+    """The same by giving our leases up, where the server (`name`) throws away what has none left."""
+    with fenced(guard):
+        answers, going = _judge(files, guard, shnums, may_go)
+        if not going:
+            return answers
+        paths = {shnum: share_path(guard.si, shnum) for shnum in going}
+        for path in paths.values():
+            files.release(path)
+        # Renewals take no guard: one that comes between our look and the call must win.
+        ends = [
+            max((each.expiration for each in leased.leases if each.matches_cancel(lease.cancel)), default=0)
+            for leased in going.values()
+        ]
+        body = served.cancel_leases([(guard.si, shnum, lease.cancel) for shnum in going], ends)
+        reply, *stats = guard.check([Ask(CANCEL_LEASE, body), *map(Stat, paths.values())])
+        if not isinstance(reply, bytes):
+            raise reply if isinstance(reply, FileError) else FileDenied("the server gives no lease up", server=name)
+        with sensible(CANCEL_LEASE, name):
+            outcomes = served.parse_outcomes(reply, len(going), name)
+        refused: dict[int, FileError] = {}
+        for shnum, outcome, stat in zip(going, outcomes, stats, strict=True):
+            if outcome is None:
+                answers[shnum] = isinstance(stat, FileMissing)
+            elif not isinstance(outcome, FileMissing):
+                refused[shnum] = outcome
+        same = seen_again(files, {paths[shnum]: going[shnum] for shnum in refused}) if refused else {}
+        for shnum, outcome in refused.items():
+            answers[shnum] = outcome if same[paths[shnum]] else False
+        return answers
+
+
+def _judge(
+    files: Files, guard: FolderGuard, shnums: Sequence[int], may_go: Callable[[Leased], bool]
+) -> tuple[dict[int, bool | LafsError], dict[int, Leased]]:
+    """What is to be said of those that stay, and those that go. A share that is not there is left out."""
+    found = read_leases(files, [share_path(guard.si, shnum) for shnum in shnums])
+    answers: dict[int, bool | LafsError] = {}
+    going: dict[int, Leased] = {}
+    for shnum, leased in zip(shnums, found, strict=True):
+        if isinstance(leased, FileMissing):
+            continue
+        if isinstance(leased, LafsError):
+            answers[shnum] = leased
+        elif may_go(leased):
+            going[shnum] = leased
+        else:
+            answers[shnum] = False
+    return answers, going
+
+
+class FolderTrash:
+    """A `Trash` in a folder tree of the server `name`. `random_bytes` makes names that are free."""
+
+    def __init__(self, name: str, files: Files, locks: Locks, random_bytes: Callable[[int], bytes]) -> None:
+        self._name = name
+        self._files = files
+        self._locks = locks
+        self._random_bytes = random_bytes
+
+    def hidden(self) -> bool:
+        return CANCEL_LEASE in self._files.connect()
+
+    def leases(self, shares: Sequence[tuple[StorageIndex, int]]) -> list[Leased | LafsError]:
+        return read_leases(self._files, [share_path(si, shnum) for si, shnum in shares])
+
+    def clock(self) -> int:
+        probe = f"staging/.clock.{b32encode(self._random_bytes(10))}"
+        self._files.create(probe).close(sync=False)
+        clock, _ = self._files.do([Stat(probe), Remove(probe)])
+        if not isinstance(clock, FileStat):
+            raise clock if isinstance(clock, FileError) else FileMissing(f"{probe}: it went away")
+        return clock.mtime
+
+    def throw_away(
+        self, si: StorageIndex, shnums: Sequence[int], lease: Lease, may_go: MayGo | None = None
+    ) -> dict[int, bool | LafsError]:
+        with self._locks.take(si) as guard:
+            now = guard.server_time
+
+            def goes(leased: Leased) -> bool:
+                return may_go is None or may_go(leased, now)
+
+            if self.hidden():
+                return give_up(self._files, guard, shnums, lease, goes, self._name)
+            day = time.strftime("%Y-%m-%d", time.gmtime(now))
+            return throw_away(self._files, guard, shnums, day, goes)
+
+    def tidy(self) -> None:
+        # A server that takes nothing back into its guards sees to them itself.
+        beyond = (FileError,) if self.hidden() else ()
+        with suppress(FileMissing):
+            for si in self._locks.held() - {LIST_LOCK}:
+                with suppress(GuardHeld, GuardLost, *beyond), self._locks.take(si) as guard:
+                    leftovers.tidy(self._files, guard)
+
+    def thrown(self) -> Iterator[Thrown]:
+        [days] = self._files.listing(["trash"])
+        if isinstance(days, FileMissing):
+            return
+        if isinstance(days, FileError):
+            raise days
+        names = [entry.name for entry in days if entry.stat.kind == "dir" and _DAY.fullmatch(entry.name)]
+        for day in sorted(names, reverse=True):
+            [entries] = self._files.listing([f"trash/{day}"])
+            if isinstance(entries, FileMissing):
+                continue
+            if isinstance(entries, FileError):
+                raise entries
+            for entry in sorted(entries, key=lambda entry: (-entry.stat.mtime, entry.name)):
+                match = _NAME.fullmatch(entry.name)
+                si = None if match is None or entry.stat.kind != "file" else _storage_index(match[1])
+                if match is not None and si is not None:
+                    yield Thrown(si, int(match[2]), day, f"trash/{day}/{entry.name}", entry.stat.size)
+
+    def leases_of(self, items: Sequence[Thrown]) -> list[Leased | LafsError]:
+        return read_leases(self._files, [item.path for item in items])
+
+    def bring_back(self, items: Sequence[Thrown]) -> list[bool | LafsError]:
+        answers: list[bool | LafsError] = []
+        for item in items:
+            try:
+                with self._locks.wait(item.si, 0.0) as guard, fenced(guard):
+                    answers.append(self._bring_back(guard, item))
+            except (FileError, GuardHeld, GuardLost) as error:
+                answers.append(error)
+        self._forget_days(items)
+        return answers
+
+    def _bring_back(self, guard: FolderGuard, item: Thrown) -> bool:
+        path = share_path(item.si, item.shnum)
+        _, there, here = guard.check([Mkdir(share_folder(item.si)[:-27]), Stat(path), Stat(item.path)])
+        if not isinstance(here, FileStat):
+            raise here if isinstance(here, FileError) else FileMissing(f"{item.path}: it is gone")
+        if not isinstance(there, FileMissing):
+            if isinstance(there, FileError):
+                raise there
+            return False
+        guard.take_in({item.shnum: item.path})
+        guard.move_out({item.shnum: (path, item.path)})
+        [left] = guard.check([Stat(item.path)])
+        return isinstance(left, FileMissing)
+
+    def remove(self, items: Sequence[Thrown]) -> list[LafsError | None]:
+        answers: list[LafsError | None] = []
+        for start in range(0, len(items), _TOGETHER):
+            for answer in self._files.do([Remove(item.path) for item in items[start : start + _TOGETHER]]):
+                if isinstance(answer, FileError) and not isinstance(answer, FileMissing):
+                    answers.append(answer)
+                else:
+                    answers.append(None)
+        self._forget_days(items)
+        return answers
+
+    def _forget_days(self, items: Sequence[Thrown]) -> None:
+        """Remove the folders of these days that are empty now."""
+        days: list[Op] = [Rmdir(f"trash/{day}") for day in sorted({item.day for item in items})]
+        self._files.do(days)
+
+
+def _storage_index(text: str) -> StorageIndex | None:
+    try:
+        return b32decode(text)
+    except ValueError:
+        return None
