@@ -19,7 +19,14 @@ from lafscli.server.trees import no_pulse
 from lafscli.storage.owner import OWNER_SIZE
 from lafscli.storage.serverfile import MAX_SIZE
 
-_SMALL = {Kind.NEW_IDENTITY: MAX_SIZE, Kind.CLOCK: 64, Kind.PROBE: 4096, Kind.MAKING_OWNER: OWNER_SIZE}
+_LARGEST_KIT = 64 << 20
+_SMALL = {
+    Kind.NEW_IDENTITY: MAX_SIZE,
+    Kind.NEW_KIT: _LARGEST_KIT,
+    Kind.CLOCK: 64,
+    Kind.PROBE: 4096,
+    Kind.MAKING_OWNER: OWNER_SIZE,
+}
 """Files that are not shares, and how long they may be."""
 
 
@@ -59,7 +66,7 @@ class Drafts:
                     raise Refused(PERMISSION_DENIED, "it was moved here as it is, and stays so")
             case Kind.MAKING_OWNER if flags & CREATE and self._guards.makes(spot.token):
                 return
-            case Kind.NEW_IDENTITY | Kind.CLOCK if flags & CREATE:
+            case Kind.NEW_IDENTITY | Kind.NEW_KIT | Kind.CLOCK if flags & CREATE:
                 return
             case Kind.PROBE if flags & CREATE and spot.names[0] == "staging":
                 return  # to other folders it comes by being moved
@@ -130,7 +137,7 @@ class Drafts:
 
     def _insist_on_removal(self, spot: Spot) -> None:
         match spot.kind:
-            case Kind.STAGED | Kind.NEW_IDENTITY | Kind.CLOCK | Kind.PROBE:
+            case Kind.STAGED | Kind.NEW_IDENTITY | Kind.NEW_KIT | Kind.CLOCK | Kind.PROBE:
                 if self._append_only and self._shown.secret(spot):
                     status = self._jail.look(spot.names)
                     if status.st_mtime <= self._now() - DAY:

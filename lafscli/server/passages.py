@@ -8,6 +8,7 @@ locks/.<own token>                   locks/<SI>: takes the guard
 locks/<SI>                           locks/.broken.<SI>.<token>: breaks it, or sets it aside
 locks/.broken.<SI>.<token>/…         its place in an own guard
 staging/server.toml.<token>          server.toml, where there is none
+staging/recovery.kit.<token>         recovery/<home>.<number>.kit, where none is
 locks/<list>/<own token>/0           server.toml, by the rules of identity.py
 a probe                              a probe of the same token
 
@@ -62,6 +63,8 @@ class Passages:
                 self._place(old, new, how)
             case (Kind.NEW_IDENTITY | Kind.HELD, Kind.IDENTITY):
                 self._identify(old, how)
+            case (Kind.NEW_KIT, Kind.KIT) if how is not How.REPLACE:
+                self._keep_kit(old, new)
             case (Kind.PROBE, Kind.PROBE) if old.token == new.token:
                 self._probe(old, new, how)
             case (Kind.MAKING, Kind.GUARD) if how is not How.LINK:
@@ -180,6 +183,15 @@ class Passages:
                 (self._jail.replace if replace else self._jail.rename)(old.names, (IDENTITY_FILE,))
                 self._quota.free(ENTRY + os.fstat(descriptor).st_size)  # server.toml does not count
                 self._note(f"changed {IDENTITY_FILE}")
+
+    def _keep_kit(self, old: Spot, new: Spot) -> None:
+        """A sealed kit that a home leaves here, for good: who knows its name could take another's away."""
+        with self._keeper.turns.turn(LIST_LOCK), self._source(old) as (descriptor, _):
+            if not removing(descriptor):
+                raise Refused(FAILURE, "it is open for writing still")
+            self._insist_on_name(descriptor, old)
+            self._jail.rename(old.names, new.names)
+            self._note(f"kept a recovery kit, {new.name}")
 
     def _read(self, names: tuple[str, ...]) -> bytes | None:
         try:

@@ -229,7 +229,7 @@ class PolicyFiles:
         spot = self._place(path)
         with self._changing():
             match spot.kind:
-                case Kind.SHARES | Kind.STAGING | Kind.LOCKS | Kind.PREFIX | Kind.FOLDER:
+                case Kind.SHARES | Kind.STAGING | Kind.LOCKS | Kind.PREFIX | Kind.FOLDER | Kind.KITS:
                     self._mkdir(spot)
                 case Kind.PROBE if spot.names[0] == "staging":
                     self._shown.insist_on_room()

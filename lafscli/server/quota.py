@@ -32,7 +32,7 @@ ENTRY = 4096
 _STEP = 4 << 20
 _RECOUNT_AFTER = 60
 """Seconds within which nobody counts anew because it is full."""
-_MADE_BY_CLIENTS = ("shares", "staging", "locks")
+_MADE_BY_CLIENTS = ("shares", "staging", "locks", "recovery")
 _TOPS = (*_MADE_BY_CLIENTS, "trash", "quarantine", "history")
 _PRIVATE = ".serve"
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC

@@ -18,8 +18,10 @@ MOST_MADE = 1 << 16
 """Names that one connection may have in staging at once, and folders without a share."""
 FOLDERS = {
     *(Kind.ROOT, Kind.SHARES, Kind.PREFIX, Kind.FOLDER, Kind.STAGING, Kind.LOCKS, Kind.MAKING, Kind.MAKING_INSIDE),
+    Kind.KITS,
     *(Kind.GUARD, Kind.HOLDER, Kind.BROKEN, Kind.BROKEN_HOLDER),
 }
+_SMALL = (Kind.NEW_IDENTITY, Kind.NEW_KIT)
 _HIDDEN = Attrs("dir", 0, 0o700, 0, 0, 0, 0)
 
 
@@ -70,7 +72,7 @@ class Shown:
             return not self._guards.makes(spot.token)
         if spot.kind is Kind.PROBE:
             return spot.names[:2] not in self.made and len(spot.names) == 2
-        return spot.kind in (Kind.STAGED, Kind.NEW_IDENTITY, Kind.CLOCK) and spot.names not in self.made
+        return spot.kind in (Kind.STAGED, *_SMALL, Kind.CLOCK) and spot.names not in self.made
 
     def moved(self, source: Spot, target: Spot, *, linked: bool) -> None:
         if source.kind is Kind.PROBE:
@@ -83,7 +85,7 @@ class Shown:
 
     def tidy(self) -> None:
         """What is of no use without its connection: probes, and folders into which no share came."""
-        small = [names for names in self.made if spot_of(names).kind in (Kind.PROBE, Kind.CLOCK, Kind.NEW_IDENTITY)]
+        small = [names for names in self.made if spot_of(names).kind in (*_SMALL, Kind.CLOCK, Kind.PROBE)]
         for names in sorted(small, key=len, reverse=True):
             with suppress(OSError, Refused), self._jail.folder(names[:-1]) as above:
                 try:

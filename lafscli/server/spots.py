@@ -33,6 +33,9 @@ class Kind(Enum):
     STAGING = "the staging folder"
     STAGED = "a staged share"
     NEW_IDENTITY = "a staged server.toml"
+    KITS = "the folder of recovery kits"
+    KIT = "a recovery kit"
+    NEW_KIT = "a staged recovery kit"
     CLOCK = "an empty file that tells the time"
     LOCKS = "the folder of the guards"
     MAKING = "a guard that is being made"
@@ -73,6 +76,9 @@ _TABLE: dict[Kind, str] = {
     Kind.STAGING: "staging",
     Kind.STAGED: rf"staging/(?P<si>{_SI})\.{_NUMBER}\.(?P<token>{_TOKEN})",
     Kind.NEW_IDENTITY: rf"staging/server\.toml\.(?P<token>{_TOKEN})",
+    Kind.KITS: "recovery",
+    Kind.KIT: r"recovery/[a-z2-7]{16}\.[1-9][0-9]{0,8}\.kit",
+    Kind.NEW_KIT: rf"staging/recovery\.kit\.(?P<token>{_TOKEN})",
     Kind.CLOCK: r"(staging|locks)/\.clock\.(?P<token>[a-z2-7]{16,26})",
     Kind.LOCKS: "locks",
     Kind.MAKING: _MADE,
@@ -100,12 +106,14 @@ _PATTERNS = {kind: re.compile(pattern) for kind, pattern in _TABLE.items()}
 _CANDIDATES: dict[tuple[str, int], tuple[Kind, ...]] = {
     ("", 0): (Kind.ROOT,),
     ("server.toml", 1): (Kind.IDENTITY,),
+    ("recovery", 1): (Kind.KITS,),
+    ("recovery", 2): (Kind.KIT,),
     ("shares", 1): (Kind.SHARES,),
     ("shares", 2): (Kind.PREFIX, Kind.PROBE),
     ("shares", 3): (Kind.FOLDER,),
     ("shares", 4): (Kind.SHARE,),
     ("staging", 1): (Kind.STAGING,),
-    ("staging", 2): (Kind.STAGED, Kind.NEW_IDENTITY, Kind.CLOCK, Kind.PROBE),
+    ("staging", 2): (Kind.STAGED, Kind.NEW_IDENTITY, Kind.NEW_KIT, Kind.CLOCK, Kind.PROBE),
     ("staging", 3): (Kind.PROBE,),
     ("staging", 4): (Kind.PROBE,),
     ("locks", 1): (Kind.LOCKS,),

@@ -20,7 +20,7 @@ from lafscli.server.spots import Kind, Spot, spot_of
 _DAY = 24 * 3600
 _MARK = ("history", ".serve", "swept")
 _FOLDERS = ("staging", "locks", "shares", "trash", "quarantine")
-_SMALL = (Kind.STAGED, Kind.NEW_IDENTITY, Kind.CLOCK, Kind.PROBE)
+_SMALL = (Kind.STAGED, Kind.NEW_IDENTITY, Kind.NEW_KIT, Kind.CLOCK, Kind.PROBE)
 
 
 def sweep(jail: Jail, quota: Quota, *, now: Callable[[], float], note: Callable[[str], None]) -> None:
