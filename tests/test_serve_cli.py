@@ -300,3 +300,23 @@ def test_the_printed_files_serve(lafs: Lafs) -> None:
             assert b"server.toml" in done.stdout
         finally:
             process.terminate()
+
+
+# ---- what a client says of it
+
+
+def test_a_server_that_is_read_only_is_not_shown_as_writable(lafs: Lafs) -> None:
+    ssh, rules = lafs.folder / "ssh", lafs.folder / "rules"
+    serve = shlex.join([sys.executable, "-m", "lafscli", "serve", "--stdio", "--root", str(lafs.folder / "r")])
+    ssh.write_text(f"#!/bin/sh\nexec {serve} $(cat {shlex.quote(str(rules))})\n")
+    ssh.chmod(0o700)
+    rules.write_text("")
+    lafs("init", code=0)
+    options = ("--option", f"ssh-command={ssh}", "--option", "persist=off")
+    lafs("server", "add", "attic", f"sftp://attic{lafs.folder}/r", *options, code=0)
+    [before] = lafs.json("server", "status")["servers"]
+    rules.write_text("--read-only")
+    [after] = lafs.json("server", "status")["servers"]
+    assert (before["writable"], before["policy"]["read_only"]) == (True, False)
+    assert (after["writable"], after["policy"]["read_only"]) == (False, True)
+    assert b"attic  read-only" in lafs("server", "status", code=0).stdout

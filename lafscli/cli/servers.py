@@ -134,7 +134,11 @@ def status(frame: Frame, names: tuple[str, ...]) -> None:
                 facts |= {"free": space.free, "total": space.total}
             if policy is not None:
                 facts |= {"software": policy.software, "policy": asdict(policy)}
-        facts |= {"writable": answer.store.server.writable, "features": sorted(answer.store.server.features)}
+        barred = facts.get("policy", {}).get("read_only", False)
+        facts |= {
+            "writable": answer.store.server.writable and not barred,
+            "features": sorted(answer.store.server.features),
+        }
         found[answer.store.server.name] = facts
     servers = [found[record.name] for record in records]
     document = {"servers": servers} | grid_facts(known)
