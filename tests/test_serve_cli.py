@@ -269,6 +269,21 @@ def test_the_line_for_sshd_is_one_that_ssh_keygen_takes_and_a_shell_runs(lafs: L
     assert (odd_root / "server.toml").exists()
 
 
+def test_a_limit_of_nothing_is_printed(lafs: Lafs) -> None:
+    """No bytes and no kept version are not the same as no limit."""
+    document = lafs.json("serve", "--root", "r", "--print-setup", "--append-only", "--quota", "0", "--history", "0")
+    for command in (" ".join(document["command"]), document["sshd_authorized_keys"]):
+        assert "--append-only --quota 0 --history 0" in command
+        assert "--reserve" not in command
+
+
+def test_the_line_for_sshd_keeps_no_versions_without_append_only(lafs: Lafs) -> None:
+    """A key of serve's own list may be append-only; --stdio, which has one key, would refuse the two together."""
+    document = lafs.json("serve", "--root", "r", "--print-setup", "--history", "4")
+    assert document["command"][-2:] == ["--history", "4"]
+    assert "--history" not in document["sshd_authorized_keys"]
+
+
 def test_the_printed_files_serve(lafs: Lafs) -> None:
     """The command of the unit, run as it stands, with the line for its own list of keys."""
     _make_key(lafs.folder / "key")

@@ -27,6 +27,7 @@ _PASSED_ON = {
     "login_timeout": "--login-timeout",
 }
 _LISTENING = ("max_connections", "login_timeout")
+_UNSAID = {"idle_timeout": IDLE, "reserve": 0}
 
 _UNIT = """\
 [Unit]
@@ -113,7 +114,9 @@ def print_setup(frame: Frame, root: Path, given: dict[str, Any]) -> None:
     own = [*program, "serve", "--root", str(root), "--listen", address]
     own += ["--host-key", str(host_key), "--authorized-keys", str(keys), *_passed_on(given, _PASSED_ON)]
     stdio = [*program, "serve", "--stdio", "--root", str(root)]
-    stdio += _passed_on(given, [name for name in _PASSED_ON if name not in _LISTENING])
+    # a key of our own list may be append-only where the others are not; sshd's line is for one key
+    unfit = _LISTENING if given["append_only"] else (*_LISTENING, "history")
+    stdio += _passed_on(given, [name for name in _PASSED_ON if name not in unfit])
     in_state = _SYSTEM_STATE in host_key.parents
     writable = [root, *([] if in_state else [host_key.parent])]
     unit = _UNIT.format(
@@ -156,10 +159,10 @@ _PRIVATE = "PrivateTmp=yes\n"
 def _program() -> list[str]:
     """How this lafs is started, by absolute paths."""
     begun = sys.argv[0]
-    if os.path.basename(begun) == "__main__.py":
-        return [sys.executable, "-m", "lafscli"]
     found = shutil.which(begun)
-    return [os.path.abspath(found if found is not None else begun)]
+    if found is None or os.path.basename(begun) == "__main__.py":  # begun by python, not by a program of that name
+        return [sys.executable, "-m", "lafscli"]
+    return [os.path.abspath(found)]
 
 
 def _passed_on(given: dict[str, Any], names: Any) -> list[str]:
@@ -169,7 +172,7 @@ def _passed_on(given: dict[str, Any], names: Any) -> list[str]:
         value = given[name]
         if value is True:
             words.append(_PASSED_ON[name])
-        elif value and not (name == "idle_timeout" and value == IDLE):
+        elif value is not None and value is not False and value != _UNSAID.get(name):
             words += [_PASSED_ON[name], f"{value}s" if name.endswith("timeout") else str(value)]
     return words
 
