@@ -166,6 +166,20 @@ class FolderStore:
         if unread is not None:
             raise unread
 
+    def named(self, prefixes: Sequence[str]) -> list[frozenset[str] | LafsError]:
+        answers: list[frozenset[str] | LafsError] = []
+        for prefix, folders in zip(
+            prefixes, self.files.listing([f"shares/{prefix}" for prefix in prefixes]), strict=True
+        ):
+            if isinstance(folders, FileMissing):
+                answers.append(frozenset())
+            elif isinstance(folders, FileError):
+                answers.append(folders)
+            else:
+                names = (entry.name for entry in folders if entry.stat.kind == "dir")
+                answers.append(frozenset(name for name in names if name.startswith(prefix)))
+        return answers
+
     def space(self) -> Space | None:
         return self.files.space()
 

@@ -1,0 +1,418 @@
+"""A snapshot of a local tree: its files, and immutable directories from the deepest up (spec 07 §2, §5).
+
+What is known from an earlier run, and is still there, is neither read nor sent. Files travel in batches over the whole
+tree; a directory is made when all of its children are there, so that what is held in memory is what is under way.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from lafscli.backup.building import Node, child_of, directory_mark, new_children
+from lafscli.backup.confirm import lacking
+from lafscli.backup.database import Database, Row
+from lafscli.backup.entries import Extra, attributes_of, holes_in, metadata_of
+from lafscli.backup.excludes import Level
+from lafscli.backup.names import grid_names
+from lafscli.backup.runs import Settings, Tally, Trouble
+from lafscli.backup.scan import Found, Scan
+from lafscli.errors import LafsError, NotHappy, SourceChanged, Unreachable, UsageError
+from lafscli.formats import caps
+from lafscli.formats.caps import DirectoryCap, LitCap
+from lafscli.formats.chk import Sizes, share_size
+from lafscli.immutable.many import upload_many
+from lafscli.immutable.upload import LIT_LIMIT, Uploaded, upload
+from lafscli.primitives.encoding import b32encode
+from lafscli.tree.contents import Access
+from lafscli.tree.copy import Throughout
+from lafscli.tree.directory import immutable_table
+
+ROOT_ENTRY = ".lafs"
+"""The entry of a snapshot's root that has the metadata of the root itself (spec 07 §7)."""
+
+_BATCH_FILES = 512
+_BATCH_FOLDERS = 64
+_BATCH_BYTES = 256 << 20
+_RACY_NS = 100_000_000
+"""A file that changed so shortly before it was looked at may have changed again without any sign of it."""
+_RUNS_KEPT = 30
+_TRIES = 2
+
+
+@dataclass(eq=False, slots=True)
+class _Item:
+    """A file, or the target of a symbolic link, that is to be stored."""
+
+    node: Node
+    name: str
+    found: Found
+    extra: Extra
+    source: Path | bytes
+    read_from_ns: int
+    tries: int = 0
+    again: bool = False
+    others: list[tuple[Node, str, Found, Extra]] = field(default_factory=list)
+    """Other names of the same file."""
+
+    @property
+    def symlink(self) -> bool:
+        return isinstance(self.source, bytes)
+
+
+def make_snapshot(access: Access, database: Database, source: bytes, settings: Settings) -> tuple[DirectoryCap, Tally]:
+    """Store a tree, and answer with the cap of its snapshot, which nothing links to yet. `source` is absolute.
+
+    Raises NotHappy or Unreachable where the servers can't take it: then there is no snapshot, and what was stored is
+    found again by the next run. LafsError where the source itself can't be read.
+    """
+    return _Run(access, database, source, settings).snapshot()
+
+
+class _Run:
+    def __init__(self, access: Access, database: Database, source: bytes, settings: Settings) -> None:
+        self._access = access
+        self._database = database
+        self._source = source
+        self._settings = settings
+        self._progress = Throughout(settings.progress)
+        self._run = database.next_run()
+        self.tally = Tally()
+        self._scan = Scan(settings.excludes, self._failed, settings.warn, settings.only)
+        self._tasks: list[Node] = []
+        self._items: list[_Item] = []
+        self._size = 0
+        self._ready: list[Node] = []
+        self._made: dict[bytes, tuple[str, str]] = {}
+        self._links: dict[tuple[int, int], _Item | str] = {}
+        self._lacking: set[str] = set()
+        self._root: DirectoryCap | None = None
+
+    def snapshot(self) -> tuple[DirectoryCap, Tally]:
+        try:
+            top = self._scan.source(self._source)
+        except OSError as error:
+            raise LafsError(f"cannot read {os.fsdecode(self._source)}: {error.strerror}") from error
+        if not stat.S_ISDIR(top.found.stat.st_mode):
+            raise UsageError(f"{os.fsdecode(self._source)} is no folder", hint="lafs put stores a file")
+        self._access.grid.connect()
+        self._confirm()
+        node = Node(top, None, "", self._attributes(top.found, None))
+        self._tasks.append(node)
+        while True:
+            if len(self._items) >= _BATCH_FILES or self._size >= _BATCH_BYTES or (self._items and not self._tasks):
+                self._flush()
+            elif len(self._ready) >= _BATCH_FOLDERS or (self._ready and not self._tasks):
+                self._finish_some()
+            elif self._tasks:
+                self._expand(self._tasks.pop())
+            else:
+                break
+        if self._root is None:
+            raise LafsError(f"cannot read {os.fsdecode(self._source)}: it can't be listed")
+        self._database.drop_folders(self._run - _RUNS_KEPT)
+        self._database.commit()
+        self.tally.left_out = self._scan.left_out
+        return self._root, self.tally
+
+    def _confirm(self) -> None:
+        """Find out what of the things that were stored is no longer there."""
+        happy = self._access.writing.encoding.happy
+        self._lacking = lacking(
+            self._access.grid, lambda: self._database.stored(self._source), happy, self._settings.confirm, self._run
+        )
+
+    def _failed(self, path: str, reason: str) -> None:
+        trouble = Trouble(path, reason)
+        self.tally.errors.append(trouble)
+        self._settings.named(trouble)
+
+    # ---- folders
+
+    def _expand(self, node: Node) -> None:
+        """See what is in a folder; what is unchanged is an entry at once."""
+        now_ns = self._settings.now_ns()
+        listed = self._scan.inside(node.folder)
+        if listed is None:
+            self._given_up(node)
+            return
+        entries, level = listed
+        path = node.folder.found.path
+        rows = self._database.rows(path)
+        names = grid_names([found.name for found in entries], () if node.parent else (ROOT_ENTRY,))
+        below: list[Node] = []
+        for found in entries:
+            self._enter(node, names[found.name], found, rows.get(found.name), level, now_ns, below)
+        gone = rows.keys() - names.keys()
+        if gone:
+            self._database.forget(path, sorted(gone))
+        self._tasks += reversed(below)
+        self._arrived(node)
+
+    def _enter(
+        self, node: Node, name: str, found: Found, old: Row | None, level: Level, now_ns: int, below: list[Node]
+    ) -> None:
+        mode = found.stat.st_mode
+        if stat.S_ISDIR(mode):
+            extra = self._attributes(found, old)
+            node.waiting += 1
+            below.append(Node(self._scan.entered(node.folder, found, level), node, name, extra))
+            node.rows[found.name] = _row(found, "", "", extra)
+        elif stat.S_ISREG(mode):
+            self._file(node, name, found, old, now_ns)
+        elif stat.S_ISLNK(mode):
+            try:
+                target = os.readlink(found.path)
+            except OSError as error:
+                self._failed(found.shown, f"cannot be read: {error.strerror}")
+                return
+            if len(target) <= LIT_LIMIT:
+                self._place(node, name, found, str(LitCap(target)), target=target)
+            else:
+                node.waiting += 1
+                self._queue(_Item(node, name, found, Extra(), target, now_ns))
+        else:
+            self._place(node, name, found, str(LitCap(b"")))
+
+    def _file(self, node: Node, name: str, found: Found, old: Row | None, now_ns: int) -> None:
+        """A regular file: taken over from the last run, from another name of it, or to be read."""
+        ids = (found.stat.st_dev, found.stat.st_ino)
+        extra = self._attributes(found, old)
+        if found.stat.st_nlink > 1 and ids in self._links:
+            other = self._links[ids]
+            if isinstance(other, str):
+                self.tally.files_unmodified += 1
+                self._place(node, name, found, other, extra=extra)
+            else:
+                node.waiting += 1
+                other.others.append((node, name, found, extra))
+            return
+        same = old is not None and _same(old, found) and bool(old.cap) and not self._settings.ignore_timestamps
+        if old is not None and same and old.si not in self._lacking:
+            self.tally.files_unmodified += 1
+            node.rows[found.name] = _row(found, old.cap, old.si, extra)
+            if found.stat.st_nlink > 1:
+                self._links[ids] = old.cap
+            self._place(node, name, found, old.cap, extra=extra)
+            return
+        if old is None or not old.cap:
+            self.tally.files_new += 1
+        elif same:
+            self.tally.files_unmodified += 1
+            self.tally.reuploaded_missing += 1
+        else:
+            self.tally.files_changed += 1
+        node.waiting += 1
+        item = _Item(node, name, found, extra, Path(found.shown), now_ns, again=same)
+        if found.stat.st_nlink > 1:
+            self._links[ids] = item
+        self._queue(item)
+
+    def _attributes(self, found: Found, old: Row | None) -> Extra:
+        """What lstat does not tell; known from the last run where the entry did not change since."""
+        if old is not None and (old.ctime_ns, old.inode) == (found.stat.st_ctime_ns, found.stat.st_ino):
+            return Extra.parse(old.extra)
+        holes = Extra.parse(old.extra).holes if old is not None and _same(old, found) else ()
+        xattr, acl = attributes_of(found.path)
+        return Extra(xattr, acl, holes)
+
+    def _place(
+        self,
+        node: Node,
+        name: str,
+        found: Found,
+        text: str,
+        *,
+        extra: Extra | None = None,
+        target: bytes | None = None,
+    ) -> None:
+        """An entry of a directory is there."""
+        true_name = None if name.encode() == found.name else found.name
+        metadata = metadata_of(found.stat, true_name=true_name, target=target, extra=extra or Extra())
+        node.children[name] = child_of(text, metadata)
+
+    def _arrived(self, node: Node) -> None:
+        node.waiting -= 1
+        if node.waiting == 0:
+            self._ready.append(node)
+
+    def _given_up(self, node: Node) -> None:
+        """A folder that can't be listed is no entry of the one around it."""
+        if node.parent is not None:
+            node.parent.rows.pop(node.folder.found.name, None)
+            self._arrived(node.parent)
+
+    # ---- files
+
+    def _queue(self, item: _Item) -> None:
+        self._items.append(item)
+        self._size += item.found.stat.st_size
+
+    def _flush(self) -> None:
+        """Store what waits."""
+        items, self._items, self._size = self._items, [], 0
+        results = upload_many(self._access.grid, [item.source for item in items], self._access.writing, self._progress)
+        for item, done in zip(items, results, strict=True):
+            if isinstance(done, NotHappy | Unreachable):
+                raise done
+            if isinstance(done, SourceChanged):
+                self._once_more(item)
+            elif isinstance(done, LafsError):
+                self._lost(item, done.message)
+            elif item.symlink:
+                self._stored(item, done)
+            else:
+                self._read(item, done)
+        self._database.commit()
+
+    def _read(self, item: _Item, done: Uploaded) -> None:
+        """A file was stored: is it still what was seen when its folder was listed?"""
+        self.tally.bytes_read += done.size
+        try:
+            now = os.lstat(item.found.path)
+        except OSError as error:
+            self._lost(item, f"cannot be read: {error.strerror}")
+            return
+        if _identity(now) != _identity(item.found.stat):
+            self._once_more(item)
+        else:
+            self._stored(item, done)
+
+    def _once_more(self, item: _Item) -> None:
+        """It changed while it was read: read it again; if that is in vain, store what it is, under a random key."""
+        try:
+            now_ns = self._settings.now_ns()
+            item.found = Found(item.found.name, item.found.path, os.lstat(item.found.path))
+            item.read_from_ns = now_ns
+            if not stat.S_ISREG(item.found.stat.st_mode):
+                raise LafsError("became something else while it was read")
+            item.tries += 1
+            if item.tries < _TRIES:
+                self._queue(item)
+                return
+            with open(item.found.path, "rb", buffering=0) as stream:
+                done = upload(self._access.grid, stream, self._access.writing, self._progress)
+        except OSError as error:
+            self._lost(item, f"cannot be read: {error.strerror}")
+        except (NotHappy, Unreachable):
+            raise
+        except LafsError as error:
+            self._lost(item, error.message)
+        else:
+            self.tally.bytes_read += done.size
+            self.tally.changing.append(item.found.shown)
+            self._settings.warn(f"{item.found.shown} changed while it was read, twice: what was read is kept")
+            self._stored(item, done, remember=False)
+
+    def _stored(self, item: _Item, done: Uploaded, *, remember: bool = True) -> None:
+        self.tally.bytes_pushed += _pushed(done)
+        found = item.found
+        if item.symlink:
+            assert isinstance(item.source, bytes)
+            self._place(item.node, item.name, found, str(done.cap), target=item.source)
+            self._arrived(item.node)
+            return
+        holes: Sequence[tuple[int, int]] = ()
+        if found.stat.st_blocks * 512 < found.stat.st_size:
+            holes = holes_in(found.path, found.stat.st_size)
+        extra = Extra(item.extra.xattr, item.extra.acl, holes)
+        text, si = str(done.cap), "" if isinstance(done.cap, LitCap) else b32encode(done.cap.storage_index)
+        if remember and not _racy(found, item.read_from_ns):
+            row = _row(found, text, si, extra)
+            self._database.keep(item.node.folder.found.path, {found.name: row})
+            item.node.rows[found.name] = row
+        if found.stat.st_nlink > 1:
+            self._links[found.stat.st_dev, found.stat.st_ino] = text
+        self._place(item.node, item.name, found, text, extra=extra)
+        self._arrived(item.node)
+        for node, name, other, other_extra in item.others:
+            self._place(node, name, other, text, extra=Extra(other_extra.xattr, other_extra.acl, holes))
+            self._arrived(node)
+
+    def _lost(self, item: _Item, reason: str) -> None:
+        self._failed(item.found.shown, reason)
+        self._links.pop((item.found.stat.st_dev, item.found.stat.st_ino), None)
+        self._arrived(item.node)
+        for node, _, other, _ in item.others:
+            self._failed(other.shown, reason)
+            self._arrived(node)
+
+    # ---- directories
+
+    def _finish_some(self) -> None:
+        """Make, or take over, the directories that are complete."""
+        batch, self._ready = self._ready[:_BATCH_FOLDERS], self._ready[_BATCH_FOLDERS:]
+        new: list[tuple[Node, bytes, bytes]] = []
+        for node in batch:
+            if node.parent is None:
+                found = node.folder.found
+                node.children[ROOT_ENTRY] = child_of(str(LitCap(b"")), metadata_of(found.stat, extra=node.extra))
+            mark = directory_mark(node.children)
+            known = self._known(mark)
+            if known is not None:
+                self.tally.dirs_reused += 1
+                self._finished(node, mark, known)
+            else:
+                new.append((node, mark, immutable_table(new_children(node.children))))
+        tables = [table for _, _, table in new]
+        results = upload_many(self._access.grid, tables, self._access.writing, self._progress) if tables else []
+        for (node, mark, _), done in zip(new, results, strict=True):
+            if isinstance(done, LafsError):
+                raise done
+            self.tally.dirs_new += 1
+            self.tally.bytes_pushed += _pushed(done)
+            cap = DirectoryCap(done.cap)
+            si = "" if isinstance(done.cap, LitCap) else b32encode(done.cap.storage_index)
+            self._finished(node, mark, (si, str(cap)))
+        self._database.commit()
+
+    def _known(self, mark: bytes) -> tuple[str, str] | None:
+        """Storage index and cap of a directory that was made before, and is still there."""
+        known = self._made.get(mark) or self._database.folder(mark)
+        return None if known is None or known[0] in self._lacking else known
+
+    def _finished(self, node: Node, mark: bytes, known: tuple[str, str]) -> None:
+        found = node.folder.found
+        self._database.keep(found.path, node.rows)
+        self._database.keep_folders({mark: known}, self._run)
+        if known[0] in self._lacking:
+            self._lacking.discard(known[0])
+        if node.parent is None:
+            cap = caps.parse(known[1])
+            assert isinstance(cap, DirectoryCap), "it was made as one"
+            self._root = cap
+            return
+        self._place(node.parent, node.name, found, known[1], extra=node.extra)
+        self._arrived(node.parent)
+
+
+def _row(found: Found, cap: str, si: str, extra: Extra) -> Row:
+    kept = found.stat
+    return Row(kept.st_size, kept.st_mtime_ns, kept.st_ctime_ns, kept.st_ino, cap, si, extra.serialise())
+
+
+def _same(old: Row, found: Found) -> bool:
+    """Whether a file has the content that it had, as far as anybody can see who does not read it."""
+    now = found.stat
+    return (old.size, old.mtime_ns, old.inode) == (now.st_size, now.st_mtime_ns, now.st_ino)
+
+
+def _identity(found: os.stat_result) -> tuple[int, int, int, int, int]:
+    return found.st_mode, found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
+
+
+def _racy(found: Found, read_from_ns: int) -> bool:
+    return (
+        abs(read_from_ns - found.stat.st_ctime_ns) < _RACY_NS or abs(read_from_ns - found.stat.st_mtime_ns) < _RACY_NS
+    )
+
+
+def _pushed(done: Uploaded) -> int:
+    """Bytes of the shares that were sent."""
+    if not done.pushed or done.encoding is None:
+        return 0
+    encoding = done.encoding
+    return done.pushed * share_size(Sizes.plan(encoding.k, encoding.n, done.size, encoding.segment_size))

@@ -1,0 +1,101 @@
+"""Snapshots under a target: `Archives/<UTC time>`, and `Latest`, a link to the newest (spec 07 §1)."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from lafscli.errors import LafsError, NotFound
+from lafscli.formats.caps import Cap, DirectoryCap
+from lafscli.formats.dirtable import Table
+from lafscli.tree.contents import Access
+from lafscli.tree.directory import create_directory, edit, load
+from lafscli.tree.paths import hang
+
+ARCHIVES = "Archives"
+LATEST = "Latest"
+_FORM = "%Y-%m-%d_%H:%M:%SZ"
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """One snapshot. `time`: Unix seconds, from its name; None for a name that is no time."""
+
+    name: str
+    time: int | None
+    cap: Cap = field(repr=False)
+
+
+def name_of(seconds: float) -> str:
+    """What a snapshot that was finished then is called."""
+    return time.strftime(_FORM, time.gmtime(seconds))
+
+
+def time_of(name: str) -> int | None:
+    """When a snapshot of this name was finished; None for a name that is no time."""
+    import calendar
+
+    try:
+        return calendar.timegm(time.strptime(name, _FORM))
+    except (ValueError, OverflowError):
+        return None
+
+
+def archives(access: Access, target: DirectoryCap, *, make: bool = False) -> DirectoryCap:
+    """The directory of the snapshots; NotFound where there is none, unless it is made."""
+    table = load(access, target).table
+    if ARCHIVES in table:
+        cap = table.child(ARCHIVES).cap
+        if not isinstance(cap, DirectoryCap):
+            raise LafsError(f"{ARCHIVES} is no directory", hint="name another TARGET")
+        return cap
+    if not make:
+        raise NotFound("there are no snapshots", hint="lafs backup SOURCE TARGET makes one")
+    cap = hang(access, target, ARCHIVES, create_directory(access))
+    if not isinstance(cap, DirectoryCap):
+        raise LafsError(f"{ARCHIVES} is no directory", hint="name another TARGET")
+    return cap
+
+
+def snapshots(access: Access, target: DirectoryCap) -> list[Snapshot]:
+    """All of them, the oldest first."""
+    listed = load(access, archives(access, target)).children()
+    return [Snapshot(child.name, time_of(child.name), child.cap) for child in listed if child.cap.is_directory]
+
+
+def publish(
+    access: Access,
+    target: DirectoryCap,
+    into: DirectoryCap,
+    snapshot: DirectoryCap,
+    now: Callable[[], float],
+    sleep: Callable[[float], None],
+) -> str:
+    """Link a snapshot that is complete, and make it the latest; its name. A second in which there is a snapshot
+    already is waited out."""
+    chosen = ""
+    taken = False
+
+    def link(table: Table) -> None:
+        nonlocal chosen, taken
+        if chosen and chosen in table and table.child(chosen).cap == snapshot:
+            return  # a write that nobody acknowledged came through
+        chosen = name_of(now())
+        taken = chosen in table
+        if not taken:
+            table.link(chosen, snapshot, now=access.now)
+
+    while True:
+        edit(access, into, link)
+        if not taken:
+            break
+        sleep(1.0)
+
+    def latest(table: Table) -> None:
+        if LATEST in table:
+            table.unlink(LATEST)
+        table.link(LATEST, snapshot, now=access.now)
+
+    edit(access, target, latest)
+    return chosen
