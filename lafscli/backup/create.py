@@ -11,6 +11,7 @@ import stat
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import BinaryIO
 
 from lafscli.backup.building import Node, child_of, directory_mark, new_children
 from lafscli.backup.confirm import lacking
@@ -27,9 +28,10 @@ from lafscli.formats.chk import Sizes, share_size
 from lafscli.immutable.many import upload_many
 from lafscli.immutable.upload import LIT_LIMIT, Uploaded, upload
 from lafscli.primitives.encoding import b32encode
+from lafscli.storage.store import Progress
 from lafscli.tree.contents import Access
 from lafscli.tree.copy import Throughout
-from lafscli.tree.directory import immutable_table
+from lafscli.tree.directory import NewChild, immutable_table
 
 ROOT_ENTRY = ".lafs"
 """The entry of a snapshot's root that has the metadata of the root itself (spec 07 §7)."""
@@ -160,7 +162,7 @@ class _Run:
             extra = self._attributes(found, old)
             node.waiting += 1
             below.append(Node(self._scan.entered(node.folder, found, level), node, name, extra))
-            node.rows[found.name] = _row(found, "", "", extra)
+            node.rows[found.name] = Row.of(found.stat, "", "", extra.serialise())
         elif stat.S_ISREG(mode):
             self._file(node, name, found, old, now_ns)
         elif stat.S_ISLNK(mode):
@@ -190,15 +192,16 @@ class _Run:
                 node.waiting += 1
                 other.others.append((node, name, found, extra))
             return
-        same = old is not None and _same(old, found) and bool(old.cap) and not self._settings.ignore_timestamps
-        if old is not None and same and old.si not in self._lacking:
+        known = old if old is not None and old.cap else None
+        same = known is not None and known.same_content(found.stat) and not self._settings.ignore_timestamps
+        if known is not None and same and known.si not in self._lacking:
             self.tally.files_unmodified += 1
-            node.rows[found.name] = _row(found, old.cap, old.si, extra)
+            node.rows[found.name] = Row.of(found.stat, known.cap, known.si, extra.serialise())
             if found.stat.st_nlink > 1:
-                self._links[ids] = old.cap
-            self._place(node, name, found, old.cap, extra=extra)
+                self._links[ids] = known.cap
+            self._place(node, name, found, known.cap, extra=extra)
             return
-        if old is None or not old.cap:
+        if known is None:
             self.tally.files_new += 1
         elif same:
             self.tally.files_unmodified += 1
@@ -215,7 +218,7 @@ class _Run:
         """What lstat does not tell; known from the last run where the entry did not change since."""
         if old is not None and (old.ctime_ns, old.inode) == (found.stat.st_ctime_ns, found.stat.st_ino):
             return Extra.parse(old.extra)
-        holes = Extra.parse(old.extra).holes if old is not None and _same(old, found) else ()
+        holes = Extra.parse(old.extra).holes if old is not None and old.same_content(found.stat) else ()
         xattr, acl = attributes_of(found.path)
         return Extra(xattr, acl, holes)
 
@@ -321,7 +324,7 @@ class _Run:
         extra = Extra(item.extra.xattr, item.extra.acl, holes)
         text, si = str(done.cap), "" if isinstance(done.cap, LitCap) else b32encode(done.cap.storage_index)
         if remember and not _racy(found, item.read_from_ns):
-            row = _row(found, text, si, extra)
+            row = Row.of(found.stat, text, si, extra.serialise())
             self._database.keep(item.node.folder.found.path, {found.name: row})
             item.node.rows[found.name] = row
         if found.stat.st_nlink > 1:
@@ -389,17 +392,6 @@ class _Run:
         self._arrived(node.parent)
 
 
-def _row(found: Found, cap: str, si: str, extra: Extra) -> Row:
-    kept = found.stat
-    return Row(kept.st_size, kept.st_mtime_ns, kept.st_ctime_ns, kept.st_ino, cap, si, extra.serialise())
-
-
-def _same(old: Row, found: Found) -> bool:
-    """Whether a file has the content that it had, as far as anybody can see who does not read it."""
-    now = found.stat
-    return (old.size, old.mtime_ns, old.inode) == (now.st_size, now.st_mtime_ns, now.st_ino)
-
-
 def _identity(found: os.stat_result) -> tuple[int, int, int, int, int]:
     return found.st_mode, found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
 
@@ -408,6 +400,18 @@ def _racy(found: Found, read_from_ns: int) -> bool:
     return (
         abs(read_from_ns - found.stat.st_ctime_ns) < _RACY_NS or abs(read_from_ns - found.stat.st_mtime_ns) < _RACY_NS
     )
+
+
+def snapshot_of_stream(
+    access: Access, stream: BinaryIO, name: str, now: float, progress: Progress
+) -> tuple[DirectoryCap, Tally]:
+    """A snapshot that holds one file of what comes through a pipe."""
+    done = upload(access.grid, stream, access.writing, progress)
+    kept = {"v": 1, "type": "file", "mtime_ns": int(now * 10**9)}
+    child = NewChild(done.cap, {"ctime": now, "mtime": now, "st_mode": stat.S_IFREG | 0o600, "lafs": kept})
+    made = upload(access.grid, immutable_table({name: child}), access.writing)
+    tally = Tally(files_new=1, dirs_new=1, bytes_read=done.size, bytes_pushed=_pushed(done) + _pushed(made))
+    return DirectoryCap(made.cap), tally
 
 
 def _pushed(done: Uploaded) -> int:

@@ -6,6 +6,7 @@ nothing. What it says of a grid is never believed: before something is reused, i
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -39,6 +40,15 @@ class Row:
     cap: str
     si: str
     extra: str
+
+    @classmethod
+    def of(cls, found: os.stat_result, cap: str, si: str, extra: str) -> Row:
+        """What is to be remembered of an entry that looks like this."""
+        return cls(found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino, cap, si, extra)
+
+    def same_content(self, found: os.stat_result) -> bool:
+        """Whether a file has the content that it had, as far as anybody can see who does not read it."""
+        return (self.size, self.mtime_ns, self.inode) == (found.st_size, found.st_mtime_ns, found.st_ino)
 
 
 class Database:

@@ -40,8 +40,9 @@ class Option(NamedTuple):
 SETUP = "Set-up"
 FILES = "Files and directories"
 HEALTH = "Health"
+BACKUPS = "Backups"
 TOOL = "The tool itself"
-GROUPS = (SETUP, FILES, HEALTH, TOOL)
+GROUPS = (SETUP, FILES, HEALTH, BACKUPS, TOOL)
 
 FAMILIES = (
     Family("server", SETUP, "The servers of this home."),
@@ -90,6 +91,10 @@ COMMANDS = (
     Command("renew", "lafscli.cli.renewing", "renew", HEALTH, "Renew the leases of what is stored."),
     Command("share show", "lafscli.cli.shares", "show", HEALTH, "Show what is in a share."),
     Command("share find", "lafscli.cli.shares", "find", HEALTH, "Ask every server for the shares of an object."),
+    Command("backup", "lafscli.cli.backup", "backup", BACKUPS, "Store a snapshot of a folder, and print its path."),
+    Command(
+        "snapshots", "lafscli.cli.backup", "snapshots", BACKUPS, "List the snapshots of a backup, the oldest first."
+    ),
     Command("completion", "lafscli.cli.generate", "completion", TOOL, "Print the completion script for a shell."),
     Command("help", "lafscli.cli.generate", "help_", TOOL, "Show the help of a command, or list the commands."),
     Command("man", "lafscli.cli.generate", "man", TOOL, "Show the manual page of a command."),
