@@ -68,7 +68,7 @@ _lafs() {
         if [[ -z $ended ]]; then
             case $word in
                 --) ended=1; continue ;;
-                --color|--log-file|--limit-rate|--timeout|--home|--encoding|--from-tahoe|--site|--node-id|--permutation-seed|--option|--format|--private-key|--segment-size|--offset|--length|--name|--size|--type|--sample|--assume-lost|--max-time)
+                --color|--log-file|--limit-rate|--timeout|--home|--encoding|--from-tahoe|--site|--node-id|--permutation-seed|--option|--format|--private-key|--segment-size|--offset|--length|--name|--size|--type|--sample|--assume-lost|--max-time|--exclude|--exclude-from|--exclude-larger-than|--files-from|--stdin-filename|--confirm|--lock-wait|--include|--overwrite|--keep-last|--keep-daily|--keep-weekly|--keep-monthly|--keep-yearly|--keep-within)
                     [[ ${COMP_WORDS[i+1]} == = ]] && i=$((i + 1))
                     i=$((i + 1))
                     continue
@@ -115,6 +115,22 @@ _lafs() {
             "check":--max-time) :; return ;;
             "repair":--assume-lost) :; return ;;
             "repair":--max-time) :; return ;;
+            "backup":--exclude) :; return ;;
+            "backup":--exclude-from) _lafs_files -f; return ;;
+            "backup":--exclude-larger-than) :; return ;;
+            "backup":--files-from) _lafs_files -f; return ;;
+            "backup":--stdin-filename) :; return ;;
+            "backup":--confirm) _lafs_words 'quick full'; return ;;
+            "backup":--lock-wait) :; return ;;
+            "restore":--include) :; return ;;
+            "restore":--exclude) :; return ;;
+            "restore":--overwrite) _lafs_words 'always if-newer never'; return ;;
+            "forget":--keep-last) :; return ;;
+            "forget":--keep-daily) :; return ;;
+            "forget":--keep-weekly) :; return ;;
+            "forget":--keep-monthly) :; return ;;
+            "forget":--keep-yearly) :; return ;;
+            "forget":--keep-within) :; return ;;
         esac
         if [[ $cur == -* ]]; then
             case $command in
@@ -135,6 +151,9 @@ _lafs() {
                 'manifest') word='--storage-index --verify-cap --read-cap' ;;
                 'check') word='-r --recursive --verify --sample --repair --rebalance --assume-lost --add-lease --max-time --force' ;;
                 'repair') word='-r --recursive --assume-lost --add-lease --max-time --force' ;;
+                'backup') word='--exclude --exclude-from --exclude-vcs --exclude-caches --exclude-larger-than --one-file-system --files-from --stdin --stdin-filename --ignore-timestamps --confirm -n --dry-run --lock-wait' ;;
+                'restore') word='--include --exclude --overwrite -n --dry-run --verify --tar' ;;
+                'forget') word='--keep-last --keep-daily --keep-weekly --keep-monthly --keep-yearly --keep-within -n --dry-run' ;;
                 '') word=--version ;;
                 *) word= ;;
             esac
@@ -143,7 +162,7 @@ _lafs() {
         fi
     fi
     case $command:$count in
-        :*) _lafs_words 'init server encoding alias grid put get cat ls mkdir ln mv rm cp find manifest stats cap batch check repair renew share completion help man' ;;
+        :*) _lafs_words 'init server encoding alias grid put get cat ls mkdir ln mv rm cp find manifest stats cap batch check repair renew share backup snapshots restore diff forget completion help man' ;;
         server:*) _lafs_words 'add list status remove drain replace' ;;
         alias:*) _lafs_words 'create add list remove rename' ;;
         grid:*) _lafs_words 'export import' ;;
@@ -180,9 +199,15 @@ _lafs() {
         "renew":*) _lafs_targets ;;
         "share show":*) _lafs_files -f ;;
         "share find":*) _lafs_targets ;;
+        "backup":0) _lafs_targets ;;
+        "backup":*) _lafs_targets ;;
+        "snapshots":*) _lafs_targets ;;
+        "restore":0) _lafs_targets ;;
+        "restore":*) _lafs_files -f ;;
+        "forget":*) _lafs_targets ;;
         "completion":*) _lafs_words 'bash zsh fish' ;;
-        "help":*) _lafs_words 'init server encoding alias grid put get cat ls mkdir ln mv rm cp find manifest stats cap batch check repair renew share completion help man' ;;
-        "man":*) _lafs_words 'init server encoding alias grid put get cat ls mkdir ln mv rm cp find manifest stats cap batch check repair renew share completion help man' ;;
+        "help":*) _lafs_words 'init server encoding alias grid put get cat ls mkdir ln mv rm cp find manifest stats cap batch check repair renew share backup snapshots restore diff forget completion help man' ;;
+        "man":*) _lafs_words 'init server encoding alias grid put get cat ls mkdir ln mv rm cp find manifest stats cap batch check repair renew share backup snapshots restore diff forget completion help man' ;;
     esac
 }
 

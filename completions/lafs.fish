@@ -8,7 +8,7 @@ function __lafs_at --description 'Is the command before the cursor this one?'
             continue
         end
         switch $word
-            case --color --log-file --limit-rate --timeout --home --encoding --from-tahoe --site --node-id --permutation-seed --option --format --private-key --segment-size --offset --length --name --size --type --sample --assume-lost --max-time
+            case --color --log-file --limit-rate --timeout --home --encoding --from-tahoe --site --node-id --permutation-seed --option --format --private-key --segment-size --offset --length --name --size --type --sample --assume-lost --max-time --exclude --exclude-from --exclude-larger-than --files-from --stdin-filename --confirm --lock-wait --include --overwrite --keep-last --keep-daily --keep-weekly --keep-monthly --keep-yearly --keep-within
                 set skip 1
             case '-*'
             case '*'
@@ -66,6 +66,11 @@ complete -c lafs -n '__lafs_at' -a check -d 'Count the shares of objects, or pro
 complete -c lafs -n '__lafs_at' -a repair -d 'Bring objects back to all their shares'
 complete -c lafs -n '__lafs_at' -a renew -d 'Renew the leases of what is stored'
 complete -c lafs -n '__lafs_at' -a share -d 'Shares on servers and on disk'
+complete -c lafs -n '__lafs_at' -a backup -d 'Store a snapshot of a folder, and print its path'
+complete -c lafs -n '__lafs_at' -a snapshots -d 'List the snapshots of a backup, the oldest first'
+complete -c lafs -n '__lafs_at' -a restore -d 'Write a snapshot or a part of it into a folder'
+complete -c lafs -n '__lafs_at' -a diff -d 'Show what is different between two directories'
+complete -c lafs -n '__lafs_at' -a forget -d 'Remove snapshots, but for those that rules keep'
 complete -c lafs -n '__lafs_at' -a completion -d 'Print the completion script for a shell'
 complete -c lafs -n '__lafs_at' -a help -d 'Show the help of a command, or list the commands'
 complete -c lafs -n '__lafs_at' -a man -d 'Show the manual page of a command'
@@ -207,6 +212,40 @@ complete -c lafs -n '__lafs_at renew' -a '(__lafs_at_files) (__lafs_aliases :)'
 complete -c lafs -n '__lafs_at share show' -F
 complete -c lafs -n '__lafs_at share find' -F
 complete -c lafs -n '__lafs_at share find' -a '(__lafs_at_files) (__lafs_aliases :)'
+complete -c lafs -n '__lafs_at backup' -l exclude -x -d 'Leave out, as in gitignore(5)'
+complete -c lafs -n '__lafs_at backup' -l exclude-from -r -F -d 'The same, a pattern a line'
+complete -c lafs -n '__lafs_at backup' -l exclude-vcs -d 'Leave out what version control keeps: .git and the like'
+complete -c lafs -n '__lafs_at backup' -l exclude-caches -d 'Leave out what is in folders with a CACHEDIR.TAG'
+complete -c lafs -n '__lafs_at backup' -l exclude-larger-than -x -d 'Leave out larger files'
+complete -c lafs -n '__lafs_at backup' -l one-file-system -d 'Leave out what is mounted below SOURCE'
+complete -c lafs -n '__lafs_at backup' -l files-from -r -F -d 'Keep only the paths in FILE, one a line; - for stdin'
+complete -c lafs -n '__lafs_at backup' -l stdin -d 'Keep what comes on stdin as one file; SOURCE is -'
+complete -c lafs -n '__lafs_at backup' -l stdin-filename -x -d 'What that file is called: stdin unless said'
+complete -c lafs -n '__lafs_at backup' -l ignore-timestamps -d 'Read every file again'
+complete -c lafs -n '__lafs_at backup' -l confirm -x -a 'quick full' -d 'How what is reused is looked for'
+complete -c lafs -n '__lafs_at backup' -s n -l dry-run -d 'Say what would be read; store nothing'
+complete -c lafs -n '__lafs_at backup' -l lock-wait -x -d 'Wait so long for another run of this backup'
+complete -c lafs -n '__lafs_at backup' -F
+complete -c lafs -n '__lafs_at backup' -a '(__lafs_at_files) (__lafs_aliases :)'
+complete -c lafs -n '__lafs_at snapshots' -F
+complete -c lafs -n '__lafs_at snapshots' -a '(__lafs_at_files) (__lafs_aliases :)'
+complete -c lafs -n '__lafs_at restore' -l include -x -d 'Only what matches, as in gitignore(5)'
+complete -c lafs -n '__lafs_at restore' -l exclude -x -d 'Not what matches'
+complete -c lafs -n '__lafs_at restore' -l overwrite -x -a 'always if-newer never' -d 'What is done with files that are there: always unless said'
+complete -c lafs -n '__lafs_at restore' -s n -l dry-run -d 'List what would be written; write nothing'
+complete -c lafs -n '__lafs_at restore' -l verify -d 'Compare every file on the disk with the grid'
+complete -c lafs -n '__lafs_at restore' -l tar -d 'Write a tar stream to stdout instead; there is no LOCAL then'
+complete -c lafs -n '__lafs_at restore' -F
+complete -c lafs -n '__lafs_at restore' -a '(__lafs_at_files) (__lafs_aliases :)'
+complete -c lafs -n '__lafs_at forget' -l keep-last -x -d 'Keep the N newest'
+complete -c lafs -n '__lafs_at forget' -l keep-daily -x -d 'Of N days, the newest of each'
+complete -c lafs -n '__lafs_at forget' -l keep-weekly -x -d 'The same of weeks'
+complete -c lafs -n '__lafs_at forget' -l keep-monthly -x -d 'The same of months'
+complete -c lafs -n '__lafs_at forget' -l keep-yearly -x -d 'The same of years'
+complete -c lafs -n '__lafs_at forget' -l keep-within -x -d 'Keep all that are younger'
+complete -c lafs -n '__lafs_at forget' -s n -l dry-run -d 'Say what would go; remove nothing'
+complete -c lafs -n '__lafs_at forget' -F
+complete -c lafs -n '__lafs_at forget' -a '(__lafs_at_files) (__lafs_aliases :)'
 complete -c lafs -n '__lafs_at completion' -a 'bash zsh fish'
-complete -c lafs -n '__lafs_at help' -a 'init server encoding alias grid put get cat ls mkdir ln mv rm cp find manifest stats cap batch check repair renew share completion help man'
-complete -c lafs -n '__lafs_at man' -a 'init server encoding alias grid put get cat ls mkdir ln mv rm cp find manifest stats cap batch check repair renew share completion help man'
+complete -c lafs -n '__lafs_at help' -a 'init server encoding alias grid put get cat ls mkdir ln mv rm cp find manifest stats cap batch check repair renew share backup snapshots restore diff forget completion help man'
+complete -c lafs -n '__lafs_at man' -a 'init server encoding alias grid put get cat ls mkdir ln mv rm cp find manifest stats cap batch check repair renew share backup snapshots restore diff forget completion help man'

@@ -11,7 +11,6 @@ import stat
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import BinaryIO
 
 from lafscli.backup.building import Node, child_of, directory_mark, new_children
 from lafscli.backup.confirm import lacking
@@ -24,14 +23,12 @@ from lafscli.backup.scan import Found, Scan
 from lafscli.errors import LafsError, NotHappy, SourceChanged, Unreachable, UsageError
 from lafscli.formats import caps
 from lafscli.formats.caps import DirectoryCap, LitCap
-from lafscli.formats.chk import Sizes, share_size
 from lafscli.immutable.many import upload_many
 from lafscli.immutable.upload import LIT_LIMIT, Uploaded, upload
 from lafscli.primitives.encoding import b32encode
-from lafscli.storage.store import Progress
 from lafscli.tree.contents import Access
 from lafscli.tree.copy import Throughout
-from lafscli.tree.directory import NewChild, immutable_table
+from lafscli.tree.directory import immutable_table
 
 ROOT_ENTRY = ".lafs"
 """The entry of a snapshot's root that has the metadata of the root itself (spec 07 §7)."""
@@ -311,7 +308,7 @@ class _Run:
             self._stored(item, done, remember=False)
 
     def _stored(self, item: _Item, done: Uploaded, *, remember: bool = True) -> None:
-        self.tally.bytes_pushed += _pushed(done)
+        self.tally.bytes_pushed += done.bytes_pushed
         found = item.found
         if item.symlink:
             assert isinstance(item.source, bytes)
@@ -366,7 +363,7 @@ class _Run:
             if isinstance(done, LafsError):
                 raise done
             self.tally.dirs_new += 1
-            self.tally.bytes_pushed += _pushed(done)
+            self.tally.bytes_pushed += done.bytes_pushed
             cap = DirectoryCap(done.cap)
             si = "" if isinstance(done.cap, LitCap) else b32encode(done.cap.storage_index)
             self._finished(node, mark, (si, str(cap)))
@@ -400,23 +397,3 @@ def _racy(found: Found, read_from_ns: int) -> bool:
     return (
         abs(read_from_ns - found.stat.st_ctime_ns) < _RACY_NS or abs(read_from_ns - found.stat.st_mtime_ns) < _RACY_NS
     )
-
-
-def snapshot_of_stream(
-    access: Access, stream: BinaryIO, name: str, now: float, progress: Progress
-) -> tuple[DirectoryCap, Tally]:
-    """A snapshot that holds one file of what comes through a pipe."""
-    done = upload(access.grid, stream, access.writing, progress)
-    kept = {"v": 1, "type": "file", "mtime_ns": int(now * 10**9)}
-    child = NewChild(done.cap, {"ctime": now, "mtime": now, "st_mode": stat.S_IFREG | 0o600, "lafs": kept})
-    made = upload(access.grid, immutable_table({name: child}), access.writing)
-    tally = Tally(files_new=1, dirs_new=1, bytes_read=done.size, bytes_pushed=_pushed(done) + _pushed(made))
-    return DirectoryCap(made.cap), tally
-
-
-def _pushed(done: Uploaded) -> int:
-    """Bytes of the shares that were sent."""
-    if not done.pushed or done.encoding is None:
-        return 0
-    encoding = done.encoding
-    return done.pushed * share_size(Sizes.plan(encoding.k, encoding.n, done.size, encoding.segment_size))

@@ -60,17 +60,19 @@ class _Tar:
         info.uid, info.gid = kept.uid or 0, kept.gid or 0
         info.uname, info.gname = kept.uname[:31], kept.gname[:31]
         info.size, info.linkname = size, target
+        headers: dict[str, str] = {}
         if kept.mtime_ns is not None:
             info.mtime = kept.mtime_ns // 10**9
             if kept.mtime_ns % 10**9:
-                info.pax_headers["mtime"] = f"{kept.mtime_ns // 10**9}.{kept.mtime_ns % 10**9:09d}"
+                headers["mtime"] = f"{kept.mtime_ns // 10**9}.{kept.mtime_ns % 10**9:09d}"
         if kept.rdev is not None:
             info.devmajor, info.devminor = os.major(kept.rdev), os.minor(kept.rdev)
         for name, text in {**kept.extra.xattr, **kept.extra.acl}.items():
             value = base64.b64decode(text)
             # pax headers are text: what is not can't be in one
             if value.isascii() and b"\0" not in value:
-                info.pax_headers[f"SCHILY.xattr.{name}"] = value.decode("ascii")
+                headers[f"SCHILY.xattr.{name}"] = value.decode("ascii")
+        info.pax_headers = headers
         self.put(info.tobuf(tarfile.PAX_FORMAT, "utf-8", "surrogateescape"))
 
     def pad(self) -> None:

@@ -253,7 +253,7 @@ def _database(client: Client) -> Any:
 
 def _backup_stdin(frame: Frame, source: str, target: str, given: dict[str, Any], began: float) -> None:
     """One file of what comes on stdin, as a snapshot of its own."""
-    from lafscli.backup.create import snapshot_of_stream
+    from lafscli.backup.piped import snapshot_of_stream
     from lafscli.backup.snapshots import archives, publish
 
     name = given["stdin_filename"] or "stdin"

@@ -95,6 +95,9 @@ COMMANDS = (
     Command(
         "snapshots", "lafscli.cli.backup", "snapshots", BACKUPS, "List the snapshots of a backup, the oldest first."
     ),
+    Command("restore", "lafscli.cli.restoring", "restore", BACKUPS, "Write a snapshot or a part of it into a folder."),
+    Command("diff", "lafscli.cli.restoring", "diff", BACKUPS, "Show what is different between two directories."),
+    Command("forget", "lafscli.cli.restoring", "forget", BACKUPS, "Remove snapshots, but for those that rules keep."),
     Command("completion", "lafscli.cli.generate", "completion", TOOL, "Print the completion script for a shell."),
     Command("help", "lafscli.cli.generate", "help_", TOOL, "Show the help of a command, or list the commands."),
     Command("man", "lafscli.cli.generate", "man", TOOL, "Show the manual page of a command."),

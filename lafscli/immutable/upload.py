@@ -76,6 +76,14 @@ class Uploaded:
     preexisting: int = 0
     resumed_bytes: int = 0
 
+    @property
+    def bytes_pushed(self) -> int:
+        """Bytes of the shares that were sent, but for what makes a share of version 2 longer."""
+        if not self.pushed or self.encoding is None:
+            return 0
+        encoding = self.encoding
+        return self.pushed * share_size(Sizes.plan(encoding.k, encoding.n, self.size, encoding.segment_size))
+
 
 def upload(
     grid: Grid, source: Path | Buffer | BinaryIO, writing: Writing, progress: Progress | None = None

@@ -24,6 +24,7 @@ from lafscli.primitives.encoding import b32decode, b32encode
 from lafscli.storage import leases
 from lafscli.storage.enrol import read_identity
 from lafscli.storage.guard import FolderGuard
+from lafscli.storage.leftovers import names_in
 from lafscli.storage.locks import LOCK_SECONDS, PATIENCE, Locks
 from lafscli.storage.membership import Membership
 from lafscli.storage.serverfile import IDENTITY_RANGE, LIST_LOCK, FileListGuard, membership_in, read_membership
@@ -167,18 +168,7 @@ class FolderStore:
             raise unread
 
     def named(self, prefixes: Sequence[str]) -> list[frozenset[str] | LafsError]:
-        answers: list[frozenset[str] | LafsError] = []
-        for prefix, folders in zip(
-            prefixes, self.files.listing([f"shares/{prefix}" for prefix in prefixes]), strict=True
-        ):
-            if isinstance(folders, FileMissing):
-                answers.append(frozenset())
-            elif isinstance(folders, FileError):
-                answers.append(folders)
-            else:
-                names = (entry.name for entry in folders if entry.stat.kind == "dir")
-                answers.append(frozenset(name for name in names if name.startswith(prefix)))
-        return answers
+        return names_in(self.files, [(f"shares/{prefix}", prefix) for prefix in prefixes])
 
     def space(self) -> Space | None:
         return self.files.space()

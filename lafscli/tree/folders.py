@@ -15,6 +15,7 @@ import stat
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Self
 
 from lafscli.errors import LafsError
 from lafscli.storage.store import Buffer
@@ -44,7 +45,7 @@ class LocalFolders:
         os.umask(umask)
         self._usual_mode = 0o666 & ~umask
 
-    def __enter__(self) -> LocalFolders:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
