@@ -86,7 +86,7 @@ class _Run:
         self._size = 0
         self._ready: list[Node] = []
         self._made: dict[bytes, tuple[str, str]] = {}
-        self._links: dict[tuple[int, int], _Item | str] = {}
+        self._links: dict[tuple[int, int], _Item | Row] = {}
         self._lacking: set[str] = set()
         self._root: DirectoryCap | None = None
 
@@ -182,9 +182,9 @@ class _Run:
         extra = self._attributes(found, old)
         if found.stat.st_nlink > 1 and ids in self._links:
             other = self._links[ids]
-            if isinstance(other, str):
+            if isinstance(other, Row):
                 self.tally.files_unmodified += 1
-                self._place(node, name, found, other, extra=extra)
+                self._other_name(node, name, found, other, extra)
             else:
                 node.waiting += 1
                 other.others.append((node, name, found, extra))
@@ -195,7 +195,7 @@ class _Run:
             self.tally.files_unmodified += 1
             node.rows[found.name] = Row.of(found.stat, known.cap, known.si, extra.serialise())
             if found.stat.st_nlink > 1:
-                self._links[ids] = known.cap
+                self._links[ids] = known
             self._place(node, name, found, known.cap, extra=extra)
             return
         if known is None:
@@ -320,17 +320,27 @@ class _Run:
             holes = holes_in(found.path, found.stat.st_size)
         extra = Extra(item.extra.xattr, item.extra.acl, holes)
         text, si = str(done.cap), "" if isinstance(done.cap, LitCap) else b32encode(done.cap.storage_index)
-        if remember and not _racy(found, item.read_from_ns):
-            row = Row.of(found.stat, text, si, extra.serialise())
+        row = Row.of(found.stat, text, si, extra.serialise())
+        remember = remember and not _racy(found, item.read_from_ns)
+        if remember:
             self._database.keep(item.node.folder.found.path, {found.name: row})
             item.node.rows[found.name] = row
         if found.stat.st_nlink > 1:
-            self._links[found.stat.st_dev, found.stat.st_ino] = text
+            self._links[found.stat.st_dev, found.stat.st_ino] = row
         self._place(item.node, item.name, found, text, extra=extra)
         self._arrived(item.node)
-        for node, name, other, other_extra in item.others:
-            self._place(node, name, other, text, extra=Extra(other_extra.xattr, other_extra.acl, holes))
+        for node, name, other, _ in item.others:
+            self.tally.files_unmodified += 1
+            self._other_name(node, name, other, row, extra, remember=remember)
             self._arrived(node)
+
+    def _other_name(
+        self, node: Node, name: str, found: Found, row: Row, extra: Extra, *, remember: bool = True
+    ) -> None:
+        """Another name of a file that is stored."""
+        if remember:
+            node.rows[found.name] = Row.of(found.stat, row.cap, row.si, row.extra)
+        self._place(node, name, found, row.cap, extra=Extra(extra.xattr, extra.acl, Extra.parse(row.extra).holes))
 
     def _lost(self, item: _Item, reason: str) -> None:
         self._failed(item.found.shown, reason)

@@ -1,0 +1,427 @@
+"""Backups of local trees, and the way back (spec 07)."""
+
+from __future__ import annotations
+
+import base64
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lafscli.backup.create import make_snapshot
+from lafscli.backup.database import Database
+from lafscli.backup.entries import Kept
+from lafscli.backup.excludes import Excludes
+from lafscli.backup.landing import Landing, Rights
+from lafscli.backup.restore import Restored, Restoring, restore
+from lafscli.backup.runs import Settings, Tally
+from lafscli.backup.selecting import Selecting
+from lafscli.errors import LafsError, NotHappy, UsageError
+from lafscli.formats.caps import DirectoryCap, LitCap
+from lafscli.storage.store import Progress
+from lafscli.tree.directory import NewChild, create_directory, load
+from tests.grids import LocalGrid, content
+from tests.mutable_access import access_to
+from tests.trees import described, every_kind
+
+
+class Keeper:
+    """A grid, a database, and a source."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.local = LocalGrid(folder / "grid")
+        self.source = folder / "source"
+        self.database = Database(folder / "database.sqlite")
+
+    def backup(self, **settings: Any) -> tuple[DirectoryCap, Tally]:
+        """With the clock an hour on, so that no file looks as if it had changed just now."""
+        given = Settings(now_ns=lambda: time.time_ns() + 3600 * 10**9, **settings)
+        return make_snapshot(access_to(self.local.grid()), self.database, os.fsencode(self.source), given)
+
+    def restore(self, cap: DirectoryCap, name: str = "restored", **settings: Any) -> tuple[Path, Restored, Rights]:
+        target = self.folder / name
+        target.mkdir(exist_ok=True)
+        rights = Rights(os.geteuid() == 0)
+        how = Restoring(settings.pop("selecting", Selecting()), **settings)
+        with Landing(str(target), rights) as landing:
+            return target, restore(access_to(self.local.grid()), cap, Kept(), landing, how), rights
+
+    def lose(self, servers: range) -> None:
+        for index in servers:
+            self.local.dials[index].dead = True
+
+
+@pytest.fixture
+def keeper(tmp_path: Path) -> Iterator[Keeper]:
+    made = Keeper(tmp_path)
+    yield made
+    made.database.close()
+    made.local.close()
+
+
+def test_every_kind_of_entry_comes_back(keeper: Keeper) -> None:
+    every_kind(keeper.source)
+    cap, tally = keeper.backup()
+    assert not tally.errors
+    keeper.lose(range(7))
+    target, done, rights = keeper.restore(cap)
+    assert not done.errors
+    assert described(target) == described(keeper.source)
+    sparse = (target / "sparse").stat()
+    assert sparse.st_blocks * 512 < sparse.st_size
+    assert rights.unkept.owners == rights.unkept.attributes == 0
+
+
+def test_what_is_unchanged_is_neither_read_nor_sent(keeper: Keeper, monkeypatch: pytest.MonkeyPatch) -> None:
+    every_kind(keeper.source)
+    first, tally = keeper.backup()
+    assert tally.files_unmodified == 2, "other names of two files"
+    opened: list[object] = []
+    true_open = os.open
+
+    def watched(path: Any, *arguments: Any, **more: Any) -> int:
+        if isinstance(path, bytes | str) and os.fsencode(path).startswith(os.fsencode(keeper.source)):
+            opened.append(path)
+        return true_open(path, *arguments, **more)
+
+    monkeypatch.setattr(os, "open", watched)
+    again, second = keeper.backup()
+    assert again == first
+    assert opened == []
+    assert (second.files_new, second.files_changed, second.bytes_read, second.bytes_pushed) == (0, 0, 0, 0)
+    assert second.files_unmodified == tally.files_new + tally.files_unmodified
+    assert (second.dirs_new, second.dirs_reused) == (0, tally.dirs_new)
+
+
+def test_what_changed_is_read_and_the_directories_around_it_made(keeper: Keeper) -> None:
+    every_kind(keeper.source)
+    first, _ = keeper.backup()
+    (keeper.source / "deep" / "er" / "small").write_bytes(b"n" * 5000)
+    (keeper.source / "new").write_bytes(b"new")
+    (keeper.source / "fifo").unlink()
+    cap, tally = keeper.backup()
+    assert cap != first
+    assert (tally.files_new, tally.files_changed) == (1, 1)
+    assert tally.dirs_new == 3
+    assert described(keeper.restore(cap, "second")[0]) == described(keeper.source)
+    assert (keeper.restore(first, "first")[0] / "fifo").exists()
+
+
+def test_a_mode_that_changed_is_kept_without_reading(keeper: Keeper) -> None:
+    every_kind(keeper.source)
+    keeper.backup()
+    (keeper.source / "deep" / "large").chmod(0o600)
+    cap, tally = keeper.backup()
+    assert (tally.files_changed, tally.bytes_read) == (0, 0)
+    assert described(keeper.restore(cap)[0]) == described(keeper.source)
+
+
+@pytest.mark.parametrize("confirm", ["quick", "full"])
+def test_what_lost_its_shares_is_stored_again(keeper: Keeper, confirm: str) -> None:
+    keeper.source.mkdir()
+    for number in range(20):
+        (keeper.source / f"f{number}").write_bytes(content(3000, number))
+    cap, tally = keeper.backup()
+    for path in keeper.local.share_files():
+        path.unlink()
+        if not any(path.parent.iterdir()):
+            path.parent.rmdir()
+    again, tally = keeper.backup(confirm=confirm)
+    assert again == cap
+    assert tally.reuploaded_missing == 20
+    assert tally.dirs_new == 1
+    assert described(keeper.restore(cap)[0]) == described(keeper.source)
+
+
+def test_single_shares_that_are_gone_are_found_by_a_full_look(keeper: Keeper) -> None:
+    keeper.source.mkdir()
+    (keeper.source / "f").write_bytes(content(3000))
+    keeper.backup()
+    for path in keeper.local.share_files():
+        if int(path.name) < 4:
+            path.unlink()
+    _, tally = keeper.backup(confirm="full")
+    assert tally.reuploaded_missing == 1
+    assert len(keeper.local.share_files()) == 20
+
+
+@pytest.mark.parametrize("how", ["gone", "damaged", "of another program", "a folder"])
+def test_without_its_database_only_time_is_lost(keeper: Keeper, how: str) -> None:
+    every_kind(keeper.source)
+    cap, _ = keeper.backup()
+    keeper.database.close()
+    path = keeper.folder / "database.sqlite"
+    path.unlink()
+    if how == "damaged":
+        path.write_bytes(b"SQLite format 3\0" + bytes(5000))
+    elif how == "of another program":
+        path.write_bytes(b"hello")
+    elif how == "a folder":
+        path.mkdir()
+    keeper.database = Database(path)
+    again, tally = keeper.backup()
+    assert again == cap
+    assert tally.files_unmodified == 2
+    assert tally.files_new
+
+
+def test_a_database_that_breaks_in_the_middle_is_done_without(keeper: Keeper) -> None:
+    every_kind(keeper.source)
+    cap, _ = keeper.backup()
+    keeper.database.close()
+    path = keeper.folder / "database.sqlite"
+    whole = path.read_bytes()
+    path.write_bytes(whole[:4096] + b"\xa5" * (len(whole) - 4096))
+    keeper.database = Database(path)
+    again, _ = keeper.backup()
+    assert again == cap
+    keeper.database.close()
+    keeper.database = Database(path)
+    assert keeper.backup()[0] == cap
+    assert keeper.backup()[1].bytes_read == 0
+
+
+def test_too_few_servers_make_no_snapshot(keeper: Keeper) -> None:
+    every_kind(keeper.source)
+    keeper.lose(range(4))
+    with pytest.raises(NotHappy):
+        keeper.backup()
+
+
+def test_a_dead_server_does_not_stop_it(keeper: Keeper) -> None:
+    every_kind(keeper.source)
+    keeper.lose(range(3))
+    cap, tally = keeper.backup()
+    assert not tally.errors
+    assert described(keeper.restore(cap)[0]) == described(keeper.source)
+
+
+def test_what_vanishes_is_named_and_the_rest_is_kept(keeper: Keeper) -> None:
+    keeper.source.mkdir()
+    (keeper.source / "here").write_bytes(content(1000))
+    (keeper.source / "gone").write_bytes(content(1000, 1))
+    (keeper.source / "z").mkdir()
+
+    asked: list[None] = []
+
+    def now() -> int:
+        """Asked before each folder is listed: when it is asked again, the file was seen."""
+        asked.append(None)
+        if len(asked) > 1:
+            (keeper.source / "gone").unlink(missing_ok=True)
+        return 10**18
+
+    named: list[str] = []
+    given = Settings(now_ns=now, named=lambda trouble: named.append(Path(trouble.path).name))
+    cap, tally = make_snapshot(access_to(keeper.local.grid()), keeper.database, os.fsencode(keeper.source), given)
+    assert named == [Path(each.path).name for each in tally.errors] == ["gone"]
+    names = [child.name for child in load(access_to(keeper.local.grid()), cap).children()]
+    assert names == [".lafs", "here", "z"]
+
+
+def test_a_file_that_never_stands_still_is_stored_and_named(keeper: Keeper) -> None:
+    """It grows each time when it was just stored. The next run reads it again."""
+    keeper.source.mkdir()
+    growing = keeper.source / "growing"
+    growing.write_bytes(content(1000))
+
+    class Growth(Progress):
+        def advance(self, count: int) -> None:
+            with growing.open("ab") as file:
+                file.write(b"x")
+
+    warned: list[str] = []
+    cap, tally = keeper.backup(progress=Growth(), warn=warned.append)
+    assert [Path(path).name for path in tally.changing] == ["growing"]
+    assert "changed while it was read, twice" in warned[0]
+    kept = (keeper.restore(cap)[0] / "growing").read_bytes()
+    assert kept.startswith(content(1000))
+    again, tally = keeper.backup()
+    assert tally.bytes_read > 1000
+    assert again != cap
+
+
+def test_a_file_is_no_source(keeper: Keeper) -> None:
+    keeper.source.write_bytes(b"x")
+    with pytest.raises(UsageError, match="is no folder"):
+        keeper.backup()
+
+
+# ---- excludes
+
+
+def test_patterns_are_those_of_git(keeper: Keeper) -> None:
+    for path in ("a.o", "keep.o", "build/x", "src/build/x", "src/b.o", "src/c.c", "src/deep/note", "top"):
+        (keeper.source / path).parent.mkdir(parents=True, exist_ok=True)
+        (keeper.source / path).write_bytes(path.encode())
+    (keeper.source / "src" / ".lafsignore").write_bytes(b"!b.o\n/deep/\n")
+    cap, tally = keeper.backup(excludes=Excludes(["*.o", "!keep.o", "/build/"]))
+    kept = keeper.restore(cap)[0]
+    assert sorted(str(path.relative_to(kept)) for path in kept.rglob("*") if path.is_file()) == [
+        "keep.o",
+        "src/.lafsignore",
+        "src/b.o",
+        "src/build/x",
+        "src/c.c",
+        "top",
+    ]
+    assert tally.left_out == 3
+
+
+def test_caches_large_files_and_lists(keeper: Keeper) -> None:
+    (keeper.source / "cache" / "deep").mkdir(parents=True)
+    (keeper.source / "cache" / "CACHEDIR.TAG").write_bytes(b"Signature: 8a477f597d28d172789f06886806bc55\nmore")
+    (keeper.source / "cache" / "x").write_bytes(b"x")
+    (keeper.source / "false").mkdir()
+    (keeper.source / "false" / "CACHEDIR.TAG").write_bytes(b"Signature: none")
+    (keeper.source / "false" / "x").write_bytes(b"x")
+    (keeper.source / "large").write_bytes(bytes(1001))
+    (keeper.source / "small").write_bytes(bytes(1000))
+
+    def kept(name: str, **given: Any) -> list[str]:
+        folder = keeper.restore(keeper.backup(**given)[0], name)[0]
+        return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if not path.is_dir())
+
+    assert kept("one", excludes=Excludes(caches=True, larger_than=1000)) == [
+        "cache/CACHEDIR.TAG",
+        "false/CACHEDIR.TAG",
+        "false/x",
+        "small",
+    ]
+    assert kept("two", only=frozenset([b"cache/x", b"false", b"none"])) == ["cache/x", "false/CACHEDIR.TAG", "false/x"]
+
+
+# ---- restore
+
+
+def test_a_restore_goes_on_and_gives_metadata_back(keeper: Keeper) -> None:
+    every_kind(keeper.source)
+    cap, _ = keeper.backup()
+    target, first, _ = keeper.restore(cap)
+    (target / "deep" / "er" / "small").unlink()
+    (target / "file").chmod(0o600)
+    _, second, _ = keeper.restore(cap)
+    assert second.present >= first.files - 12
+    assert described(target) == described(keeper.source)
+
+
+def test_verify_finds_what_size_and_time_do_not_show(keeper: Keeper) -> None:
+    keeper.source.mkdir()
+    for number in range(3):
+        (keeper.source / f"f{number}").write_bytes(content(3000, number))
+    cap, _ = keeper.backup()
+    target, _, _ = keeper.restore(cap)
+    kept = (target / "f1").stat()
+    (target / "f1").write_bytes(b"x" * 3000)
+    os.utime(target / "f1", ns=(kept.st_atime_ns, kept.st_mtime_ns))
+    assert keeper.restore(cap)[1].files == 0
+    _, done, _ = keeper.restore(cap, verify=True)
+    assert (done.files, done.verified, done.errors) == (1, 3, [])
+    assert described(target) == described(keeper.source)
+
+
+@pytest.mark.parametrize(("overwrite", "result"), [("always", b"new"), ("if-newer", b"mine"), ("never", b"mine")])
+def test_what_is_there_and_newer(keeper: Keeper, overwrite: Any, result: bytes) -> None:
+    keeper.source.mkdir()
+    (keeper.source / "f").write_bytes(b"new")
+    os.utime(keeper.source / "f", (1000, 1000))
+    cap, _ = keeper.backup()
+    target = keeper.folder / "restored"
+    target.mkdir()
+    (target / "f").write_bytes(b"mine")
+    keeper.restore(cap, overwrite=overwrite)
+    assert (target / "f").read_bytes() == result
+
+
+def test_what_is_there_and_older(keeper: Keeper) -> None:
+    keeper.source.mkdir()
+    (keeper.source / "f").write_bytes(b"new")
+    cap, _ = keeper.backup()
+    target = keeper.folder / "restored"
+    target.mkdir()
+    (target / "f").write_bytes(b"mine")
+    os.utime(target / "f", (1000, 1000))
+    keeper.restore(cap, overwrite="if-newer")
+    assert (target / "f").read_bytes() == b"new"
+
+
+def test_parts(keeper: Keeper) -> None:
+    every_kind(keeper.source)
+    cap, _ = keeper.backup()
+    target, done, _ = keeper.restore(cap, selecting=Selecting(["small", "/empty"], []))
+    assert sorted(str(path.relative_to(target)) for path in target.rglob("*")) == [
+        "deep",
+        "deep/er",
+        "deep/er/small",
+        "empty",
+    ]
+    assert done.dirs == 3
+    other, _, _ = keeper.restore(cap, "other", selecting=Selecting([], ["deep/", "*e*"]))
+    assert not [path for path in other.rglob("*") if "e" in path.name]
+
+
+@pytest.mark.parametrize("name", ["../x", "a/b", "..", ".", "nul\0", "x" * 300])
+def test_a_true_name_that_leads_elsewhere_is_refused(keeper: Keeper, name: str) -> None:
+    access = access_to(keeper.local.grid())
+    lafs = {"v": 1, "type": "file", "name_b64": base64.b64encode(name.encode()).decode()}
+    cap = create_directory(access, {"good": NewChild(LitCap(b"1")), "bad": NewChild(LitCap(b"2"), {"lafs": lafs})})
+    target, done, _ = keeper.restore(cap)
+    assert [path.name for path in target.rglob("*")] == ["good"]
+    assert len(done.errors) == 1
+    assert not list(keeper.folder.glob("x"))
+
+
+def test_no_link_is_followed(keeper: Keeper) -> None:
+    """A snapshot that has a link and, under the same true name, a folder with a file in it."""
+    access = access_to(keeper.local.grid())
+    outside = keeper.folder / "outside"
+    outside.mkdir()
+    link = {"v": 1, "type": "symlink", "target_b64": base64.b64encode(os.fsencode(outside)).decode()}
+    below = create_directory(access, {"evil": NewChild(LitCap(b"2"))}, kind="chk")
+    same = {"v": 1, "type": "dir", "name_b64": base64.b64encode(b"a").decode()}
+    cap = create_directory(access, {"a": NewChild(LitCap(b""), {"lafs": link}), "b": NewChild(below, {"lafs": same})})
+    target, done, _ = keeper.restore(cap)
+    assert done.errors
+    (target / "b").symlink_to(outside)
+    again = create_directory(access, {"b": NewChild(below)})
+    _, done, _ = keeper.restore(again)
+    assert [trouble.error.message for trouble in done.errors]
+    assert list(outside.iterdir()) == []
+
+
+def test_what_lost_its_shares_is_named_and_the_rest_restored(keeper: Keeper) -> None:
+    keeper.source.mkdir()
+    (keeper.source / "good").write_bytes(content(1000))
+    (keeper.source / "lost").write_bytes(content(2_000_000, 1))
+    cap, _ = keeper.backup()
+    for path in keeper.local.share_files():
+        if path.stat().st_size > 500_000:
+            path.unlink()
+    target, done, _ = keeper.restore(cap)
+    assert [Path(trouble.path).name for trouble in done.errors] == ["lost"]
+    assert (target / "good").read_bytes() == content(1000)
+    assert not (target / "lost").exists()
+    assert not list(target.glob(".lafs-*"))
+
+
+def test_a_file_in_the_way_of_a_folder_is_named(keeper: Keeper) -> None:
+    every_kind(keeper.source)
+    cap, _ = keeper.backup()
+    target = keeper.folder / "restored"
+    (target / "file").mkdir(parents=True)
+    (target / "deep").write_bytes(b"")
+    _, done, _ = keeper.restore(cap)
+    assert {Path(trouble.path).name for trouble in done.errors} == {"file", "deep"}
+    assert (target / "other name").read_bytes() == b"content"
+
+
+def test_errors_are_errors(keeper: Keeper) -> None:
+    keeper.source.mkdir()
+    cap, _ = keeper.backup()
+    assert isinstance(cap, DirectoryCap)
+    with pytest.raises(LafsError):
+        Landing(str(keeper.folder / "nowhere"), Rights(False))
