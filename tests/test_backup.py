@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import base64
 import os
+import stat
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +17,12 @@ from lafscli.backup.database import Database
 from lafscli.backup.entries import Kept
 from lafscli.backup.excludes import Excludes
 from lafscli.backup.landing import Landing, Rights
+from lafscli.backup.names import grid_names
 from lafscli.backup.restore import Restored, Restoring, restore
 from lafscli.backup.runs import Settings, Tally
 from lafscli.backup.selecting import Selecting
 from lafscli.errors import LafsError, NotHappy, UsageError
 from lafscli.formats.caps import DirectoryCap, LitCap
-from lafscli.storage.store import Progress
 from lafscli.tree.directory import NewChild, create_directory, load
 from tests.grids import LocalGrid, content
 from tests.mutable_access import access_to
@@ -200,49 +201,109 @@ def test_a_dead_server_does_not_stop_it(keeper: Keeper) -> None:
     assert described(keeper.restore(cap)[0]) == described(keeper.source)
 
 
-def test_what_vanishes_is_named_and_the_rest_is_kept(keeper: Keeper) -> None:
+@pytest.fixture
+def after_listing(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[], object]], None]:
+    """Call it with what is to be done once, when the first folder was listed and nothing of it has been opened."""
+    waiting: list[Callable[[], object]] = []
+
+    def names(*arguments: Any) -> dict[bytes, str]:
+        while waiting:
+            waiting.pop()()
+        return grid_names(*arguments)
+
+    monkeypatch.setattr("lafscli.backup.create.grid_names", names)
+    return waiting.append
+
+
+After = Callable[[Callable[[], object]], None]
+
+
+def test_what_vanishes_is_named_and_the_rest_is_kept(keeper: Keeper, after_listing: After) -> None:
     keeper.source.mkdir()
     (keeper.source / "here").write_bytes(content(1000))
     (keeper.source / "gone").write_bytes(content(1000, 1))
     (keeper.source / "z").mkdir()
-
-    asked: list[None] = []
-
-    def now() -> int:
-        """Asked before each folder is listed: when it is asked again, the file was seen."""
-        asked.append(None)
-        if len(asked) > 1:
-            (keeper.source / "gone").unlink(missing_ok=True)
-        return 10**18
-
+    after_listing((keeper.source / "gone").unlink)
     named: list[str] = []
-    given = Settings(now_ns=now, named=lambda trouble: named.append(Path(trouble.path).name))
-    cap, tally = make_snapshot(access_to(keeper.local.grid()), keeper.database, os.fsencode(keeper.source), given)
+    cap, tally = keeper.backup(named=lambda trouble: named.append(Path(trouble.path).name))
     assert named == [Path(each.path).name for each in tally.errors] == ["gone"]
+    assert tally.errors[0].reason == "cannot be read: No such file or directory"
     names = [child.name for child in load(access_to(keeper.local.grid()), cap).children()]
     assert names == [".lafs", "here", "z"]
 
 
-def test_a_file_that_never_stands_still_is_stored_and_named(keeper: Keeper) -> None:
-    """It grows each time when it was just stored. The next run reads it again."""
+@pytest.mark.parametrize("what", ["fifo", "link", "folder", "device"])
+def test_what_takes_the_place_of_a_file_is_not_read(keeper: Keeper, after_listing: After, what: str) -> None:
+    """Nobody writes to the FIFO; behind the link lies what is not to be kept."""
+    if what == "device" and os.geteuid():
+        pytest.skip("only root can make devices")
+    keeper.source.mkdir()
+    victim, secret = keeper.source / "f", keeper.folder / "secret"
+    victim.write_bytes(content(1000))
+    secret.write_bytes(b"s" * 1000)
+    (keeper.source / "other").write_bytes(content(1000, 1))
+
+    def replace() -> None:
+        victim.unlink()
+        if what == "fifo":
+            os.mkfifo(victim)
+        elif what == "link":
+            victim.symlink_to(secret)
+        elif what == "folder":
+            victim.mkdir()
+        else:
+            os.mknod(victim, stat.S_IFCHR | 0o600, os.makedev(5, 0))
+
+    after_listing(replace)
+    cap, tally = keeper.backup()
+    assert [(Path(each.path).name, each.reason) for each in tally.errors] == [
+        ("f", "became something else while it was read")
+    ]
+    assert [path.name for path in keeper.restore(cap)[0].iterdir()] == ["other"]
+
+
+def test_a_file_that_was_replaced_is_kept_as_it_is_now(keeper: Keeper, after_listing: After) -> None:
+    keeper.source.mkdir()
+    (keeper.source / "f").write_bytes(content(1000))
+    (keeper.folder / "new").write_bytes(content(1000, 1))
+    after_listing(lambda: (keeper.folder / "new").rename(keeper.source / "f"))
+    cap, tally = keeper.backup()
+    assert (tally.errors, tally.changing, tally.bytes_read) == ([], [], 1000)
+    assert described(keeper.restore(cap)[0])[b"f"] == described(keeper.source)[b"f"]
+
+
+def test_a_file_that_never_stands_still_is_stored_and_named(
+    keeper: Keeper, after_listing: After, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It grows each time when it was just looked at. The next run reads it again."""
     keeper.source.mkdir()
     growing = keeper.source / "growing"
     growing.write_bytes(content(1000))
 
-    class Growth(Progress):
-        def advance(self, count: int) -> None:
-            with growing.open("ab") as file:
-                file.write(b"x")
+    def grow() -> None:
+        with growing.open("ab") as file:
+            file.write(b"x")
 
+    true_lstat = os.lstat
+
+    def lstat(path: Any) -> os.stat_result:
+        found = true_lstat(path)
+        if os.fsencode(path) == os.fsencode(growing):
+            grow()
+        return found
+
+    after_listing(grow)
+    monkeypatch.setattr(os, "lstat", lstat)
     warned: list[str] = []
-    cap, tally = keeper.backup(progress=Growth(), warn=warned.append)
+    cap, tally = keeper.backup(warn=warned.append)
+    monkeypatch.undo()
     assert [Path(path).name for path in tally.changing] == ["growing"]
     assert "changed while it was read, twice" in warned[0]
     kept = (keeper.restore(cap)[0] / "growing").read_bytes()
-    assert kept.startswith(content(1000))
+    assert kept == content(1000) + b"xxx"
     again, tally = keeper.backup()
     assert tally.bytes_read > 1000
-    assert again != cap
+    assert again == cap, "the same bytes, with the metadata they had when they were read"
 
 
 def test_a_file_is_no_source(keeper: Keeper) -> None:

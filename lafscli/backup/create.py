@@ -1,19 +1,22 @@
 """A snapshot of a local tree: its files, and immutable directories from the deepest up (spec 07 §2, §5).
 
-What is known from an earlier run, and is still there, is neither read nor sent. Files travel in batches over the whole
-tree; a directory is made when all of its children are there, so that what is held in memory is what is under way.
+What is known from an earlier run, and is still there, is neither read nor sent. Files and directories travel in one
+stream, many at once; a directory is made when all of its children are there, so that what is held in memory is what is
+under way.
 """
 
 from __future__ import annotations
 
+import io
 import os
 import stat
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
+from typing import Any, BinaryIO
 
 from lafscli.backup.building import Node, child_of, directory_mark, new_children
-from lafscli.backup.confirm import lacking
+from lafscli.backup.confirm import look
 from lafscli.backup.database import Database, Row
 from lafscli.backup.entries import Extra, attributes_of, holes_in, metadata_of
 from lafscli.backup.excludes import Level
@@ -22,10 +25,11 @@ from lafscli.backup.runs import Settings, Tally, Trouble
 from lafscli.backup.scan import Found, Scan
 from lafscli.errors import LafsError, NotHappy, SourceChanged, Unreachable, UsageError
 from lafscli.formats import caps
-from lafscli.formats.caps import DirectoryCap, LitCap
-from lafscli.immutable.many import upload_many
+from lafscli.formats.caps import ChkCap, DirectoryCap, LitCap
+from lafscli.immutable.many import Content, upload_all
 from lafscli.immutable.upload import LIT_LIMIT, Uploaded, upload
 from lafscli.primitives.encoding import b32encode
+from lafscli.storage.source import SeenFile, open_regular
 from lafscli.tree.contents import Access
 from lafscli.tree.copy import Throughout
 from lafscli.tree.directory import immutable_table
@@ -33,9 +37,8 @@ from lafscli.tree.directory import immutable_table
 ROOT_ENTRY = ".lafs"
 """The entry of a snapshot's root that has the metadata of the root itself (spec 07 §7)."""
 
-_BATCH_FILES = 512
-_BATCH_FOLDERS = 64
-_BATCH_BYTES = 256 << 20
+_COMMIT_ROWS = 512
+_COMMIT_BYTES = 64 << 20
 _RACY_NS = 100_000_000
 """A file that changed so shortly before it was looked at may have changed again without any sign of it."""
 _RUNS_KEPT = 30
@@ -44,22 +47,32 @@ _TRIES = 2
 
 @dataclass(eq=False, slots=True)
 class _Item:
-    """A file, or the target of a symbolic link, that is to be stored."""
+    """A file, or the target of a symbolic link, that is to be stored. `known`: what an earlier run stored of it, and
+    `same` if it did not change since."""
 
     node: Node
     name: str
     found: Found
     extra: Extra
-    source: Path | bytes
+    target: bytes | None
     read_from_ns: int
+    known: Row | None = None
+    same: bool = False
     tries: int = 0
-    again: bool = False
     others: list[tuple[Node, str, Found, Extra]] = field(default_factory=list)
     """Other names of the same file."""
 
     @property
-    def symlink(self) -> bool:
-        return isinstance(self.source, bytes)
+    def source(self) -> Content:
+        return SeenFile(self.found.path, self.found.stat) if self.target is None else self.target
+
+
+@dataclass(frozen=True, slots=True)
+class _Table:
+    """A directory whose children are all there, and what it is known by."""
+
+    node: Node
+    mark: bytes
 
 
 def make_snapshot(access: Access, database: Database, source: bytes, settings: Settings) -> tuple[DirectoryCap, Tally]:
@@ -82,13 +95,15 @@ class _Run:
         self.tally = Tally()
         self._scan = Scan(settings.excludes, self._failed, settings.warn, settings.only)
         self._tasks: list[Node] = []
-        self._items: list[_Item] = []
-        self._size = 0
-        self._ready: list[Node] = []
-        self._made: dict[bytes, tuple[str, str]] = {}
+        self._items: deque[_Item] = deque()
+        self._ready: deque[Node] = deque()
+        self._underway: dict[int, _Item | _Table] = {}
+        self._number = 0
+        self._unsaved = 0
         self._links: dict[tuple[int, int], _Item | Row] = {}
         self._lacking: set[str] = set()
         self._root: DirectoryCap | None = None
+        self._writable = [store.server.name for store in access.grid.stores if store.server.writable]
 
     def snapshot(self) -> tuple[DirectoryCap, Tally]:
         try:
@@ -99,17 +114,18 @@ class _Run:
             raise UsageError(f"{os.fsdecode(self._source)} is no folder", hint="lafs put stores a file")
         self._access.grid.connect()
         self._confirm()
-        node = Node(top, None, "", self._attributes(top.found, None))
-        self._tasks.append(node)
-        while True:
-            if len(self._items) >= _BATCH_FILES or self._size >= _BATCH_BYTES or (self._items and not self._tasks):
-                self._flush()
-            elif len(self._ready) >= _BATCH_FOLDERS or (self._ready and not self._tasks):
-                self._finish_some()
-            elif self._tasks:
-                self._expand(self._tasks.pop())
+        self._tasks.append(Node(top, None, "", self._attributes(top.found, None)))
+        for number, done in upload_all(self._access.grid, self._sources(), self._access.writing, self._progress):
+            thing = self._underway.pop(number)
+            if isinstance(thing, _Table):
+                self._table_stored(thing, done)
+            elif isinstance(done, LafsError):
+                self._not_stored(thing, done)
             else:
-                break
+                self._stored(thing, done)
+            if self._database.noted >= _COMMIT_ROWS or self._unsaved >= _COMMIT_BYTES:
+                self._database.commit()
+                self._unsaved = 0
         if self._root is None:
             raise LafsError(f"cannot read {os.fsdecode(self._source)}: it can't be listed")
         self._database.drop_folders(self._run - _RUNS_KEPT)
@@ -117,12 +133,35 @@ class _Run:
         self.tally.left_out = self._scan.left_out
         return self._root, self.tally
 
+    def _sources(self) -> Iterator[Content | None]:
+        """What is to be stored, found as it is asked for: directories as soon as they are complete, so that little is
+        held."""
+        while True:
+            if self._ready:
+                node = self._ready.popleft()
+                table = self._complete(node)
+                if table is not None:
+                    yield table
+            elif self._items:
+                item = self._items.popleft()
+                self._underway[self._number] = item
+                self._number += 1
+                yield item.source
+            elif self._tasks:
+                self._expand(self._tasks.pop())
+            elif self._underway:
+                yield None
+            else:
+                return
+
     def _confirm(self) -> None:
         """Find out what of the things that were stored is no longer there."""
         happy = self._access.writing.encoding.happy
-        self._lacking = lacking(
+        looked = look(
             self._access.grid, lambda: self._database.stored(self._source), happy, self._settings.confirm, self._run
         )
+        self._lacking = looked.missing
+        self.tally.silent = looked.silent
 
     def _failed(self, path: str, reason: str) -> None:
         trouble = Trouble(path, reason)
@@ -148,6 +187,8 @@ class _Run:
         gone = rows.keys() - names.keys()
         if gone:
             self._database.forget(path, sorted(gone))
+        # what is known already need not be written again
+        node.rows = {name: row for name, row in node.rows.items() if rows.get(name) != row}
         self._tasks += reversed(below)
         self._arrived(node)
 
@@ -172,7 +213,7 @@ class _Run:
                 self._place(node, name, found, str(LitCap(target)), target=target)
             else:
                 node.waiting += 1
-                self._queue(_Item(node, name, found, Extra(), target, now_ns))
+                self._items.append(_Item(node, name, found, Extra(), target, now_ns))
         else:
             self._place(node, name, found, str(LitCap(b"")))
 
@@ -198,18 +239,11 @@ class _Run:
                 self._links[ids] = known
             self._place(node, name, found, known.cap, extra=extra)
             return
-        if known is None:
-            self.tally.files_new += 1
-        elif same:
-            self.tally.files_unmodified += 1
-            self.tally.reuploaded_missing += 1
-        else:
-            self.tally.files_changed += 1
         node.waiting += 1
-        item = _Item(node, name, found, extra, Path(found.shown), now_ns, again=same)
+        item = _Item(node, name, found, extra, None, now_ns, known, same)
         if found.stat.st_nlink > 1:
             self._links[ids] = item
-        self._queue(item)
+        self._items.append(item)
 
     def _attributes(self, found: Found, old: Row | None) -> Extra:
         """What lstat does not tell; known from the last run where the entry did not change since."""
@@ -247,80 +281,56 @@ class _Run:
 
     # ---- files
 
-    def _queue(self, item: _Item) -> None:
-        self._items.append(item)
-        self._size += item.found.stat.st_size
-
-    def _flush(self) -> None:
-        """Store what waits."""
-        items, self._items, self._size = self._items, [], 0
-        results = upload_many(self._access.grid, [item.source for item in items], self._access.writing, self._progress)
-        for item, done in zip(items, results, strict=True):
-            if isinstance(done, NotHappy | Unreachable):
-                raise done
-            if isinstance(done, SourceChanged):
-                self._once_more(item)
-            elif isinstance(done, LafsError):
-                self._lost(item, done.message)
-            elif item.symlink:
-                self._stored(item, done)
-            else:
-                self._read(item, done)
-        self._database.commit()
-
-    def _read(self, item: _Item, done: Uploaded) -> None:
-        """A file was stored: is it still what was seen when its folder was listed?"""
-        self.tally.bytes_read += done.size
-        try:
-            now = os.lstat(item.found.path)
-        except OSError as error:
-            self._lost(item, f"cannot be read: {error.strerror}")
-            return
-        if _identity(now) != _identity(item.found.stat):
+    def _not_stored(self, item: _Item, error: LafsError) -> None:
+        if isinstance(error, NotHappy | Unreachable):
+            raise error
+        if isinstance(error, SourceChanged):
             self._once_more(item)
         else:
-            self._stored(item, done)
+            self._lost(item, _reason(error))
 
     def _once_more(self, item: _Item) -> None:
         """It changed while it was read: read it again; if that is in vain, store what it is, under a random key."""
         try:
-            now_ns = self._settings.now_ns()
+            item.read_from_ns = self._settings.now_ns()
             item.found = Found(item.found.name, item.found.path, os.lstat(item.found.path))
-            item.read_from_ns = now_ns
             if not stat.S_ISREG(item.found.stat.st_mode):
                 raise LafsError("became something else while it was read")
             item.tries += 1
             if item.tries < _TRIES:
-                self._queue(item)
+                self._items.append(item)
                 return
-            with open(item.found.path, "rb", buffering=0) as stream:
-                done = upload(self._access.grid, stream, self._access.writing, self._progress)
+            with open_regular(item.found.path) as file:
+                item.found = Found(item.found.name, item.found.path, os.fstat(file.fileno()))
+                most = io.BufferedReader(_Upto(file, item.found.stat.st_size))
+                done = upload(self._access.grid, most, self._access.writing, self._progress)
         except OSError as error:
             self._lost(item, f"cannot be read: {error.strerror}")
         except (NotHappy, Unreachable):
             raise
         except LafsError as error:
-            self._lost(item, error.message)
+            self._lost(item, _reason(error))
         else:
-            self.tally.bytes_read += done.size
             self.tally.changing.append(item.found.shown)
             self._settings.warn(f"{item.found.shown} changed while it was read, twice: what was read is kept")
             self._stored(item, done, remember=False)
 
     def _stored(self, item: _Item, done: Uploaded, *, remember: bool = True) -> None:
-        self.tally.bytes_pushed += done.bytes_pushed
+        self._sent(done)
         found = item.found
-        if item.symlink:
-            assert isinstance(item.source, bytes)
-            self._place(item.node, item.name, found, str(done.cap), target=item.source)
+        if item.target is not None:
+            self._place(item.node, item.name, found, str(done.cap), target=item.target)
             self._arrived(item.node)
             return
+        self.tally.bytes_read += done.size
+        self._unsaved += done.size
         holes: Sequence[tuple[int, int]] = ()
         if found.stat.st_blocks * 512 < found.stat.st_size:
             holes = holes_in(found.path, found.stat.st_size)
         extra = Extra(item.extra.xattr, item.extra.acl, holes)
         text, si = str(done.cap), "" if isinstance(done.cap, LitCap) else b32encode(done.cap.storage_index)
         row = Row.of(found.stat, text, si, extra.serialise())
+        self._count(item, text)
         remember = remember and not _racy(found, item.read_from_ns)
         if remember:
             self._database.keep(item.node.folder.found.path, {found.name: row})
@@ -333,6 +343,29 @@ class _Run:
             self.tally.files_unmodified += 1
             self._other_name(node, name, other, row, extra, remember=remember)
             self._arrived(node)
+
+    def _count(self, item: _Item, text: str) -> None:
+        """What kind of file it was: one that was read and is what it was before did not change."""
+        if item.known is None:
+            self.tally.files_new += 1
+        elif item.same or item.known.cap == text:
+            self.tally.files_unmodified += 1
+            self.tally.reuploaded_missing += item.known.si in self._lacking
+        else:
+            self.tally.files_changed += 1
+
+    def _sent(self, done: Uploaded) -> None:
+        """Count what went to the servers, and those that should have something of it and have not."""
+        self.tally.bytes_pushed += done.bytes_pushed
+        if not isinstance(done.cap, ChkCap):
+            return
+        holders = {name for names in done.placement.values() for name in names}
+        if len(holders) >= min(done.cap.n, len(self._writable)):
+            return
+        for store in self._access.grid.permuted(done.cap.storage_index)[: done.cap.n]:
+            name = store.server.name
+            if store.server.writable and name not in holders:
+                self.tally.lacking[name] = self.tally.lacking.get(name, 0) + 1
 
     def _other_name(
         self, node: Node, name: str, found: Found, row: Row, extra: Extra, *, remember: bool = True
@@ -352,42 +385,40 @@ class _Run:
 
     # ---- directories
 
-    def _finish_some(self) -> None:
-        """Make, or take over, the directories that are complete."""
-        batch, self._ready = self._ready[:_BATCH_FOLDERS], self._ready[_BATCH_FOLDERS:]
-        new: list[tuple[Node, bytes, bytes]] = []
-        for node in batch:
-            if node.parent is None:
-                found = node.folder.found
-                node.children[ROOT_ENTRY] = child_of(str(LitCap(b"")), metadata_of(found.stat, extra=node.extra))
-            mark = directory_mark(node.children)
-            known = self._known(mark)
-            if known is not None:
-                self.tally.dirs_reused += 1
-                self._finished(node, mark, known)
-            else:
-                new.append((node, mark, immutable_table(new_children(node.children))))
-        tables = [table for _, _, table in new]
-        results = upload_many(self._access.grid, tables, self._access.writing, self._progress) if tables else []
-        for (node, mark, _), done in zip(new, results, strict=True):
-            if isinstance(done, LafsError):
-                raise done
-            self.tally.dirs_new += 1
-            self.tally.bytes_pushed += done.bytes_pushed
-            cap = DirectoryCap(done.cap)
-            si = "" if isinstance(done.cap, LitCap) else b32encode(done.cap.storage_index)
-            self._finished(node, mark, (si, str(cap)))
-        self._database.commit()
+    def _complete(self, node: Node) -> bytes | None:
+        """All children of a directory are there: take it over, or answer with the table that is to be stored."""
+        if node.parent is None:
+            found = node.folder.found
+            node.children[ROOT_ENTRY] = child_of(str(LitCap(b"")), metadata_of(found.stat, extra=node.extra))
+        mark = directory_mark(node.children)
+        known = self._known(mark)
+        if known is not None:
+            self.tally.dirs_reused += 1
+            self._finished(node, mark, known)
+            return None
+        table = immutable_table(new_children(node.children))
+        node.children.clear()
+        self._underway[self._number] = _Table(node, mark)
+        self._number += 1
+        return table
+
+    def _table_stored(self, table: _Table, done: Uploaded | LafsError) -> None:
+        if isinstance(done, LafsError):
+            raise done
+        self.tally.dirs_new += 1
+        self._sent(done)
+        si = "" if isinstance(done.cap, LitCap) else b32encode(done.cap.storage_index)
+        self._finished(table.node, table.mark, (si, str(DirectoryCap(done.cap))))
 
     def _known(self, mark: bytes) -> tuple[str, str] | None:
         """Storage index and cap of a directory that was made before, and is still there."""
-        known = self._made.get(mark) or self._database.folder(mark)
+        known = self._database.folder(mark)
         return None if known is None or known[0] in self._lacking else known
 
     def _finished(self, node: Node, mark: bytes, known: tuple[str, str]) -> None:
         found = node.folder.found
         self._database.keep(found.path, node.rows)
-        self._database.keep_folders({mark: known}, self._run)
+        self._database.keep_folder(mark, known, self._run)
         if known[0] in self._lacking:
             self._lacking.discard(known[0])
         if node.parent is None:
@@ -399,8 +430,28 @@ class _Run:
         self._arrived(node.parent)
 
 
-def _identity(found: os.stat_result) -> tuple[int, int, int, int, int]:
-    return found.st_mode, found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
+class _Upto(io.RawIOBase):
+    """A file up to a length: one that grows faster than it is read must end too."""
+
+    def __init__(self, file: BinaryIO, length: int) -> None:
+        super().__init__()
+        self._file = file
+        self._left = length
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        piece = memoryview(buffer)[: self._left]
+        count: int = self._file.readinto(piece) if piece else 0  # type: ignore[attr-defined]
+        self._left -= count
+        return count
+
+
+def _reason(error: LafsError) -> str:
+    """Without the path, which is told beside it."""
+    cause = error.__cause__
+    return f"cannot be read: {cause.strerror}" if isinstance(cause, OSError) else error.message
 
 
 def _racy(found: Found, read_from_ns: int) -> bool:

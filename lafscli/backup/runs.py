@@ -20,7 +20,9 @@ class Trouble:
 
 @dataclass(slots=True)
 class Tally:
-    """What a run came to. `changing`: files that never stood still; `left_out`: entries that were excluded."""
+    """What a run came to. `changing`: files that never stood still; `left_out`: entries that were excluded; `lacking`:
+    servers that should have a share of so many objects that were stored now, and have none; `silent`: servers that did
+    not answer when they were asked for what is reused, and why."""
 
     files_new: int = 0
     files_changed: int = 0
@@ -33,6 +35,8 @@ class Tally:
     left_out: int = 0
     errors: list[Trouble] = field(default_factory=list)
     changing: list[str] = field(default_factory=list)
+    lacking: dict[str, int] = field(default_factory=dict)
+    silent: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,7 +25,7 @@ from lafscli.proof.encoder import EncodedSegment, Encoder, Trailer, encode_segme
 from lafscli.proof.shares import ShareReader
 from lafscli.storage.grid import Grid
 from lafscli.storage.journal import Journal
-from lafscli.storage.source import Source, opened
+from lafscli.storage.source import SeenFile, Source, opened
 from lafscli.storage.store import Buffer, Lease, LeaseOf, Progress, ShareStore, ShareWriter, StorageIndex
 
 LIT_LIMIT = 55
@@ -86,7 +86,7 @@ class Uploaded:
 
 
 def upload(
-    grid: Grid, source: Path | Buffer | BinaryIO, writing: Writing, progress: Progress | None = None
+    grid: Grid, source: Path | SeenFile | Buffer | BinaryIO, writing: Writing, progress: Progress | None = None
 ) -> Uploaded:
     """Store one file and return its cap.
 

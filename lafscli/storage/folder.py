@@ -85,7 +85,7 @@ class FolderStore:
         self._random_bytes = random_bytes
         self._sync = sync
         self._proved = False
-        self._folders: set[str] = set()
+        self._folders: set[str] = set()  # of two letters; those of each object would be many
         self._readable: set[str] = set()
 
     def connect(self) -> None:
@@ -251,9 +251,7 @@ class FolderStore:
     def make_room(self, si: StorageIndex) -> None:
         """Make the folder of a storage index; whether that worked is seen when it is looked at."""
         folder = container.share_folder(si)
-        names = [name for name in (folder[:-27], folder) if name not in self._folders]
-        if names:
-            self.files.do([Mkdir(name) for name in names])
+        self.files.do([Mkdir(folder[:-27]), Mkdir(folder)])
 
     def publish(self, moves: Sequence[tuple[str, StorageIndex, int]]) -> list[LafsError | None]:
         """Rename staged files to their places, never over a share that is there: FileExists for those."""
@@ -261,8 +259,10 @@ class FolderStore:
         last: list[int] = []
         for staged, si, shnum in moves:
             path, folder = container.share_path(si, shnum), container.share_folder(si)
-            ops += [Mkdir(name) for name in (folder[:-27], folder) if name not in self._folders]
-            self._folders |= {folder[:-27], folder}
+            if folder[:-27] not in self._folders:
+                ops.append(Mkdir(folder[:-27]))
+                self._folders.add(folder[:-27])
+            ops.append(Mkdir(folder))
             if "rename-keeps" in self.server.features or "hardlink" not in self.server.features:
                 ops.append(Rename(staged, path))
                 last.append(len(ops) - 1)
@@ -316,8 +316,6 @@ class FolderStore:
         """Remove a staged file, and the folder of `si` if it is empty; what fails is left for the sweep."""
         with contextlib.suppress(ServerError):
             self.files.do([Remove(staged)] if si is None else [Remove(staged), Rmdir(container.share_folder(si))])
-        if si is not None:
-            self._folders.discard(container.share_folder(si))
 
     def sweep_staging(self, older_than: int) -> int:
         probe = f"staging/.clock.{b32encode(self._random_bytes(10))}"
@@ -340,7 +338,6 @@ class FolderStore:
         folders = [container.share_folder(si) for si in dict.fromkeys(si for si, _ in shares)]
         with contextlib.suppress(ServerError):
             self.files.do([*(Remove(container.share_path(si, shnum)) for si, shnum in shares), *map(Rmdir, folders)])
-        self._folders -= set(folders)
 
     # ---- changing what exists
 
