@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from lafscli.backup.entries import compared
+from lafscli.backup.entries import ROOT_ENTRY, compared, kept_of
 from lafscli.errors import LafsError
 from lafscli.formats.caps import DirectoryCap
 from lafscli.formats.child import Child
@@ -28,7 +29,25 @@ def compare(access: Access, old: DirectoryCap, new: DirectoryCap) -> Iterator[Di
     """Every difference, in the order of the paths. LafsError for a directory that can't be read."""
     if old.read_cap() == new.read_cap():
         return
-    yield from _pair(access, "", *_loaded(access, old, new))
+    top = _loaded(access, old, new)
+    roots = [table.pop(ROOT_ENTRY) if _is_root_entry(table) else None for table in top]
+    if None not in roots and len({json.dumps(_described(each.metadata), sort_keys=True) for each in roots if each}) > 1:
+        yield Difference("./", "metadata")
+    stack = [_pair(access, "", *top)]
+    while stack:  # as deep as the directories are: no recursion
+        found = next(stack[-1], None)
+        if found is None:
+            stack.pop()
+        elif isinstance(found, Difference):
+            yield found
+        else:
+            path, one, other = found
+            stack.append(_pair(access, path, *_loaded(access, one, other)))
+
+
+def _is_root_entry(table: dict[str, Child]) -> bool:
+    """Whether it has what says of a snapshot's root what it was like."""
+    return ROOT_ENTRY in table and kept_of(table[ROOT_ENTRY].metadata).sort == "dir"
 
 
 def _loaded(access: Access, *caps: DirectoryCap) -> list[dict[str, Child]]:
@@ -44,7 +63,10 @@ def _children(directory: Directory) -> dict[str, Child]:
     return {child.name: child for child in directory.children()}
 
 
-def _pair(access: Access, above: str, old: dict[str, Child], new: dict[str, Child]) -> Iterator[Difference]:
+def _pair(
+    access: Access, above: str, old: dict[str, Child], new: dict[str, Child]
+) -> Iterator[Difference | tuple[str, DirectoryCap, DirectoryCap]]:
+    """Differences between two directories, and pairs in them that are to be looked into."""
     for name in sorted(old.keys() | new.keys()):
         before, after = old.get(name), new.get(name)
         path = f"{above}{name}"
@@ -56,7 +78,7 @@ def _pair(access: Access, above: str, old: dict[str, Child], new: dict[str, Chil
             if _described(before.metadata) != _described(after.metadata):
                 yield Difference(f"{path}/", "metadata")
             if one.read_cap() != other.read_cap():
-                yield from _pair(access, f"{path}/", *_loaded(access, one, other))
+                yield f"{path}/", one, other
         elif one.is_directory or other.is_directory:
             yield from _all(access, path, before, "removed")
             yield from _all(access, path, after, "added")

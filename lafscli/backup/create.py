@@ -18,7 +18,7 @@ from typing import Any, BinaryIO
 from lafscli.backup.building import Node, child_of, directory_mark, new_children
 from lafscli.backup.confirm import look
 from lafscli.backup.database import Database, Row
-from lafscli.backup.entries import Extra, attributes_of, holes_in, metadata_of
+from lafscli.backup.entries import ROOT_ENTRY, Extra, attributes_of, holes_in, metadata_of
 from lafscli.backup.excludes import Level
 from lafscli.backup.names import grid_names
 from lafscli.backup.runs import Settings, Tally, Trouble
@@ -33,9 +33,6 @@ from lafscli.storage.source import SeenFile, open_regular
 from lafscli.tree.contents import Access
 from lafscli.tree.copy import Throughout
 from lafscli.tree.directory import immutable_table
-
-ROOT_ENTRY = ".lafs"
-"""The entry of a snapshot's root that has the metadata of the root itself (spec 07 §7)."""
 
 _COMMIT_ROWS = 512
 _COMMIT_BYTES = 64 << 20
@@ -250,7 +247,7 @@ class _Run:
         if old is not None and (old.ctime_ns, old.inode) == (found.stat.st_ctime_ns, found.stat.st_ino):
             return Extra.parse(old.extra)
         holes = Extra.parse(old.extra).holes if old is not None and old.same_content(found.stat) else ()
-        xattr, acl = attributes_of(found.path)
+        xattr, acl = attributes_of(found.path, self._settings.warn)
         return Extra(xattr, acl, holes)
 
     def _place(

@@ -19,7 +19,7 @@ import json
 import os
 import pwd
 import stat
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -28,6 +28,8 @@ from typing import Any
 from lafscli.tree.metadata import mtime_ns_of
 
 VERSION = 1
+ROOT_ENTRY = ".lafs"
+"""The entry of a snapshot's root that has the metadata of the root itself (spec 07 §7)."""
 SORTS = {
     stat.S_IFREG: "file",
     stat.S_IFDIR: "dir",
@@ -43,6 +45,8 @@ _KINDS = frozenset((*SORTS.values(), "hardlink"))
 _ACLS = ("system.posix_acl_access", "system.posix_acl_default")
 _MOST_ATTRIBUTES = 1 << 20
 """Bytes of extended attributes that are kept of one entry."""
+_MOST_HOLES = 50_000
+"""Smaller ones of more are not kept: the directory's table has them all."""
 _MAX_ID = (1 << 32) - 2
 _MAX_DEVICE = 1 << 64
 _NOT_COMPARED = ("ctime", "st_ino", "st_dev")
@@ -92,8 +96,9 @@ class Extra:
 NO_EXTRA = Extra()
 
 
-def attributes_of(path: bytes) -> tuple[dict[str, str], dict[str, str]]:
-    """Extended attributes and ACLs of an entry itself, where the system has them and tells."""
+def attributes_of(path: bytes, warn: Callable[[str], None] = lambda _: None) -> tuple[dict[str, str], dict[str, str]]:
+    """Extended attributes and ACLs of an entry itself, where the system has them and tells; `warn` is told which are
+    too long to be kept."""
     if not hasattr(os, "listxattr"):
         return {}, {}
     xattr: dict[str, str] = {}
@@ -107,9 +112,10 @@ def attributes_of(path: bytes) -> tuple[dict[str, str], dict[str, str]]:
         with suppress(OSError, UnicodeError):
             value = os.getxattr(path, name, follow_symlinks=False)
             name.encode()
+            if size + len(value) + len(name) > _MOST_ATTRIBUTES:
+                warn(f"{os.fsdecode(path)}: the extended attribute {name} is too long, and is not kept")
+                continue
             size += len(value) + len(name)
-            if size > _MOST_ATTRIBUTES:
-                break
             (acl if name in _ACLS else xattr)[name] = base64.b64encode(value).decode("ascii")
     return xattr, acl
 
@@ -146,6 +152,8 @@ def holes_of(handle: int, size: int) -> list[tuple[int, int]]:
             holes.append((start, min(position, size) - start))
     except OSError:
         return []
+    if len(holes) > _MOST_HOLES:
+        holes = sorted(sorted(holes, key=lambda hole: -hole[1])[:_MOST_HOLES])
     return holes
 
 

@@ -32,6 +32,7 @@ class Unkept:
     owners: int = 0
     attributes: int = 0
     modes: int = 0
+    times: int = 0
 
 
 @dataclass(slots=True)
@@ -91,8 +92,7 @@ class Landing(LocalFolders):
         with self._instead(place) as (folder, temporary):
             os.symlink(target, os.fsencode(temporary), dir_fd=folder)
             self._own(temporary, kept, folder)
-            if kept.mtime_ns is not None:
-                os.utime(temporary, ns=(kept.mtime_ns, kept.mtime_ns), dir_fd=folder, follow_symlinks=False)
+            self._date(kept, lambda ns: os.utime(temporary, ns=ns, dir_fd=folder, follow_symlinks=False))
 
     def node(self, place: Place, sort: str, kept: Kept) -> None:
         """Make a FIFO, a socket or a device; devices take root."""
@@ -103,11 +103,13 @@ class Landing(LocalFolders):
             self._own(temporary, kept, folder)
             if kept.mode is not None:
                 os.chmod(temporary, kept.mode & ~_OTHERS_RIGHTS, dir_fd=folder)
-            if kept.mtime_ns is not None:
-                os.utime(temporary, ns=(kept.mtime_ns, kept.mtime_ns), dir_fd=folder)
+            self._date(kept, lambda ns: os.utime(temporary, ns=ns, dir_fd=folder, follow_symlinks=False))
 
     def link(self, place: Place, other: Place) -> None:
-        """Give a file that was restored another name."""
+        """Give what was restored another name."""
+        there, here = self.look(other), self.look(place)
+        if there is not None and here is not None and os.path.samestat(there, here):
+            return
         try:
             origin = os.dup(self.handle(other[:-1]))
         except OSError as error:
@@ -125,15 +127,21 @@ class Landing(LocalFolders):
         except OSError as error:
             raise cannot(self.shown(place), error) from error
 
-    def adorn_file(self, place: Place, kept: Kept) -> None:
-        """The same for a file that is there already, with its content."""
-        handle = self.opened(place)
+    def adorn_file(self, place: Place, kept: Kept) -> bool:
+        """The same for a file that is there already, with its content; False where it can't be opened."""
+        try:
+            handle = self.opened(place)
+        except LafsError as error:
+            if isinstance(error.__cause__, PermissionError):
+                return False
+            raise
         try:
             self._adorn(handle, kept, None)
         except OSError as error:
             raise cannot(self.shown(place), error) from error
         finally:
             os.close(handle)
+        return True
 
     # ---- how
 
@@ -156,6 +164,8 @@ class Landing(LocalFolders):
             left = False
         except OSError as error:
             raise cannot(self.shown(place), error) from error
+        except (ValueError, OverflowError) as error:
+            raise LafsError(f"{self.shown(place)} can't be made: {error}") from error
         finally:
             if left:
                 with contextlib.suppress(OSError):
@@ -164,21 +174,31 @@ class Landing(LocalFolders):
         self.note_written(place[:-1])
 
     def _adorn(self, handle: int, kept: Kept, usual: int | None) -> None:
-        """Owner, then mode (which a change of the owner cuts), attributes, and time last."""
+        """Owner first (a change of which cuts the mode), attributes while the file may be written, mode, and time last.
+        What can't be given is counted: the content is there all the same."""
         owned = self._give(kept, lambda uid, gid: os.fchown(handle, uid, gid))
-        mode = kept.mode if kept.mode is not None else usual
-        if mode is not None:
-            if mode & _OTHERS_RIGHTS and not owned and not self._mine(os.fstat(handle), kept):
-                mode &= ~_OTHERS_RIGHTS
-                self._rights.unkept.modes += 1
-            os.fchmod(handle, mode)
         for name, text in {**kept.extra.xattr, **kept.extra.acl}.items():
             try:
                 os.setxattr(handle, name, base64.b64decode(text))
             except (OSError, AttributeError, ValueError):
                 self._rights.unkept.attributes += 1
+        mode = kept.mode if kept.mode is not None else usual
+        if mode is not None:
+            if mode & _OTHERS_RIGHTS and not owned and not self._mine(os.fstat(handle), kept):
+                mode &= ~_OTHERS_RIGHTS
+                self._rights.unkept.modes += 1
+            try:
+                os.fchmod(handle, mode)
+            except OSError:
+                self._rights.unkept.modes += 1
+        self._date(kept, lambda ns: os.utime(handle, ns=ns))
+
+    def _date(self, kept: Kept, date: Callable[[tuple[int, int]], None]) -> None:
         if kept.mtime_ns is not None:
-            os.utime(handle, ns=(kept.mtime_ns, kept.mtime_ns))
+            try:
+                date((kept.mtime_ns, kept.mtime_ns))
+            except (OSError, OverflowError):
+                self._rights.unkept.times += 1
 
     def _own(self, name: str, kept: Kept, folder: int) -> None:
         self._give(kept, lambda uid, gid: os.chown(name, uid, gid, dir_fd=folder, follow_symlinks=False))

@@ -13,8 +13,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Literal
 
-from lafscli.backup.create import ROOT_ENTRY
-from lafscli.backup.entries import Kept, kept_of
+from lafscli.backup.entries import ROOT_ENTRY, Kept, kept_of
 from lafscli.backup.landing import Landing
 from lafscli.backup.selecting import Selecting
 from lafscli.backup.verify import differs
@@ -92,6 +91,25 @@ def local_name(child: Child) -> str:
     return child.name if name is None else os.fsdecode(name)
 
 
+def target_of(access: Access, cap: Cap, kept: Kept) -> bytes:
+    """Where a symbolic link leads."""
+    if kept.target is not None:
+        return kept.target
+    if getattr(cap, "size", 0) > _LONGEST_TARGET:
+        raise LafsError("its target is too long for a symbolic link")
+    return content(access, cap)
+
+
+def same_file(cap: Cap, kept: Kept) -> tuple[object, ...] | None:
+    """What names of one file have in common; None for what has one name. Metadata that ties what differs is not
+    believed."""
+    return None if kept.group is None else (kept.group, kept.sort, kept.target, kept.rdev, str(cap))
+
+
+def _same_file(item: Coming) -> tuple[object, ...] | None:
+    return same_file(item.cap, item.kept)
+
+
 class _Restore:
     def __init__(self, access: Access, folders: Landing, restoring: Restoring) -> None:
         self._access = access
@@ -101,7 +119,7 @@ class _Restore:
         self._directories: list[Coming] = []
         self._files: list[Coming] = []
         self._finishing: list[Coming] = []
-        self._origins: dict[str, Place] = {}
+        self._origins: dict[tuple[object, ...], Place] = {}
         self._unmade: dict[Place, Coming] = {}
         self._later: list[tuple[Coming, Place]] = []
         self.done = Restored()
@@ -129,11 +147,14 @@ class _Restore:
         """Give the files that were restored their other names; where one could not be had, another name may."""
         lost: list[Coming] = []
         for item, origin in self._later:
-            if item.kept.group not in self._origins:
+            if _same_file(item) not in self._origins:
                 lost.append(item)
             elif self._attempt(item, lambda item, origin=origin: self._folders.link(item.place, origin)):  # type: ignore[misc]
                 self.done.files += 1
-        self._fetch(lost)
+        for item in lost:
+            if item.kept.sort == "symlink" or item.kept.sort in _NODES:
+                self._attempt(item, self._make_bare)
+        self._fetch([item for item in lost if item.kept.sort != "symlink" and item.kept.sort not in _NODES])
 
     # ---- directories
 
@@ -142,7 +163,7 @@ class _Restore:
         if isinstance(loaded, LafsError):
             self._fail(item, loaded)
             return
-        chain = Chain(loaded.cap.verify_cap() or loaded.cap, item.above)
+        chain = Chain(loaded.cap.verify_cap() or loaded.cap, item.above) if loaded.cap.mutable else item.above
         for left in loaded.left_out:
             self._fail(Coming((*item.place, left.name), item.cap, Kept()), LafsError(f"can't be used: {left.reason}"))
         if item.wanted:
@@ -175,7 +196,7 @@ class _Restore:
                 return False
         return True
 
-    def _children(self, item: Coming, loaded: Directory, chain: Chain[Cap]) -> Iterator[Coming]:
+    def _children(self, item: Coming, loaded: Directory, chain: Chain[Cap] | None) -> Iterator[Coming]:
         """The entries that are wanted, each under a name that a file can have."""
         taken: set[str] = set()
         for child in loaded.children():
@@ -197,7 +218,8 @@ class _Restore:
     def _sort(self, item: Coming) -> None:
         """An entry goes the way of its kind."""
         if isinstance(item.cap, DirectoryCap):
-            if item.above is not None and item.above.holds(item.cap.verify_cap() or item.cap):
+            # what is immutable can't contain itself
+            if item.cap.mutable and item.above is not None and item.above.holds(item.cap.verify_cap() or item.cap):
                 self._fail(item, LafsError("contains itself: not restored again"))
             else:
                 self._directories.append(item)
@@ -227,22 +249,28 @@ class _Restore:
         if old is not None and self._left(item, old):
             self.done.present += 1
             return
-        if kept.sort == "symlink":
-            self._folders.symlink(place, self._target(item), kept)
-            self.done.files += 1
-        elif kept.sort in _NODES:
-            self._folders.node(place, str(kept.sort), kept)
-            self.done.files += 1
-        elif kept.group is not None and kept.group in self._origins:
-            self._later.append((item, self._origins[kept.group]))
+        same = _same_file(item)
+        if same is not None and same in self._origins:
+            self._later.append((item, self._origins[same]))
+            return
+        if same is not None:
+            self._origins[same] = place
+        if kept.sort == "symlink" or kept.sort in _NODES:
+            self._make_bare(item)
+        elif old is None or not self._complete(item, old) or self._differs(item):
+            wanted.append(item)
+        elif self._folders.adorn_file(place, kept):
+            self.done.present += 1
+        else:  # its owner may not read it: it is written anew
+            wanted.append(item)
+
+    def _make_bare(self, item: Coming) -> None:
+        """Make something that has no content."""
+        if item.kept.sort == "symlink":
+            self._folders.symlink(item.place, self._target(item), item.kept)
         else:
-            if kept.group is not None:
-                self._origins[kept.group] = place
-            if old is None or not self._complete(item, old) or self._differs(item):
-                wanted.append(item)
-            else:
-                self._folders.adorn_file(place, kept)
-                self.done.present += 1
+            self._folders.node(item.place, str(item.kept.sort), item.kept)
+        self.done.files += 1
 
     def _left(self, item: Coming, old: os.stat_result) -> bool:
         """Whether what is there is to stay, as the user wants it."""
@@ -257,11 +285,7 @@ class _Restore:
         return stat.S_ISREG(old.st_mode) and (old.st_size, old.st_mtime_ns) == (size, item.kept.mtime_ns)
 
     def _target(self, item: Coming) -> bytes:
-        if item.kept.target is not None:
-            return item.kept.target
-        if getattr(item.cap, "size", 0) > _LONGEST_TARGET:
-            raise LafsError("its target is too long for a symbolic link")
-        return content(self._access, item.cap)
+        return target_of(self._access, item.cap, item.kept)
 
     def _fetch(self, wanted: Sequence[Coming]) -> None:
         small = [item for item in wanted if isinstance(item.cap, ChkCap) and item.cap.size <= SMALL]
@@ -329,8 +353,9 @@ class _Restore:
     def _fail(self, item: Coming, error: LafsError) -> None:
         if isinstance(error, Unreachable):
             raise error
-        if item.kept.group is not None and self._origins.get(item.kept.group) == item.place:
-            del self._origins[item.kept.group]
+        same = _same_file(item)
+        if same is not None and self._origins.get(same) == item.place:
+            del self._origins[same]
         trouble = Trouble(self._folders.shown(item.place), error)
         self.done.errors.append(trouble)
         self._how.named(trouble)

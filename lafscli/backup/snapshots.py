@@ -15,6 +15,8 @@ from lafscli.tree.paths import hang
 
 ARCHIVES = "Archives"
 LATEST = "Latest"
+_LOOKS = 3
+"""How often the snapshots are looked at again when the latest is none of them."""
 _FORM = "%Y-%m-%d_%H:%M:%SZ"
 
 
@@ -73,14 +75,16 @@ def publish(
     sleep: Callable[[float], None],
 ) -> str:
     """Link a snapshot that is complete, and make it the latest; its name. A second in which there is a snapshot
-    already is waited out."""
+    already is waited out. Where another home has linked one after this, and made that the latest, it stays so."""
     chosen = ""
     taken = False
+    before: dict[str, Cap] = {}
 
     def link(table: Table) -> None:
         nonlocal chosen, taken
         if chosen and chosen in table and table.child(chosen).cap == snapshot:
             return  # a write that nobody acknowledged came through
+        before.update(_linked(table))
         chosen = name_of(now())
         taken = chosen in table
         if not taken:
@@ -91,11 +95,31 @@ def publish(
         if not taken:
             break
         sleep(1.0)
+    older = {snapshot, *before.values()}
+    newer: set[Cap] = set()
+    tries = 0
+    unknown = True
 
     def latest(table: Table) -> None:
-        if LATEST in table:
+        nonlocal unknown
+        current = table.child(LATEST).cap if LATEST in table else None
+        unknown = current is not None and current not in older | newer
+        if unknown and tries < _LOOKS:
+            return  # that was linked a moment ago: to be looked at again
+        if current in newer and current not in older:
+            return
+        if current is not None:
             table.unlink(LATEST)
         table.link(LATEST, snapshot, now=access.now)
 
-    edit(access, target, latest)
+    while unknown and tries <= _LOOKS:
+        edit(access, target, latest)
+        tries += 1
+        if unknown and tries <= _LOOKS:
+            newer = set(_linked(load(access, into).table).values())
     return chosen
+
+
+def _linked(table: Table) -> dict[str, Cap]:
+    """The snapshots in a directory of them."""
+    return {child.name: child.cap for child in table.listing()[0] if time_of(child.name) is not None}

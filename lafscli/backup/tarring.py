@@ -8,9 +8,8 @@ import tarfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
-from lafscli.backup.create import ROOT_ENTRY
-from lafscli.backup.entries import Kept, kept_of
-from lafscli.backup.restore import Restored, Trouble, local_name
+from lafscli.backup.entries import ROOT_ENTRY, Kept, kept_of
+from lafscli.backup.restore import Restored, Trouble, local_name, same_file, target_of
 from lafscli.backup.selecting import Selecting
 from lafscli.errors import LafsError, Unreachable
 from lafscli.formats.caps import Cap, ChkCap, DirectoryCap, LitCap, UnknownCap
@@ -19,8 +18,10 @@ from lafscli.storage.store import Buffer, Progress
 from lafscli.tree.contents import Access, content, read
 from lafscli.tree.copy import Chain, Throughout
 from lafscli.tree.directory import load_many
+from lafscli.tree.folders import unfit
 
 _BATCH_FILES = 64
+_LARGEST_DEVICE = 8**7 - 1
 _TYPES = {
     "dir": tarfile.DIRTYPE,
     "symlink": tarfile.SYMTYPE,
@@ -45,7 +46,7 @@ class _Tar:
 
     write: Callable[[Buffer], object]
     written: int = 0
-    names: dict[str, str] = field(default_factory=dict)
+    names: dict[tuple[object, ...], str] = field(default_factory=dict)
 
     def put(self, data: Buffer) -> None:
         self.write(data)
@@ -58,22 +59,27 @@ class _Tar:
         info.type = tarfile.LNKTYPE if sort == "hardlink" else _TYPES.get(sort, tarfile.REGTYPE)
         info.mode = kept.mode if kept.mode is not None else usual
         info.uid, info.gid = kept.uid or 0, kept.gid or 0
-        info.uname, info.gname = kept.uname[:31], kept.gname[:31]
+        info.uname, info.gname = _plain(kept.uname), _plain(kept.gname)
         info.size, info.linkname = size, target
         headers: dict[str, str] = {}
         if kept.mtime_ns is not None:
             info.mtime = kept.mtime_ns // 10**9
             if kept.mtime_ns % 10**9:
                 headers["mtime"] = f"{kept.mtime_ns // 10**9}.{kept.mtime_ns % 10**9:09d}"
-        if kept.rdev is not None:
-            info.devmajor, info.devminor = os.major(kept.rdev), os.minor(kept.rdev)
+        if sort in ("chr", "blk"):
+            info.devmajor, info.devminor = os.major(kept.rdev or 0), os.minor(kept.rdev or 0)
+            if max(info.devmajor, info.devminor) > _LARGEST_DEVICE:
+                raise LafsError("there is no device of that number in a tar stream")
         for name, text in {**kept.extra.xattr, **kept.extra.acl}.items():
             value = base64.b64decode(text)
             # pax headers are text: what is not can't be in one
-            if value.isascii() and b"\0" not in value:
+            if value.isascii() and b"\0" not in value and name.isascii() and "=" not in name:
                 headers[f"SCHILY.xattr.{name}"] = value.decode("ascii")
         info.pax_headers = headers
-        self.put(info.tobuf(tarfile.PAX_FORMAT, "utf-8", "surrogateescape"))
+        try:
+            self.put(info.tobuf(tarfile.PAX_FORMAT, "utf-8", "surrogateescape"))
+        except ValueError as error:
+            raise LafsError(f"can't be in a tar stream: {error}") from error
 
     def pad(self) -> None:
         if self.written % _BLOCK:
@@ -127,21 +133,26 @@ class _Writing:
         if member.path:
             self.tar.head(member, "dir", 0)
             self.done.dirs += 1
-        chain = Chain(loaded.cap.verify_cap() or loaded.cap, member.above)
+        chain = Chain(loaded.cap.verify_cap() or loaded.cap, member.above) if loaded.cap.mutable else member.above
         files: list[_Member] = []
+        taken: set[str] = set()
+        for left in loaded.left_out:
+            self._fail(f"{member.path}/{left.name}", LafsError(f"can't be used: {left.reason}"))
         for child in loaded.children():
             kept = kept_of(child.metadata)
             if not member.path and child.name == ROOT_ENTRY and kept.sort == "dir":
                 continue
             name = local_name(child)
             path = f"{member.path}/{name}" if member.path else name
-            if "/" in name or "\0" in name or name in ("", ".", ".."):
-                self._fail(f"{member.path}/{child.name}", LafsError("its name can't be that of a file"))
+            why = unfit(name) or ("another entry of its folder has the same name" if name in taken else None)
+            if why is not None or not name:
+                self._fail(f"{member.path}/{child.name}", LafsError(why or "has no name"))
                 continue
+            taken.add(name)
             wanted, _ = self.selecting.wants(path.split("/"), folder=child.cap.is_directory)
             below = _Member(path, child.cap, kept, chain)
             if isinstance(child.cap, DirectoryCap):
-                if chain.holds(child.cap.verify_cap() or child.cap):
+                if child.cap.mutable and chain is not None and chain.holds(child.cap.verify_cap() or child.cap):
                     self._fail(path, LafsError("contains itself: not restored again"))
                 elif wanted:
                     yield below
@@ -154,20 +165,23 @@ class _Writing:
         caps: list[ChkCap] = []
         places: list[_Member] = []
         for member in files:
-            sort, group = member.kept.sort or "file", member.kept.group
+            sort, same = member.kept.sort or "file", same_file(member.cap, member.kept)
             try:
                 if isinstance(member.cap, UnknownCap):
                     raise LafsError("is of a kind that lafs does not know")
                 if sort == "socket":
                     continue  # tar has none
-                if sort == "symlink":
-                    target = member.kept.target
-                    text = os.fsdecode(content(self.access, member.cap) if target is None else target)
-                    self.tar.head(member, sort, 0, text)
+                if same is not None and same in self.tar.names:
+                    self.tar.head(member, "hardlink", 0, self.tar.names[same])
+                elif sort == "symlink":
+                    target = target_of(self.access, member.cap, member.kept)
+                    if not target or b"\0" in target:
+                        raise LafsError("its target is none that a symbolic link can have")
+                    self.tar.head(member, sort, 0, os.fsdecode(target))
+                    self._named(member)
                 elif sort in _TYPES and sort != "dir":
                     self.tar.head(member, sort, 0)
-                elif group is not None and group in self.tar.names:
-                    self.tar.head(member, "hardlink", 0, self.tar.names[group])
+                    self._named(member)
                 elif isinstance(member.cap, LitCap):
                     self._small(member, member.cap.content)
                     continue
@@ -220,10 +234,15 @@ class _Writing:
         self._written(member, size)
 
     def _written(self, member: _Member, size: int) -> None:
-        if member.kept.group is not None:
-            self.tar.names.setdefault(member.kept.group, member.path)
+        self._named(member)
         self.done.files += 1
         self.done.bytes += size
+
+    def _named(self, member: _Member) -> None:
+        """Other names of the same file lead to this one."""
+        same = same_file(member.cap, member.kept)
+        if same is not None:
+            self.tar.names.setdefault(same, member.path)
 
     def _fail(self, path: str, error: LafsError) -> None:
         if isinstance(error, Unreachable | Broken):
@@ -231,6 +250,11 @@ class _Writing:
         trouble = Trouble(path, error)
         self.done.errors.append(trouble)
         self.named(trouble)
+
+
+def _plain(name: str) -> str:
+    """The name of a user or group as a header can have it."""
+    return name.encode("ascii", "replace").decode()[:31]
 
 
 class Broken(LafsError):

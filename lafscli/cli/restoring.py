@@ -154,7 +154,8 @@ def _tell(frame: Frame, done: Restored, unkept: Unkept, *, dry_run: bool, listed
     for number, what in (
         (unkept.owners, "owners"),
         (unkept.attributes, "extended attributes or ACLs"),
-        (unkept.modes, "set-user-id or set-group-id bits"),
+        (unkept.modes, "modes or set-user-id or set-group-id bits"),
+        (unkept.times, "times"),
     ):
         if number:
             frame.out.warn(f"{number} {what} could not be given back")
