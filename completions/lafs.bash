@@ -68,7 +68,7 @@ _lafs() {
         if [[ -z $ended ]]; then
             case $word in
                 --) ended=1; continue ;;
-                --color|--log-file|--limit-rate|--timeout|--home|--encoding|--from-tahoe|--site|--node-id|--permutation-seed|--option|--format|--private-key|--segment-size|--offset|--length|--name|--size|--type|--sample|--assume-lost|--max-time|--exclude|--exclude-from|--exclude-larger-than|--files-from|--stdin-filename|--confirm|--lock-wait|--include|--overwrite|--keep-last|--keep-daily|--keep-weekly|--keep-monthly|--keep-yearly|--keep-within)
+                --color|--log-file|--limit-rate|--timeout|--home|--encoding|--from-tahoe|--site|--node-id|--permutation-seed|--option|--passphrase-file|--memory|--from|--kit|--format|--private-key|--segment-size|--offset|--length|--name|--size|--type|--sample|--assume-lost|--max-time|--exclude|--exclude-from|--exclude-larger-than|--files-from|--stdin-filename|--confirm|--lock-wait|--include|--overwrite|--keep-last|--keep-daily|--keep-weekly|--keep-monthly|--keep-yearly|--keep-within)
                     [[ ${COMP_WORDS[i+1]} == = ]] && i=$((i + 1))
                     i=$((i + 1))
                     continue
@@ -78,7 +78,7 @@ _lafs() {
         fi
         case $command in
             '') command=$word ;;
-            server|alias|grid|cap|share) command="$command $word" ;;
+            server|alias|grid|recovery|cap|share) command="$command $word" ;;
             *) count=$((count + 1)) ;;
         esac
     done
@@ -99,6 +99,12 @@ _lafs() {
             "server replace":--node-id) :; return ;;
             "server replace":--permutation-seed) :; return ;;
             "server replace":--option) :; return ;;
+            "recovery export":--passphrase-file) _lafs_files -f; return ;;
+            "recovery export":--memory) :; return ;;
+            "recovery import":--from) :; return ;;
+            "recovery import":--kit) :; return ;;
+            "recovery import":--passphrase-file) _lafs_files -f; return ;;
+            "recovery import":--option) :; return ;;
             "put":--format) _lafs_words 'chk sdmf mdmf'; return ;;
             "put":--private-key) _lafs_files -f; return ;;
             "put":--encoding) :; return ;;
@@ -139,6 +145,8 @@ _lafs() {
                 'server remove') word='--force' ;;
                 'server replace') word='--site --node-id --permutation-seed --option --accept-new --force' ;;
                 'alias list') word='--uri --readonly-uri' ;;
+                'recovery export') word='--passphrase-file --on-servers --force --memory' ;;
+                'recovery import') word='--from --kit --passphrase-file --option --accept-new' ;;
                 'put') word='--format --mutable --private-key --encoding --segment-size --no-convergence' ;;
                 'get') word='--offset --length --resume --strict' ;;
                 'cat') word='--strict' ;;
@@ -162,10 +170,11 @@ _lafs() {
         fi
     fi
     case $command:$count in
-        :*) _lafs_words 'init server encoding alias grid put get cat ls mkdir ln mv rm cp find manifest stats cap batch check repair renew share backup snapshots restore diff forget completion help man' ;;
+        :*) _lafs_words 'init server encoding alias grid recovery put get cat ls mkdir ln mv rm cp find manifest stats cap batch check repair renew share backup snapshots restore diff forget completion help man' ;;
         server:*) _lafs_words 'add list status remove drain replace' ;;
         alias:*) _lafs_words 'create add list remove rename' ;;
         grid:*) _lafs_words 'export import' ;;
+        recovery:*) _lafs_words 'export import' ;;
         cap:*) _lafs_words 'show read verify' ;;
         share:*) _lafs_words 'show find' ;;
         "alias add":*) _lafs_targets ;;
@@ -173,6 +182,8 @@ _lafs() {
         "alias rename":0) _lafs_alias_names ;;
         "grid export":*) _lafs_files -f ;;
         "grid import":*) _lafs_files -f ;;
+        "recovery export":*) _lafs_files -f ;;
+        "recovery import":*) _lafs_files -f ;;
         "put":0) _lafs_files -f ;;
         "put":*) _lafs_targets ;;
         "get":0) _lafs_targets ;;
@@ -206,8 +217,8 @@ _lafs() {
         "restore":*) _lafs_files -f ;;
         "forget":*) _lafs_targets ;;
         "completion":*) _lafs_words 'bash zsh fish' ;;
-        "help":*) _lafs_words 'init server encoding alias grid put get cat ls mkdir ln mv rm cp find manifest stats cap batch check repair renew share backup snapshots restore diff forget completion help man' ;;
-        "man":*) _lafs_words 'init server encoding alias grid put get cat ls mkdir ln mv rm cp find manifest stats cap batch check repair renew share backup snapshots restore diff forget completion help man' ;;
+        "help":*) _lafs_words 'init server encoding alias grid recovery put get cat ls mkdir ln mv rm cp find manifest stats cap batch check repair renew share backup snapshots restore diff forget completion help man' ;;
+        "man":*) _lafs_words 'init server encoding alias grid recovery put get cat ls mkdir ln mv rm cp find manifest stats cap batch check repair renew share backup snapshots restore diff forget completion help man' ;;
     esac
 }
 

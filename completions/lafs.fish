@@ -8,12 +8,12 @@ function __lafs_at --description 'Is the command before the cursor this one?'
             continue
         end
         switch $word
-            case --color --log-file --limit-rate --timeout --home --encoding --from-tahoe --site --node-id --permutation-seed --option --format --private-key --segment-size --offset --length --name --size --type --sample --assume-lost --max-time --exclude --exclude-from --exclude-larger-than --files-from --stdin-filename --confirm --lock-wait --include --overwrite --keep-last --keep-daily --keep-weekly --keep-monthly --keep-yearly --keep-within
+            case --color --log-file --limit-rate --timeout --home --encoding --from-tahoe --site --node-id --permutation-seed --option --passphrase-file --memory --from --kit --format --private-key --segment-size --offset --length --name --size --type --sample --assume-lost --max-time --exclude --exclude-from --exclude-larger-than --files-from --stdin-filename --confirm --lock-wait --include --overwrite --keep-last --keep-daily --keep-weekly --keep-monthly --keep-yearly --keep-within
                 set skip 1
             case '-*'
             case '*'
                 set -a found $word
-                contains -- $found[1] server alias grid cap share; and test (count $found) -lt 2; and continue
+                contains -- $found[1] server alias grid recovery cap share; and test (count $found) -lt 2; and continue
                 break
         end
     end
@@ -48,6 +48,7 @@ complete -c lafs -n '__lafs_at' -a server -d 'The servers of this home'
 complete -c lafs -n '__lafs_at' -a encoding -d 'Show or set how many shares a file gets'
 complete -c lafs -n '__lafs_at' -a alias -d 'Names for directories and files'
 complete -c lafs -n '__lafs_at' -a grid -d 'What others need to use your caps'
+complete -c lafs -n '__lafs_at' -a recovery -d 'What brings this home back on another machine'
 complete -c lafs -n '__lafs_at' -a put -d 'Store a file and print its cap'
 complete -c lafs -n '__lafs_at' -a get -d 'Fetch a file'
 complete -c lafs -n '__lafs_at' -a cat -d 'Write files to stdout'
@@ -87,6 +88,8 @@ complete -c lafs -n '__lafs_at alias' -a remove -d 'Forget a name, and print the
 complete -c lafs -n '__lafs_at alias' -a rename -d 'Give an alias another name'
 complete -c lafs -n '__lafs_at grid' -a export -d 'Write servers, host keys and encoding to a file'
 complete -c lafs -n '__lafs_at grid' -a import -d 'Take servers and encoding from a grid file'
+complete -c lafs -n '__lafs_at recovery' -a export -d 'Write all that brings this home back to a sealed file'
+complete -c lafs -n '__lafs_at recovery' -a import -d 'Make a home from a recovery kit'
 complete -c lafs -n '__lafs_at cap' -a show -d 'Show what a cap is and grants'
 complete -c lafs -n '__lafs_at cap' -a read -d 'Print the read cap'
 complete -c lafs -n '__lafs_at cap' -a verify -d 'Print the verify cap'
@@ -127,6 +130,17 @@ complete -c lafs -n '__lafs_at alias remove' -a '(__lafs_aliases)'
 complete -c lafs -n '__lafs_at alias rename' -a '(__lafs_aliases)'
 complete -c lafs -n '__lafs_at grid export' -F
 complete -c lafs -n '__lafs_at grid import' -F
+complete -c lafs -n '__lafs_at recovery export' -l passphrase-file -r -F -d 'Read the passphrase from the first line of FILE; - is stdin'
+complete -c lafs -n '__lafs_at recovery export' -l on-servers -d 'Leave the sealed kit on every server that takes shares, too'
+complete -c lafs -n '__lafs_at recovery export' -l force -d 'Replace FILE if it is there'
+complete -c lafs -n '__lafs_at recovery export' -l memory -x -d 'What each try of a passphrase takes, 8M to 1G [256M]'
+complete -c lafs -n '__lafs_at recovery export' -F
+complete -c lafs -n '__lafs_at recovery import' -l from -x -d 'Take the kit that was left on this server'
+complete -c lafs -n '__lafs_at recovery import' -l kit -x -d 'Which kit, where several homes left theirs on that server'
+complete -c lafs -n '__lafs_at recovery import' -l passphrase-file -r -F -d 'Read the passphrase from the first line of FILE; - is stdin'
+complete -c lafs -n '__lafs_at recovery import' -l option -x -d 'How this machine reaches the servers; may be repeated'
+complete -c lafs -n '__lafs_at recovery import' -l accept-new -d 'Accept and record a host key of --from that is not known yet'
+complete -c lafs -n '__lafs_at recovery import' -F
 complete -c lafs -n '__lafs_at put' -l format -x -a 'chk sdmf mdmf' -d 'What to make: chk unless said'
 complete -c lafs -n '__lafs_at put' -l mutable -d 'Make a mutable file: the same as --format sdmf'
 complete -c lafs -n '__lafs_at put' -l private-key -r -F -d 'Make it with this RSA key (PEM, 2048 bits) instead of a new one'
@@ -247,5 +261,5 @@ complete -c lafs -n '__lafs_at forget' -s n -l dry-run -d 'Say what would go; re
 complete -c lafs -n '__lafs_at forget' -F
 complete -c lafs -n '__lafs_at forget' -a '(__lafs_at_files) (__lafs_aliases :)'
 complete -c lafs -n '__lafs_at completion' -a 'bash zsh fish'
-complete -c lafs -n '__lafs_at help' -a 'init server encoding alias grid put get cat ls mkdir ln mv rm cp find manifest stats cap batch check repair renew share backup snapshots restore diff forget completion help man'
-complete -c lafs -n '__lafs_at man' -a 'init server encoding alias grid put get cat ls mkdir ln mv rm cp find manifest stats cap batch check repair renew share backup snapshots restore diff forget completion help man'
+complete -c lafs -n '__lafs_at help' -a 'init server encoding alias grid recovery put get cat ls mkdir ln mv rm cp find manifest stats cap batch check repair renew share backup snapshots restore diff forget completion help man'
+complete -c lafs -n '__lafs_at man' -a 'init server encoding alias grid recovery put get cat ls mkdir ln mv rm cp find manifest stats cap batch check repair renew share backup snapshots restore diff forget completion help man'

@@ -2,7 +2,7 @@
 
     cli         commands: parse, call, show
     client      from a configuration: connect the servers, hold the defaults
-    recovery    grid files: what a person needs to use a cap
+    recovery    grid files: what a person needs to use a cap; recovery kits: what brings a home back
     health      check, repair, renew; whole shares moved between servers
     tree        contents of any file, directories, paths, trees between here and the grid
     mutable     SDMF and MDMF files: survey, retrieve, publish

@@ -34,12 +34,20 @@ class UsageError(LafsError):
     exit_code = 2
 
 
+class WrongPassphrase(UsageError):
+    """A recovery kit does not open with the passphrase that was given."""
+
+
 class MalformedCap(UsageError):
     """A capability string that breaks the grammar (spec 00 §3)."""
 
 
 class MalformedDirectory(LafsError):
     """A directory table, or one entry of it, that breaks the format (spec 04)."""
+
+
+class DamagedKit(LafsError):
+    """A recovery kit whose bytes are not those that were written."""
 
 
 class NotFound(LafsError):

@@ -153,6 +153,8 @@ def _imports() -> None:
             importlib.import_module(name.removesuffix(".__init__"))
     for library in ("rich.table", "rich.progress", "cryptography.hazmat.primitives.asymmetric.rsa", "zfec", "tomli_w"):
         importlib.import_module(library)
+    for library in ("nacl.secret", "nacl.pwhash"):
+        importlib.import_module(library)
 
 
 def _receive(listening: socket.socket) -> tuple[bytes, list[int]]:

@@ -22,14 +22,16 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from lafscli.config.servers import Address, ServerRecord
-from lafscli.errors import CorruptShare, FileError, LafsError, ServerError, UsageError
+from lafscli.errors import CorruptShare, DamagedKit, FileError, LafsError, ServerError, UsageError
 from lafscli.formats import caps, container, described
 from lafscli.formats.chk import Layout, Sizes, Ueb, parse_chain, serialise_chain
 from lafscli.primitives.encoding import Reader, b32decode, b32encode, netstring
 from lafscli.primitives.hashtree import PartialTree, build, verify_full
 from lafscli.proof import claims
 from lafscli.proof.encoder import encode_small
-from lafscli.recovery import GridFile
+from lafscli.recovery.gridfile import GridFile
+from lafscli.recovery.kit import Kit, Login
+from lafscli.recovery.sealed import Cost, SealedKit, seal
 from lafscli.storage import leftovers, packets
 from lafscli.storage.enrol import Identity, enrol, parse_node_id
 from lafscli.storage.folder import FolderStore
@@ -78,6 +80,17 @@ GRID_FILE = GridFile.parse("lafs-grid = 1\n[encoding]\nk = 3\nhappy = 7\nn = 10\
     b'permutation-seed = "' + b32encode(b"s" * 20).encode() + b'"\nhost-keys = ["nas ssh-ed25519 AAAA"]\n'
     b'site = "a"\nfeatures = ["fsync"]\n[servers.nas.options]\ntimeout = "9s"\nssh-command = "/bin/evil"\n'
 )
+KIT = Kit(
+    1_700_000_000,
+    GridFile.parse(GRID_FILE.decode().replace('ssh-command = "/bin/evil"', "")),
+    b"c" * 32,
+    b"l" * 32,
+    b"work: URI:LIT:nbswy3dp\n",
+    b"URI:LIT:nbuqu\n",
+    {"persist": "9s"},
+    {"nas": Login("/home/me/.ssh/lafs", "jump")},
+)
+SEALED = seal(KIT.serialise(), b"word", os.urandom, cost=Cost(1, 8)).serialise()
 STATUS = packets.U32.pack(4) + packets.string(b"Failure") + packets.string(b"")
 NAMES = packets.U32.pack(2) + b"".join(packets.string(n) + packets.string(b"long") + attrs() for n in (b"0", b"notes"))
 
@@ -199,6 +212,13 @@ PARSERS: dict[str, Parser] = {
         _text(GridFile.parse), (UsageError,), (GRID_FILE,),
         lambda data, value: GridFile.parse(value.serialise()).servers == value.servers
         and not any(key.startswith("ssh") for record in value.servers.values() for key in record.options),
+    ),
+    "recovery kit": Parser(
+        Kit.parse, (LafsError,), (KIT.serialise(),),
+        lambda data, value: Kit.parse(value.serialise()) == value and not value.grid.dropped,
+    ),
+    "recovery kit, sealed": Parser(
+        SealedKit.parse, (DamagedKit, UsageError), (SEALED,), lambda data, value: value.serialise() == data
     ),
     "address": Parser(
         _text(_address), (UsageError,), (b"sftp://me@host:22/~/a%20b", b"file:///srv/x", b"sftp://[::1]:2222/x"),

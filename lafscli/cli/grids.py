@@ -14,7 +14,7 @@ from lafscli.cli.options import command
 from lafscli.config.home import write_atomically
 from lafscli.config.settings import Config, encoding_table
 from lafscli.errors import LafsError, NotFound, UsageError
-from lafscli.recovery import GridFile
+from lafscli.recovery.gridfile import GridFile
 
 
 @command("grid export")
@@ -26,12 +26,12 @@ def export(frame: Frame, file: str) -> None:
     It holds no secret. Options that name files of this machine, or programs, are left out; hosts are written as your
     ssh resolves them.
     """
-    from lafscli.client.joining import exported
+    from lafscli.client.joining import exported, resolved
 
     config = frame.config()
     if file == "-" and frame.settings.json:
         raise UsageError("--json and the file can't both go to stdout", hint="lafs grid export FILE --json")
-    made = exported(config, frame.out.warn)
+    made = exported(config, resolved(config), frame.out.warn)
     text = made.serialise()
     if file == "-":
         frame.out.write(text)
@@ -69,7 +69,8 @@ def import_(frame: Frame, file: str) -> None:
             keep_list(table, membership)
 
         after = config.edit(change)
-    keys = _accept(config, [key for name in added for key in given.host_keys.get(name, ())])
+    with config.home.locked():
+        keys = config.home.add_host_keys(key for name in added for key in given.host_keys.get(name, ()))
     frame.connections.forget()
     document = {"added": added, "known": known, "host_keys": keys, "servers": list(after.servers)}
     text = f"added {len(added)} servers ({len(known)} were here), {keys} host keys; encoding {after.encoding}"
@@ -107,18 +108,3 @@ def _new_names(config: Config, given: GridFile) -> tuple[list[str], list[str]]:
             here[record.node_id] = name
             added.append(name)
     return added, known
-
-
-def _accept(config: Config, keys: list[str]) -> int:
-    """Append host keys to those of the home; how many were new."""
-    path = config.home.known_hosts
-    with config.home.locked():
-        try:
-            text = path.read_text(encoding="utf-8", errors="surrogateescape")
-        except FileNotFoundError:
-            text = ""
-        new = [key for key in dict.fromkeys(keys) if key not in text.splitlines()]
-        if new:
-            text += "" if text.endswith("\n") or not text else "\n"
-            write_atomically(path, (text + "\n".join(new) + "\n").encode("utf-8", "surrogateescape"))
-    return len(new)

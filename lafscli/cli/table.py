@@ -48,6 +48,7 @@ FAMILIES = (
     Family("server", SETUP, "The servers of this home."),
     Family("alias", SETUP, "Names for directories and files."),
     Family("grid", SETUP, "What others need to use your caps."),
+    Family("recovery", SETUP, "What brings this home back on another machine."),
     Family("cap", FILES, "What a cap is and what it grants."),
     Family("share", HEALTH, "Shares on servers and on disk."),
 )
@@ -70,6 +71,14 @@ COMMANDS = (
     Command("alias rename", "lafscli.cli.aliases", "rename", SETUP, "Give an alias another name."),
     Command("grid export", "lafscli.cli.grids", "export", SETUP, "Write servers, host keys and encoding to a file."),
     Command("grid import", "lafscli.cli.grids", "import_", SETUP, "Take servers and encoding from a grid file."),
+    Command(
+        "recovery export",
+        "lafscli.cli.kits",
+        "export",
+        SETUP,
+        "Write all that brings this home back to a sealed file.",
+    ),
+    Command("recovery import", "lafscli.cli.kits", "import_", SETUP, "Make a home from a recovery kit."),
     Command("put", "lafscli.cli.put", "put", FILES, "Store a file and print its cap."),
     Command("get", "lafscli.cli.files", "get", FILES, "Fetch a file."),
     Command("cat", "lafscli.cli.files", "cat", FILES, "Write files to stdout."),

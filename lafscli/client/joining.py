@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from dataclasses import replace
 
 from lafscli.client import Client
-from lafscli.client.reaching import open_files, server_of, ssh_target
+from lafscli.client.reaching import make_known_hosts, open_files, server_of, ssh_target
 from lafscli.config.servers import Address, OptionValue, ServerRecord
 from lafscli.config.settings import Config
 from lafscli.errors import FileError, FileMissing, ServerError, UsageError
 from lafscli.health import members
 from lafscli.health.members import Listed
-from lafscli.recovery import GridFile
+from lafscli.recovery.gridfile import GridFile
 from lafscli.storage.enrol import Enrolment, enrol, make_folders
-from lafscli.storage.hostkeys import resolve
+from lafscli.storage.hostkeys import Resolved, own_name, resolve
 from lafscli.storage.membership import Membership
 
 
@@ -41,8 +40,7 @@ def enrol_server(
     """
     address, given = Address.parse(url), options or {}
     if accept_new and config is not None:
-        with suppress(OSError):  # ssh, which adds the key, would make the file for all to read
-            os.close(os.open(config.home.known_hosts, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600))
+        make_known_hosts(config)
     files = open_files(config, name, address, given, timeout=timeout, accept_new=accept_new)
 
     def ask() -> Enrolment:
@@ -112,19 +110,31 @@ def left(config: Config, record: ServerRecord, client: Callable[[Config], Client
         leaving.close()
 
 
-def exported(config: Config, warn: Callable[[str], None]) -> GridFile:
+def resolved(config: Config) -> dict[str, Resolved]:
+    """What this machine's ssh makes of each server's address; folders of this machine have none."""
+    found: dict[str, Resolved] = {}
+    for name, record in config.servers.items():
+        if record.address.host is not None:
+            found[name] = resolve(ssh_target(config, record.address.host, record.address, record.options))
+    return found
+
+
+def exported(
+    config: Config, resolutions: Mapping[str, Resolved], warn: Callable[[str], None], *, own: bool = False
+) -> GridFile:
     """What `grid export` writes: servers under the addresses that this machine's ssh resolves, and the host keys that
-    it knows of them."""
+    it knows of them. `own`: for the same user elsewhere, so that each address names the login too."""
     servers: dict[str, ServerRecord] = {}
     host_keys: dict[str, list[str]] = {}
     for name, record in config.servers.items():
         servers[name] = record
-        if record.address.host is None:
-            warn(f"server {name} is a folder of this machine: others can't reach it")
+        found = resolutions.get(name)
+        if found is None:
+            warn(f"server {name} is a folder of this machine: nothing else reaches it")
             continue
-        found = resolve(ssh_target(config, record.address.host, record.address, record.options))
         port = found.port if found.port != 22 else None
-        url = str(replace(record.address, host=found.host, port=port, user=found.user))
+        user = found.user or (own_name() if own else None)
+        url = str(replace(record.address, host=found.host, port=port, user=user))
         try:
             Address.parse(url)
         except UsageError:
@@ -132,8 +142,8 @@ def exported(config: Config, warn: Callable[[str], None]) -> GridFile:
         else:
             servers[name] = replace(record, url=url)
         if found.through is not None:
-            warn(f"server {name} is reached through {found.through}: others need the same in their ssh_config")
+            warn(f"server {name} is reached through {found.through}: elsewhere ssh_config must say the same")
         host_keys[name] = found.keys
         if not found.keys:
-            warn(f"server {name}: no host key is known here; others must accept one themselves")
+            warn(f"server {name}: no host key is known here; elsewhere one must be accepted")
     return GridFile(config.encoding, servers, host_keys, members.known_list(config))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -65,6 +66,12 @@ def open_files(
         connect_timeout=target.connect_timeout,
         rate=rate,
     )
+
+
+def make_known_hosts(config: Config) -> None:
+    """Make the home's file for host keys that ssh is to add to: ssh itself would make it for all to read."""
+    with contextlib.suppress(OSError):
+        os.close(os.open(config.home.known_hosts, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600))
 
 
 def ssh_target(

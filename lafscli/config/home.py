@@ -9,7 +9,7 @@ import secrets as randomness
 import stat
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -99,6 +99,19 @@ class Home:
         finally:
             os.close(handle)
 
+    def add_host_keys(self, keys: Iterable[str]) -> int:
+        """Append lines to the known host keys, under the home's lock; how many were new."""
+        try:
+            text = self.known_hosts.read_text(encoding="utf-8", errors="surrogateescape")
+        except FileNotFoundError:
+            text = ""
+        known = text.splitlines()
+        new = [key for key in dict.fromkeys(keys) if key not in known]
+        if new:
+            text += "" if text.endswith("\n") or not text else "\n"
+            write_atomically(self.known_hosts, (text + "\n".join(new) + "\n").encode("utf-8", "surrogateescape"))
+        return len(new)
+
     def runtime(self) -> Path:
         """A folder of this user and this boot for sockets, 0700: made now; UsageError when another owns the name."""
         given = environment.variable("XDG_RUNTIME_DIR")
@@ -130,8 +143,8 @@ def _taken(handle: int, path: Path) -> bool:
     return True
 
 
-def write_atomically(path: Path, content: bytes, mode: int = 0o600) -> None:
-    """Put a file in place, whole and durable, or leave what was there."""
+def write_atomically(path: Path, content: bytes, mode: int = 0o600, *, replace: bool = True) -> None:
+    """Put a file in place, whole and durable, or leave what was there; without `replace` that is an error."""
     temporary = path.with_name(f".{path.name}.{randomness.token_hex(8)}")
     try:
         handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
@@ -139,12 +152,29 @@ def write_atomically(path: Path, content: bytes, mode: int = 0o600) -> None:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        temporary.rename(path)
+        if replace:
+            temporary.rename(path)
+        else:
+            _move_to_free_name(temporary, path)
         sync_folder(path.parent)
     except OSError as error:
         raise LafsError(f"cannot write {path}: {error.strerror}") from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _move_to_free_name(temporary: Path, path: Path) -> None:
+    try:
+        os.link(temporary, path)
+    except FileExistsError:
+        raise
+    except OSError:  # a file system without hard links, as on most memory sticks: take the name, then replace that
+        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+        try:
+            temporary.rename(path)
+        except OSError:
+            path.unlink(missing_ok=True)
+            raise
 
 
 def sync_folder(path: Path) -> None:

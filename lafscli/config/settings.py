@@ -46,12 +46,13 @@ class Config:
         except tomllib.TOMLDecodeError as error:
             raise UsageError(f"{home.config_file}: {error}") from error
         try:
-            return cls._read(home, table)
+            return cls.of(home, table)
         except UsageError as error:
             raise UsageError(f"{home.config_file}: {error.message}", hint=error.hint) from error
 
     @classmethod
-    def _read(cls, home: Home, table: dict[str, Any]) -> Self:
+    def of(cls, home: Home, table: dict[str, Any]) -> Self:
+        """The configuration that a table says; UsageError where it can't be one."""
         servers = table.get("servers", {})
         if not isinstance(servers, dict) or not all(isinstance(each, dict) for each in servers.values()):
             raise UsageError("servers must be tables: [servers.NAME]")
@@ -80,7 +81,7 @@ class Config:
         with self.home.locked():
             current = Config.load(self.home)
             change(current.table)
-            after = Config._read(self.home, current.table)
+            after = Config.of(self.home, current.table)
             write_table(self.home, after.table)
         return after
 

@@ -1,6 +1,7 @@
-"""AES-128-CTR from any offset, and RSA-2048 keys (spec 01 §5, §6). The one door to `cryptography`.
+"""AES-128-CTR from any offset, and RSA-2048 keys (spec 01 §5, §6); a box that a passphrase opens. The one door to
+`cryptography` and `nacl`.
 
-The library is imported where it is used first: it costs 25 ms at start-up that most commands never need.
+The libraries are imported where they are used first: they cost 25 ms at start-up that most commands never need.
 """
 
 from __future__ import annotations
@@ -19,6 +20,11 @@ _KEY_BITS = 2048
 _EXPONENT = 65537
 _SALT_LENGTH = 32
 _COUNTER_LIMIT = 1 << 128
+
+BOX_SALT = 16
+BOX_NONCE = 24
+BOX_OVERHEAD = 16
+"""Bytes by which a sealed text is longer."""
 
 
 class AesCtr:
@@ -51,6 +57,35 @@ class AesCtr:
                 raise
             out[: len(data)] = self._stream.update(data)
             return len(data)
+
+
+def stretch(passphrase: bytes, salt: bytes, *, passes: int, kibibytes: int) -> bytes:
+    """A key of 32 bytes from a passphrase: Argon2id 1.3, one lane. MemoryError where there is not enough of it."""
+    from nacl.exceptions import CryptoError
+    from nacl.pwhash import argon2id
+
+    try:
+        return argon2id.kdf(32, passphrase, salt, opslimit=passes, memlimit=kibibytes * 1024)
+    except CryptoError as error:  # the library has one reason to fail with parameters that are good
+        raise MemoryError from error
+
+
+def seal(key: bytes, nonce: bytes, text: bytes) -> bytes:
+    """Encrypt and authenticate (XSalsa20-Poly1305); a nonce is used once with a key."""
+    from nacl.secret import SecretBox
+
+    return SecretBox(key).encrypt(text, nonce).ciphertext
+
+
+def unseal(key: bytes, nonce: bytes, box: bytes) -> bytes | None:
+    """What `seal` was given; None where the key or a byte is another."""
+    from nacl.exceptions import CryptoError
+    from nacl.secret import SecretBox
+
+    try:
+        return SecretBox(key).decrypt(box, nonce)
+    except CryptoError:
+        return None
 
 
 @dataclass(frozen=True, slots=True)

@@ -42,10 +42,11 @@ def resolve(target: SshTarget) -> Resolved:
     alias = known.get("hostkeyalias", "none")
     found = _known_keys(address if alias == "none" else alias, _files(target, known))
     keys = [f"{address} {key}" for key in dict.fromkeys(found)]
-    return Resolved(host, port, None if target.user is None and user == _own_name() else user, through, keys)
+    return Resolved(host, port, None if target.user is None and user == own_name() else user, through, keys)
 
 
-def _own_name() -> str | None:
+def own_name() -> str | None:
+    """The user that this process runs as."""
     with suppress(KeyError):
         return pwd.getpwuid(os.getuid()).pw_name
     return None

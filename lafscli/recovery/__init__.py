@@ -1,0 +1,1 @@
+"""What brings others to a grid, and what brings a home back: the grid file, the sealed recovery kit."""
