@@ -68,7 +68,7 @@ _lafs() {
         if [[ -z $ended ]]; then
             case $word in
                 --) ended=1; continue ;;
-                --color|--log-file|--limit-rate|--timeout|--home|--encoding|--from-tahoe|--site|--node-id|--permutation-seed|--option|--passphrase-file|--memory|--from|--kit|--format|--private-key|--segment-size|--offset|--length|--name|--size|--type|--sample|--assume-lost|--max-time|--exclude|--exclude-from|--exclude-larger-than|--files-from|--stdin-filename|--confirm|--lock-wait|--include|--overwrite|--keep-last|--keep-daily|--keep-weekly|--keep-monthly|--keep-yearly|--keep-within)
+                --color|--log-file|--limit-rate|--timeout|--home|--encoding|--from-tahoe|--site|--node-id|--permutation-seed|--option|--max-age|--passphrase-file|--memory|--from|--kit|--format|--private-key|--segment-size|--offset|--length|--name|--size|--type|--sample|--assume-lost|--max-time|--exclude|--exclude-from|--exclude-larger-than|--files-from|--stdin-filename|--confirm|--lock-wait|--include|--overwrite|--keep-last|--keep-daily|--keep-weekly|--keep-monthly|--keep-yearly|--keep-within)
                     [[ ${COMP_WORDS[i+1]} == = ]] && i=$((i + 1))
                     i=$((i + 1))
                     continue
@@ -99,6 +99,7 @@ _lafs() {
             "server replace":--node-id) :; return ;;
             "server replace":--permutation-seed) :; return ;;
             "server replace":--option) :; return ;;
+            "status":--max-age) :; return ;;
             "recovery export":--passphrase-file) _lafs_files -f; return ;;
             "recovery export":--memory) :; return ;;
             "recovery import":--from) :; return ;;
@@ -144,6 +145,7 @@ _lafs() {
                 'server add') word='--readonly --site --node-id --permutation-seed --option --accept-new' ;;
                 'server remove') word='--force' ;;
                 'server replace') word='--site --node-id --permutation-seed --option --accept-new --force' ;;
+                'status') word='--max-age' ;;
                 'alias list') word='--uri --readonly-uri' ;;
                 'recovery export') word='--passphrase-file --on-servers --force --memory' ;;
                 'recovery import') word='--from --kit --passphrase-file --option --accept-new' ;;
@@ -170,7 +172,7 @@ _lafs() {
         fi
     fi
     case $command:$count in
-        :*) _lafs_words 'init server encoding alias grid recovery put get cat ls mkdir ln mv rm cp find manifest stats cap batch check repair renew share backup snapshots restore diff forget completion help man' ;;
+        :*) _lafs_words 'init server status encoding alias grid recovery put get cat ls mkdir ln mv rm cp find manifest stats cap batch check repair renew share backup snapshots restore diff forget completion help man' ;;
         server:*) _lafs_words 'add list status remove drain replace' ;;
         alias:*) _lafs_words 'create add list remove rename' ;;
         grid:*) _lafs_words 'export import' ;;
@@ -217,8 +219,8 @@ _lafs() {
         "restore":*) _lafs_files -f ;;
         "forget":*) _lafs_targets ;;
         "completion":*) _lafs_words 'bash zsh fish' ;;
-        "help":*) _lafs_words 'init server encoding alias grid recovery put get cat ls mkdir ln mv rm cp find manifest stats cap batch check repair renew share backup snapshots restore diff forget completion help man' ;;
-        "man":*) _lafs_words 'init server encoding alias grid recovery put get cat ls mkdir ln mv rm cp find manifest stats cap batch check repair renew share backup snapshots restore diff forget completion help man' ;;
+        "help":*) _lafs_words 'init server status encoding alias grid recovery put get cat ls mkdir ln mv rm cp find manifest stats cap batch check repair renew share backup snapshots restore diff forget completion help man' ;;
+        "man":*) _lafs_words 'init server status encoding alias grid recovery put get cat ls mkdir ln mv rm cp find manifest stats cap batch check repair renew share backup snapshots restore diff forget completion help man' ;;
     esac
 }
 

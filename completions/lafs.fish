@@ -8,7 +8,7 @@ function __lafs_at --description 'Is the command before the cursor this one?'
             continue
         end
         switch $word
-            case --color --log-file --limit-rate --timeout --home --encoding --from-tahoe --site --node-id --permutation-seed --option --passphrase-file --memory --from --kit --format --private-key --segment-size --offset --length --name --size --type --sample --assume-lost --max-time --exclude --exclude-from --exclude-larger-than --files-from --stdin-filename --confirm --lock-wait --include --overwrite --keep-last --keep-daily --keep-weekly --keep-monthly --keep-yearly --keep-within
+            case --color --log-file --limit-rate --timeout --home --encoding --from-tahoe --site --node-id --permutation-seed --option --max-age --passphrase-file --memory --from --kit --format --private-key --segment-size --offset --length --name --size --type --sample --assume-lost --max-time --exclude --exclude-from --exclude-larger-than --files-from --stdin-filename --confirm --lock-wait --include --overwrite --keep-last --keep-daily --keep-weekly --keep-monthly --keep-yearly --keep-within
                 set skip 1
             case '-*'
             case '*'
@@ -45,6 +45,7 @@ end
 complete -c lafs -f
 complete -c lafs -n '__lafs_at' -a init -d 'Make a home: configuration and secrets'
 complete -c lafs -n '__lafs_at' -a server -d 'The servers of this home'
+complete -c lafs -n '__lafs_at' -a status -d 'Show servers, and the last good backup and check of each root'
 complete -c lafs -n '__lafs_at' -a encoding -d 'Show or set how many shares a file gets'
 complete -c lafs -n '__lafs_at' -a alias -d 'Names for directories and files'
 complete -c lafs -n '__lafs_at' -a grid -d 'What others need to use your caps'
@@ -122,6 +123,7 @@ complete -c lafs -n '__lafs_at server replace' -l permutation-seed -x -d 'Its se
 complete -c lafs -n '__lafs_at server replace' -l option -x -d 'How to reach it; may be repeated'
 complete -c lafs -n '__lafs_at server replace' -l accept-new -d 'Accept and record a host key that is not known yet'
 complete -c lafs -n '__lafs_at server replace' -l force -d 'Forget OLD even if something on it could not be saved'
+complete -c lafs -n '__lafs_at status' -l max-age -x -d 'Exit 10 when a backup or check is older'
 complete -c lafs -n '__lafs_at alias add' -F
 complete -c lafs -n '__lafs_at alias add' -a '(__lafs_at_files) (__lafs_aliases :)'
 complete -c lafs -n '__lafs_at alias list' -l uri -d 'Show the caps too: write caps where there are'
@@ -261,5 +263,5 @@ complete -c lafs -n '__lafs_at forget' -s n -l dry-run -d 'Say what would go; re
 complete -c lafs -n '__lafs_at forget' -F
 complete -c lafs -n '__lafs_at forget' -a '(__lafs_at_files) (__lafs_aliases :)'
 complete -c lafs -n '__lafs_at completion' -a 'bash zsh fish'
-complete -c lafs -n '__lafs_at help' -a 'init server encoding alias grid recovery put get cat ls mkdir ln mv rm cp find manifest stats cap batch check repair renew share backup snapshots restore diff forget completion help man'
-complete -c lafs -n '__lafs_at man' -a 'init server encoding alias grid recovery put get cat ls mkdir ln mv rm cp find manifest stats cap batch check repair renew share backup snapshots restore diff forget completion help man'
+complete -c lafs -n '__lafs_at help' -a 'init server status encoding alias grid recovery put get cat ls mkdir ln mv rm cp find manifest stats cap batch check repair renew share backup snapshots restore diff forget completion help man'
+complete -c lafs -n '__lafs_at man' -a 'init server status encoding alias grid recovery put get cat ls mkdir ln mv rm cp find manifest stats cap batch check repair renew share backup snapshots restore diff forget completion help man'

@@ -13,9 +13,11 @@ from typing import Any
 
 from lafscli.backup.database import Row
 from lafscli.backup.entries import Extra, compared
-from lafscli.backup.scan import Folder
+from lafscli.backup.scan import Folder, Found
 from lafscli.formats import caps
+from lafscli.immutable.many import Content
 from lafscli.primitives.encoding import netstring
+from lafscli.storage.source import SeenFile
 from lafscli.tree.directory import NewChild
 
 
@@ -40,6 +42,36 @@ class Node:
     children: dict[str, Child] = field(default_factory=dict)
     rows: dict[bytes, Row] = field(default_factory=dict)
     waiting: int = 1
+
+
+@dataclass(eq=False, slots=True)
+class Item:
+    """A file, or the target of a symbolic link, that is to be stored. `known`: what an earlier run stored of it, and
+    `same` if it did not change since."""
+
+    node: Node
+    name: str
+    found: Found
+    extra: Extra
+    target: bytes | None
+    read_from_ns: int
+    known: Row | None = None
+    same: bool = False
+    tries: int = 0
+    others: list[tuple[Node, str, Found, Extra]] = field(default_factory=list)
+    """Other names of the same file."""
+
+    @property
+    def source(self) -> Content:
+        return SeenFile(self.found.path, self.found.stat) if self.target is None else self.target
+
+
+@dataclass(frozen=True, slots=True)
+class Whole:
+    """A directory whose children are all there, and what it is known by."""
+
+    node: Node
+    mark: bytes
 
 
 def child_of(text: str, metadata: Mapping[str, Any]) -> Child:

@@ -7,29 +7,26 @@ under way.
 
 from __future__ import annotations
 
-import io
 import os
 import stat
 from collections import deque
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
-from typing import Any, BinaryIO
 
-from lafscli.backup.building import Node, child_of, directory_mark, new_children
+from lafscli.backup.building import Item, Node, Whole, child_of, directory_mark, new_children
 from lafscli.backup.confirm import look
 from lafscli.backup.database import Database, Row
 from lafscli.backup.entries import ROOT_ENTRY, Extra, attributes_of, holes_in, metadata_of
 from lafscli.backup.excludes import Level
 from lafscli.backup.names import grid_names
+from lafscli.backup.restless import reason_of, store_as_it_is
 from lafscli.backup.runs import Settings, Tally, Trouble
 from lafscli.backup.scan import Found, Scan
 from lafscli.errors import LafsError, NotHappy, SourceChanged, Unreachable, UsageError
 from lafscli.formats import caps
 from lafscli.formats.caps import ChkCap, DirectoryCap, LitCap
 from lafscli.immutable.many import Content, upload_all
-from lafscli.immutable.upload import LIT_LIMIT, Uploaded, upload
+from lafscli.immutable.upload import LIT_LIMIT, Uploaded
 from lafscli.primitives.encoding import b32encode
-from lafscli.storage.source import SeenFile, open_regular
 from lafscli.tree.contents import Access
 from lafscli.tree.copy import Throughout
 from lafscli.tree.directory import immutable_table
@@ -40,36 +37,6 @@ _RACY_NS = 100_000_000
 """A file that changed so shortly before it was looked at may have changed again without any sign of it."""
 _RUNS_KEPT = 30
 _TRIES = 2
-
-
-@dataclass(eq=False, slots=True)
-class _Item:
-    """A file, or the target of a symbolic link, that is to be stored. `known`: what an earlier run stored of it, and
-    `same` if it did not change since."""
-
-    node: Node
-    name: str
-    found: Found
-    extra: Extra
-    target: bytes | None
-    read_from_ns: int
-    known: Row | None = None
-    same: bool = False
-    tries: int = 0
-    others: list[tuple[Node, str, Found, Extra]] = field(default_factory=list)
-    """Other names of the same file."""
-
-    @property
-    def source(self) -> Content:
-        return SeenFile(self.found.path, self.found.stat) if self.target is None else self.target
-
-
-@dataclass(frozen=True, slots=True)
-class _Table:
-    """A directory whose children are all there, and what it is known by."""
-
-    node: Node
-    mark: bytes
 
 
 def make_snapshot(access: Access, database: Database, source: bytes, settings: Settings) -> tuple[DirectoryCap, Tally]:
@@ -92,12 +59,12 @@ class _Run:
         self.tally = Tally()
         self._scan = Scan(settings.excludes, self._failed, settings.warn, settings.only)
         self._tasks: list[Node] = []
-        self._items: deque[_Item] = deque()
+        self._items: deque[Item] = deque()
         self._ready: deque[Node] = deque()
-        self._underway: dict[int, _Item | _Table] = {}
+        self._underway: dict[int, Item | Whole] = {}
         self._number = 0
         self._unsaved = 0
-        self._links: dict[tuple[int, int], _Item | Row] = {}
+        self._links: dict[tuple[int, int], Item | Row] = {}
         self._lacking: set[str] = set()
         self._root: DirectoryCap | None = None
         self._writable = [store.server.name for store in access.grid.stores if store.server.writable]
@@ -114,7 +81,7 @@ class _Run:
         self._tasks.append(Node(top, None, "", self._attributes(top.found, None)))
         for number, done in upload_all(self._access.grid, self._sources(), self._access.writing, self._progress):
             thing = self._underway.pop(number)
-            if isinstance(thing, _Table):
+            if isinstance(thing, Whole):
                 self._table_stored(thing, done)
             elif isinstance(done, LafsError):
                 self._not_stored(thing, done)
@@ -210,7 +177,7 @@ class _Run:
                 self._place(node, name, found, str(LitCap(target)), target=target)
             else:
                 node.waiting += 1
-                self._items.append(_Item(node, name, found, Extra(), target, now_ns))
+                self._items.append(Item(node, name, found, Extra(), target, now_ns))
         else:
             self._place(node, name, found, str(LitCap(b"")))
 
@@ -237,7 +204,7 @@ class _Run:
             self._place(node, name, found, known.cap, extra=extra)
             return
         node.waiting += 1
-        item = _Item(node, name, found, extra, None, now_ns, known, same)
+        item = Item(node, name, found, extra, None, now_ns, known, same)
         if found.stat.st_nlink > 1:
             self._links[ids] = item
         self._items.append(item)
@@ -278,15 +245,15 @@ class _Run:
 
     # ---- files
 
-    def _not_stored(self, item: _Item, error: LafsError) -> None:
+    def _not_stored(self, item: Item, error: LafsError) -> None:
         if isinstance(error, NotHappy | Unreachable):
             raise error
         if isinstance(error, SourceChanged):
             self._once_more(item)
         else:
-            self._lost(item, _reason(error))
+            self._lost(item, reason_of(error))
 
-    def _once_more(self, item: _Item) -> None:
+    def _once_more(self, item: Item) -> None:
         """It changed while it was read: read it again; if that is in vain, store what it is, under a random key."""
         try:
             item.read_from_ns = self._settings.now_ns()
@@ -297,22 +264,20 @@ class _Run:
             if item.tries < _TRIES:
                 self._items.append(item)
                 return
-            with open_regular(item.found.path) as file:
-                item.found = Found(item.found.name, item.found.path, os.fstat(file.fileno()))
-                most = io.BufferedReader(_Upto(file, item.found.stat.st_size))
-                done = upload(self._access.grid, most, self._access.writing, self._progress)
+            found, done = store_as_it_is(self._access, item.found.path, self._progress)
+            item.found = Found(item.found.name, item.found.path, found)
         except OSError as error:
             self._lost(item, f"cannot be read: {error.strerror}")
         except (NotHappy, Unreachable):
             raise
         except LafsError as error:
-            self._lost(item, _reason(error))
+            self._lost(item, reason_of(error))
         else:
             self.tally.changing.append(item.found.shown)
             self._settings.warn(f"{item.found.shown} changed while it was read, twice: what was read is kept")
             self._stored(item, done, remember=False)
 
-    def _stored(self, item: _Item, done: Uploaded, *, remember: bool = True) -> None:
+    def _stored(self, item: Item, done: Uploaded, *, remember: bool = True) -> None:
         self._sent(done)
         found = item.found
         if item.target is not None:
@@ -341,7 +306,7 @@ class _Run:
             self._other_name(node, name, other, row, extra, remember=remember)
             self._arrived(node)
 
-    def _count(self, item: _Item, text: str) -> None:
+    def _count(self, item: Item, text: str) -> None:
         """What kind of file it was: one that was read and is what it was before did not change."""
         if item.known is None:
             self.tally.files_new += 1
@@ -372,7 +337,7 @@ class _Run:
             node.rows[found.name] = Row.of(found.stat, row.cap, row.si, row.extra)
         self._place(node, name, found, row.cap, extra=Extra(extra.xattr, extra.acl, Extra.parse(row.extra).holes))
 
-    def _lost(self, item: _Item, reason: str) -> None:
+    def _lost(self, item: Item, reason: str) -> None:
         self._failed(item.found.shown, reason)
         self._links.pop((item.found.stat.st_dev, item.found.stat.st_ino), None)
         self._arrived(item.node)
@@ -395,11 +360,11 @@ class _Run:
             return None
         table = immutable_table(new_children(node.children))
         node.children.clear()
-        self._underway[self._number] = _Table(node, mark)
+        self._underway[self._number] = Whole(node, mark)
         self._number += 1
         return table
 
-    def _table_stored(self, table: _Table, done: Uploaded | LafsError) -> None:
+    def _table_stored(self, table: Whole, done: Uploaded | LafsError) -> None:
         if isinstance(done, LafsError):
             raise done
         self.tally.dirs_new += 1
@@ -425,30 +390,6 @@ class _Run:
             return
         self._place(node.parent, node.name, found, known[1], extra=node.extra)
         self._arrived(node.parent)
-
-
-class _Upto(io.RawIOBase):
-    """A file up to a length: one that grows faster than it is read must end too."""
-
-    def __init__(self, file: BinaryIO, length: int) -> None:
-        super().__init__()
-        self._file = file
-        self._left = length
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        piece = memoryview(buffer)[: self._left]
-        count: int = self._file.readinto(piece) if piece else 0  # type: ignore[attr-defined]
-        self._left -= count
-        return count
-
-
-def _reason(error: LafsError) -> str:
-    """Without the path, which is told beside it."""
-    cause = error.__cause__
-    return f"cannot be read: {cause.strerror}" if isinstance(cause, OSError) else error.message
 
 
 def _racy(found: Found, read_from_ns: int) -> bool:

@@ -120,12 +120,48 @@ def _backup(
             name = publish(access, top, into, cap, time.time, time.sleep)
     finally:
         database.close()
+    _remember(frame, where, os.fsdecode(path), name, tally)
     _tell(frame, _joined(where, f"Archives/{name}"), str(cap), tally, began)
+
+
+def _remember(frame: Frame, where: Target, source: str, name: str, tally: Tally) -> None:
+    """Note for `lafs status` that this went well; and once a month say that there is no recovery kit, or an old one."""
+    from lafscli.config import kits
+    from lafscli.config.history import Event, note
+
+    client, now = frame.client(), time.time()
+    if where.cap.storage_index is not None:
+        facts = {"source": source, "path": where.path, "snapshot": name, "errors": len(tally.errors)}
+        root = b32encode(where.cap.storage_index)
+        note(client.config.home, Event("backup", root, int(now), facts), about=f"{where.path}\0{source}")
+    if kits.reminder_is_due(client.config, now):
+        frame.out.warn("no recovery kit has all aliases and servers: without this home nothing of it could be read")
+        frame.out.hint("lafs recovery export FILE")
+        kits.reminded(client.config.home, now)
+
+
+def _servers_lacking(frame: Frame, tally: Tally) -> list[dict[str, Any]]:
+    """Servers that have no share of something, or did not answer when they were asked; named with what to do."""
+    lacking = []
+    for name in sorted({*tally.lacking, *tally.silent}):
+        objects = tally.lacking.get(name, 0)
+        found: dict[str, Any] = {"server": name, "objects": objects}
+        if name in tally.silent:
+            found["reason"] = tally.silent[name]
+        lacking.append(found)
+        why = f" ({tally.silent[name]})" if name in tally.silent else ""
+        what = f"has no share of {count(objects, 'object')} of this snapshot" if objects else "did not answer"
+        frame.out.warn(f"server {name} {what}{why}")
+    if lacking:
+        frame.out.hint("every object is safe; lafs repair -r TARGET stores what is lacking when the servers are back")
+    return lacking
 
 
 def _tell(frame: Frame, snapshot: str, cap: str, tally: Tally, began: float) -> None:
     seconds = time.monotonic() - began
-    frame.out.show({"snapshot": snapshot, "cap": cap} | _document(tally, seconds), snapshot)
+    lacking = _servers_lacking(frame, tally)
+    document = {"snapshot": snapshot, "cap": cap} | _document(tally, seconds) | {"servers_lacking": lacking}
+    frame.out.show(document, snapshot)
     said = (
         f"{count(tally.files_new, 'file')} new, {tally.files_changed} changed, {tally.files_unmodified} unmodified; "
         f"{tally.dirs_new} directories new, {tally.dirs_reused} reused; {human_size(tally.bytes_read)} read, "
@@ -278,6 +314,7 @@ def _backup_stdin(frame: Frame, source: str, target: str, given: dict[str, Any],
             with os.fdopen(0, "rb", buffering=0, closefd=False) as stream:
                 cap, tally = snapshot_of_stream(access, stream, name, time.time(), progress)
             made = publish(access, top, into, cap, time.time, time.sleep)
+    _remember(frame, where, f"- ({name})", made, tally)
     _tell(frame, _joined(where, f"Archives/{made}"), str(cap), tally, began)
 
 

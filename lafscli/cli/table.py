@@ -61,6 +61,13 @@ COMMANDS = (
     Command("server remove", "lafscli.cli.servers", "remove", SETUP, "Forget a server; its shares stay there."),
     Command("server drain", "lafscli.cli.moves", "drain_", SETUP, "Copy our shares from a server to the others."),
     Command("server replace", "lafscli.cli.moves", "replace_", SETUP, "Put a new server in the place of another."),
+    Command(
+        "status",
+        "lafscli.cli.status",
+        "status",
+        SETUP,
+        "Show servers, and the last good backup and check of each root.",
+    ),
     Command("encoding", "lafscli.cli.setup", "encoding", SETUP, "Show or set how many shares a file gets."),
     Command("alias create", "lafscli.cli.aliases", "create", SETUP, "Make a directory and give it a name."),
     Command("alias add", "lafscli.cli.aliases", "add", SETUP, "Give a name to what TARGET leads to."),
