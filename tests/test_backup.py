@@ -5,55 +5,24 @@ from __future__ import annotations
 import base64
 import os
 import stat
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from lafscli.backup.create import make_snapshot
 from lafscli.backup.database import Database
-from lafscli.backup.entries import Kept
 from lafscli.backup.excludes import Excludes
 from lafscli.backup.landing import Landing, Rights
 from lafscli.backup.names import grid_names
-from lafscli.backup.restore import Restored, Restoring, restore
-from lafscli.backup.runs import Settings, Tally
 from lafscli.backup.selecting import Selecting
 from lafscli.errors import LafsError, NotHappy, UsageError
 from lafscli.formats.caps import DirectoryCap, LitCap
 from lafscli.tree.directory import NewChild, create_directory, load
-from tests.grids import LocalGrid, content
+from tests.grids import content
+from tests.keeper import Keeper
 from tests.mutable_access import access_to
 from tests.trees import described, every_kind
-
-
-class Keeper:
-    """A grid, a database, and a source."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.local = LocalGrid(folder / "grid")
-        self.source = folder / "source"
-        self.database = Database(folder / "database.sqlite")
-
-    def backup(self, **settings: Any) -> tuple[DirectoryCap, Tally]:
-        """With the clock an hour on, so that no file looks as if it had changed just now."""
-        given = Settings(now_ns=lambda: time.time_ns() + 3600 * 10**9, **settings)
-        return make_snapshot(access_to(self.local.grid()), self.database, os.fsencode(self.source), given)
-
-    def restore(self, cap: DirectoryCap, name: str = "restored", **settings: Any) -> tuple[Path, Restored, Rights]:
-        target = self.folder / name
-        target.mkdir(exist_ok=True)
-        rights = Rights(os.geteuid() == 0)
-        how = Restoring(settings.pop("selecting", Selecting()), **settings)
-        with Landing(str(target), rights) as landing:
-            return target, restore(access_to(self.local.grid()), cap, Kept(), landing, how), rights
-
-    def lose(self, servers: range) -> None:
-        for index in servers:
-            self.local.dials[index].dead = True
 
 
 @pytest.fixture
