@@ -11,11 +11,13 @@ from typing import Any
 
 import pytest
 
+from lafscli.backup import snapshots as snapshots_module
 from lafscli.backup.database import Database
 from lafscli.backup.excludes import Excludes
 from lafscli.backup.landing import Landing, Rights
 from lafscli.backup.names import grid_names
 from lafscli.backup.selecting import Selecting
+from lafscli.backup.snapshots import archives, publish, snapshots
 from lafscli.errors import LafsError, NotHappy, UsageError
 from lafscli.formats.caps import DirectoryCap, LitCap
 from lafscli.tree.directory import NewChild, create_directory, load
@@ -447,6 +449,68 @@ def test_a_file_in_the_way_of_a_folder_is_named(keeper: Keeper) -> None:
     _, done, _ = keeper.restore(cap)
     assert {Path(trouble.path).name for trouble in done.errors} == {"file", "deep"}
     assert (target / "other name").read_bytes() == b"content"
+
+
+class Clock:
+    """A clock that shows the times it is given, the last one on and on; each sleep is a second."""
+
+    def __init__(self, *shown: float) -> None:
+        self.shown = list(shown)
+        self.slept = 0
+
+    def now(self) -> float:
+        return (self.shown.pop(0) if len(self.shown) > 1 else self.shown[0]) + self.slept
+
+    def sleep(self, seconds: float) -> None:
+        self.slept += 1
+
+
+def linked(keeper: Keeper, top: DirectoryCap) -> tuple[dict[str, object], object]:
+    """The snapshots by name, and the latest."""
+    access = access_to(keeper.local.grid())
+    found = {each.name: each.cap for each in snapshots(access, top)}
+    return found, load(access, top).table.child("Latest").cap
+
+
+def made(keeper: Keeper, text: bytes) -> DirectoryCap:
+    return create_directory(access_to(keeper.local.grid()), {"f": NewChild(LitCap(text))}, kind="chk")
+
+
+def test_a_second_that_is_taken_is_waited_out_and_a_clock_may_go_back(keeper: Keeper) -> None:
+    """The same snapshot twice in one second is two; the latest is the one that was linked last, whatever its name."""
+    access = access_to(keeper.local.grid())
+    top = create_directory(access)
+    into = archives(access, top, make=True)
+    one, two = made(keeper, b"1"), made(keeper, b"2")
+    for snapshot, clock, name in (
+        (one, Clock(86400.0), "1970-01-02_00:00:00Z"),
+        (one, Clock(86400.5), "1970-01-02_00:00:01Z"),
+        (two, Clock(5.0), "1970-01-01_00:00:05Z"),
+    ):
+        assert publish(access, top, into, snapshot, clock.now, clock.sleep) == name
+        assert linked(keeper, top)[1] == snapshot
+    assert list(linked(keeper, top)[0]) == ["1970-01-01_00:00:05Z", "1970-01-02_00:00:00Z", "1970-01-02_00:00:01Z"]
+
+
+def test_latest_does_not_go_back_where_two_back_up_at_once(keeper: Keeper) -> None:
+    """While the first has linked its snapshot and not yet led `Latest` to it, another links a later one, and does."""
+    access, other = access_to(keeper.local.grid()), access_to(keeper.local.grid())
+    top = create_directory(access)
+    into = archives(access, top, make=True)
+    mine, theirs = made(keeper, b"1"), made(keeper, b"2")
+    table_edit = snapshots_module.edit
+
+    def edit(access: Any, cap: DirectoryCap, change: Any) -> None:
+        table_edit(access, cap, change)
+        if access is not other and cap == into:
+            publish(other, top, into, theirs, Clock(200.0).now, Clock(0).sleep)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(snapshots_module, "edit", edit)
+        publish(access, top, into, mine, Clock(100.0).now, Clock(0).sleep)
+    found, latest = linked(keeper, top)
+    assert list(found.values()) == [mine, theirs]
+    assert latest == theirs
 
 
 def test_errors_are_errors(keeper: Keeper) -> None:

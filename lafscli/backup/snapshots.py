@@ -83,11 +83,12 @@ def publish(
     def link(table: Table) -> None:
         nonlocal chosen, taken
         if chosen and chosen in table and table.child(chosen).cap == snapshot:
-            return  # a write that nobody acknowledged came through
+            return  # a write of ours that nobody acknowledged came through
         before.update(_linked(table))
-        chosen = name_of(now())
-        taken = chosen in table
+        name = name_of(now())
+        taken = name in table
         if not taken:
+            chosen = name
             table.link(chosen, snapshot, now=access.now)
 
     while True:
