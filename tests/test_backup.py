@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import base64
 import os
+import sqlite3
 import stat
 from collections.abc import Callable, Iterator
+from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from lafscli.backup import snapshots as snapshots_module
-from lafscli.backup.database import Database
+from lafscli.backup.database import Database, Row
 from lafscli.backup.excludes import Excludes
 from lafscli.backup.landing import Landing, Rights
 from lafscli.backup.names import grid_names
@@ -21,7 +24,7 @@ from lafscli.backup.snapshots import archives, publish, snapshots
 from lafscli.errors import LafsError, NotHappy, UsageError
 from lafscli.formats.caps import DirectoryCap, LitCap
 from lafscli.tree.directory import NewChild, create_directory, load
-from tests.grids import content
+from tests.grids import LocalGrid, content
 from tests.keeper import Keeper
 from tests.mutable_access import access_to
 from tests.trees import described, every_kind
@@ -155,6 +158,125 @@ def test_a_database_that_breaks_in_the_middle_is_done_without(keeper: Keeper) ->
     keeper.database = Database(path)
     assert keeper.backup()[0] == cap
     assert keeper.backup()[1].bytes_read == 0
+
+
+def test_a_journal_that_was_left_is_not_taken_for_that_of_the_next_file(keeper: Keeper) -> None:
+    """A killed run leaves it; the file beside it was damaged. What sqlite makes of the two is right, or is not used."""
+    every_kind(keeper.source)
+    cap, _ = keeper.backup()
+    path, journal = keeper.folder / "database.sqlite", keeper.folder / "database.sqlite-wal"
+    kept = journal.read_bytes()
+    keeper.database.close()
+    path.write_bytes(b"hello")
+    journal.write_bytes(kept)
+    keeper.database = Database(path)
+    assert keeper.backup()[0] == cap
+    assert keeper.backup()[1].bytes_read == 0
+    keeper.database.close()
+    path.write_bytes(b"x" * 100_000)
+    journal.write_bytes(b"")
+    keeper.database = Database(path)
+    assert keeper.backup()[0] == cap
+    assert keeper.backup()[1].bytes_read == 0
+
+
+@pytest.mark.parametrize("column", ["cap", "si", "size", "extra"])
+def test_a_row_with_a_flipped_bit_is_not_believed(keeper: Keeper, column: str) -> None:
+    keeper.source.mkdir()
+    (keeper.source / "f").write_bytes(content(1000))
+    cap, _ = keeper.backup()
+    keeper.database.close()
+    path = keeper.folder / "database.sqlite"
+    with closing(sqlite3.connect(path)) as database:
+        [(value,)] = database.execute(f"SELECT {column} FROM files WHERE cap <> ''")
+        flipped = value + 1 if isinstance(value, int) else value[:-1] + "3" if value else '{"holes": [[0, 9]]}'
+        database.execute(f"UPDATE files SET {column} = ?", [flipped])
+        database.execute("UPDATE folders SET cap = replace(cap, 'a', 'b')")
+        database.commit()
+    keeper.database = Database(path)
+    again, _ = keeper.backup()
+    assert again == cap
+    assert described(keeper.restore(again)[0]) == described(keeper.source)
+
+
+def test_a_database_of_another_grid_is_of_no_use_and_of_no_harm(keeper: Keeper) -> None:
+    every_kind(keeper.source)
+    cap, _ = keeper.backup()
+    keeper.local.close()
+    keeper.local = LocalGrid(keeper.folder / "other")
+    again, tally = keeper.backup()
+    assert again == cap
+    assert (tally.reuploaded_missing, tally.bytes_pushed) > (0, 0)
+    assert described(keeper.restore(cap)[0]) == described(keeper.source)
+
+
+def test_another_backup_that_keeps_the_database_does_not_make_it_unknown(
+    keeper: Keeper, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is locked while this run wants to write: what is known is used, and what was noted is written later."""
+    monkeypatch.setattr("lafscli.backup.database._BUSY_SECONDS", 0.01)
+    keeper.database.close()
+    keeper.database = Database(keeper.folder / "database.sqlite")
+    every_kind(keeper.source)
+    keeper.backup()
+    (keeper.source / "new").write_bytes(content(1000))
+    with closing(sqlite3.connect(keeper.folder / "database.sqlite", isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        _, tally = keeper.backup()
+        assert (tally.files_new, tally.bytes_read, keeper.database.usable) == (1, 1000, True)
+        other.execute("ROLLBACK")
+    keeper.database.close()
+    keeper.database = Database(keeper.folder / "database.sqlite")
+    assert keeper.backup()[1].bytes_read == 0
+
+
+def test_the_same_content_many_times_is_sent_once(keeper: Keeper) -> None:
+    keeper.source.mkdir()
+    for number in range(50):
+        (keeper.source / f"f{number}").write_bytes(content(20_000))
+    cap, tally = keeper.backup()
+    assert (tally.files_new, tally.bytes_read) == (50, 50 * 20_000)
+    assert tally.bytes_pushed < 3 * 10 * 20_000
+    assert len(keeper.local.share_files()) == 20
+    assert described(keeper.restore(cap)[0]) == described(keeper.source)
+
+
+def test_the_source_may_be_the_root_of_all(tmp_path: Path) -> None:
+    """What was stored from / and below it."""
+    database = Database(tmp_path / "database.sqlite")
+    row = Row(1, 2, 3, 4, "URI:CHK:x", "abc", "")
+    for folder in (b"/", b"/a", b"/a/b", b"/ab", b"/b"):
+        database.keep(folder, {b"f": replace(row, si=folder.decode())})
+    database.commit()
+    assert {si for si, _ in database.stored(b"/")} == {"/", "/a", "/a/b", "/ab", "/b"}
+    assert {si for si, _ in database.stored(b"/a")} == {"/a", "/a/b"}
+    database.forget(b"/", [b"a"])
+    database.commit()
+    assert {si for si, _ in database.stored(b"/")} == {"/", "/ab", "/b"}
+    database.close()
+
+
+def test_ignoring_timestamps_reads_all_and_finds_nothing_new(keeper: Keeper) -> None:
+    every_kind(keeper.source)
+    cap, first = keeper.backup()
+    again, tally = keeper.backup(ignore_timestamps=True)
+    assert again == cap
+    assert (tally.files_new, tally.files_changed, tally.bytes_read) == (0, 0, first.bytes_read)
+
+
+def test_a_clock_that_was_set_back_costs_nothing(keeper: Keeper) -> None:
+    """Files of the future are files; a change of the same size is seen by its time, whichever way that goes."""
+    keeper.source.mkdir()
+    future = keeper.source / "future"
+    future.write_bytes(b"f" * 100)
+    os.utime(future, (4e9, 4e9))
+    keeper.backup()
+    assert keeper.backup()[1].bytes_read == 0
+    future.write_bytes(b"g" * 100)
+    os.utime(future, (3e9, 3e9))
+    cap, tally = keeper.backup()
+    assert tally.files_changed == 1
+    assert (keeper.restore(cap)[0] / "future").read_bytes() == b"g" * 100
 
 
 def test_too_few_servers_make_no_snapshot(keeper: Keeper) -> None:
