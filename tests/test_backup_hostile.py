@@ -7,6 +7,7 @@ import io
 import json
 import os
 import stat
+import subprocess
 import tarfile
 import time
 from collections.abc import Iterator
@@ -202,7 +203,10 @@ def test_deep_nesting(keeper: Keeper) -> None:
     for _ in range(depth):
         tables = [{"d" * 20: NewChild(cap, {"mtime": mtime})} for cap, mtime in zip(trees, (5.0, 6.0), strict=True)]
         trees = [each for each in create_directories(access, tables, kind="chk") if isinstance(each, DirectoryCap)]
-    _, done, _ = keeper.restore(trees[0])
+    try:
+        _, done, _ = keeper.restore(trees[0])
+    finally:  # pytest would remove it by recursion
+        subprocess.run(["rm", "-rf", str(keeper.folder / "restored")], check=True)
     assert (done.errors, done.files, done.dirs) == ([], 1, depth)
     found = list(compare(access, *trees))
     assert len(found) == depth
