@@ -68,7 +68,7 @@ _lafs() {
         if [[ -z $ended ]]; then
             case $word in
                 --) ended=1; continue ;;
-                --color|--log-file|--limit-rate|--timeout|--home|--encoding|--from-tahoe|--site|--node-id|--permutation-seed|--option|--max-age|--passphrase-file|--memory|--from|--kit|--format|--private-key|--segment-size|--offset|--length|--name|--size|--type|--sample|--assume-lost|--max-time|--exclude|--exclude-from|--exclude-larger-than|--files-from|--stdin-filename|--confirm|--lock-wait|--include|--overwrite|--keep-last|--keep-daily|--keep-weekly|--keep-monthly|--keep-yearly|--keep-within)
+                --color|--log-file|--limit-rate|--timeout|--home|--encoding|--from-tahoe|--site|--node-id|--permutation-seed|--option|--max-age|--passphrase-file|--memory|--from|--kit|--format|--private-key|--segment-size|--offset|--length|--name|--size|--type|--sample|--assume-lost|--max-time|--root|--grace|--lock-wait|--exclude|--exclude-from|--exclude-larger-than|--files-from|--stdin-filename|--confirm|--include|--overwrite|--keep-last|--keep-daily|--keep-weekly|--keep-monthly|--keep-yearly|--keep-within)
                     [[ ${COMP_WORDS[i+1]} == = ]] && i=$((i + 1))
                     i=$((i + 1))
                     continue
@@ -122,6 +122,9 @@ _lafs() {
             "check":--max-time) :; return ;;
             "repair":--assume-lost) :; return ;;
             "repair":--max-time) :; return ;;
+            "gc":--root) _lafs_targets; return ;;
+            "gc":--grace) :; return ;;
+            "gc":--lock-wait) :; return ;;
             "backup":--exclude) :; return ;;
             "backup":--exclude-from) _lafs_files -f; return ;;
             "backup":--exclude-larger-than) :; return ;;
@@ -161,6 +164,7 @@ _lafs() {
                 'manifest') word='--storage-index --verify-cap --read-cap' ;;
                 'check') word='-r --recursive --verify --sample --repair --rebalance --assume-lost --add-lease --max-time --force' ;;
                 'repair') word='-r --recursive --assume-lost --add-lease --max-time --force' ;;
+                'gc') word='--root --delete --grace --undo --adopt --lock-wait' ;;
                 'backup') word='--exclude --exclude-from --exclude-vcs --exclude-caches --exclude-larger-than --one-file-system --files-from --stdin --stdin-filename --ignore-timestamps --confirm -n --dry-run --lock-wait' ;;
                 'restore') word='--include --exclude --overwrite -n --dry-run --verify --tar' ;;
                 'forget') word='--keep-last --keep-daily --keep-weekly --keep-monthly --keep-yearly --keep-within -n --dry-run' ;;
@@ -172,7 +176,7 @@ _lafs() {
         fi
     fi
     case $command:$count in
-        :*) _lafs_words 'init server status encoding alias grid recovery put get cat ls mkdir ln mv rm cp find manifest stats cap batch check repair renew share backup snapshots restore diff forget completion help man' ;;
+        :*) _lafs_words 'init server status encoding alias grid recovery put get cat ls mkdir ln mv rm cp find manifest stats cap batch check repair renew gc unpin share backup snapshots restore diff forget completion help man' ;;
         server:*) _lafs_words 'add list status remove drain replace' ;;
         alias:*) _lafs_words 'create add list remove rename' ;;
         grid:*) _lafs_words 'export import' ;;
@@ -210,6 +214,7 @@ _lafs() {
         "check":*) _lafs_targets ;;
         "repair":*) _lafs_targets ;;
         "renew":*) _lafs_targets ;;
+        "unpin":*) _lafs_targets ;;
         "share show":*) _lafs_files -f ;;
         "share find":*) _lafs_targets ;;
         "backup":0) _lafs_targets ;;
@@ -219,8 +224,8 @@ _lafs() {
         "restore":*) _lafs_files -f ;;
         "forget":*) _lafs_targets ;;
         "completion":*) _lafs_words 'bash zsh fish' ;;
-        "help":*) _lafs_words 'init server status encoding alias grid recovery put get cat ls mkdir ln mv rm cp find manifest stats cap batch check repair renew share backup snapshots restore diff forget completion help man' ;;
-        "man":*) _lafs_words 'init server status encoding alias grid recovery put get cat ls mkdir ln mv rm cp find manifest stats cap batch check repair renew share backup snapshots restore diff forget completion help man' ;;
+        "help":*) _lafs_words 'init server status encoding alias grid recovery put get cat ls mkdir ln mv rm cp find manifest stats cap batch check repair renew gc unpin share backup snapshots restore diff forget completion help man' ;;
+        "man":*) _lafs_words 'init server status encoding alias grid recovery put get cat ls mkdir ln mv rm cp find manifest stats cap batch check repair renew gc unpin share backup snapshots restore diff forget completion help man' ;;
     esac
 }
 

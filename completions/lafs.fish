@@ -8,7 +8,7 @@ function __lafs_at --description 'Is the command before the cursor this one?'
             continue
         end
         switch $word
-            case --color --log-file --limit-rate --timeout --home --encoding --from-tahoe --site --node-id --permutation-seed --option --max-age --passphrase-file --memory --from --kit --format --private-key --segment-size --offset --length --name --size --type --sample --assume-lost --max-time --exclude --exclude-from --exclude-larger-than --files-from --stdin-filename --confirm --lock-wait --include --overwrite --keep-last --keep-daily --keep-weekly --keep-monthly --keep-yearly --keep-within
+            case --color --log-file --limit-rate --timeout --home --encoding --from-tahoe --site --node-id --permutation-seed --option --max-age --passphrase-file --memory --from --kit --format --private-key --segment-size --offset --length --name --size --type --sample --assume-lost --max-time --root --grace --lock-wait --exclude --exclude-from --exclude-larger-than --files-from --stdin-filename --confirm --include --overwrite --keep-last --keep-daily --keep-weekly --keep-monthly --keep-yearly --keep-within
                 set skip 1
             case '-*'
             case '*'
@@ -67,6 +67,8 @@ complete -c lafs -n '__lafs_at' -a batch -d 'Run one command a line over one set
 complete -c lafs -n '__lafs_at' -a check -d 'Count the shares of objects, or prove them'
 complete -c lafs -n '__lafs_at' -a repair -d 'Bring objects back to all their shares'
 complete -c lafs -n '__lafs_at' -a renew -d 'Renew the leases of what is stored'
+complete -c lafs -n '__lafs_at' -a gc -d 'Throw away what nothing leads to any more'
+complete -c lafs -n '__lafs_at' -a unpin -d 'Let go of what was stored without a name'
 complete -c lafs -n '__lafs_at' -a share -d 'Shares on servers and on disk'
 complete -c lafs -n '__lafs_at' -a backup -d 'Store a snapshot of a folder, and print its path'
 complete -c lafs -n '__lafs_at' -a snapshots -d 'List the snapshots of a backup, the oldest first'
@@ -225,6 +227,14 @@ complete -c lafs -n '__lafs_at repair' -F
 complete -c lafs -n '__lafs_at repair' -a '(__lafs_at_files) (__lafs_aliases :)'
 complete -c lafs -n '__lafs_at renew' -F
 complete -c lafs -n '__lafs_at renew' -a '(__lafs_at_files) (__lafs_aliases :)'
+complete -c lafs -n '__lafs_at gc' -l root -r -F -d 'Keep this too, and all that it leads to'
+complete -c lafs -n '__lafs_at gc' -l delete -d 'Do it; without it nothing is changed, only counted'
+complete -c lafs -n '__lafs_at gc' -l grace -x -d 'How long shares lie in the trash before they go for good [14d]'
+complete -c lafs -n '__lafs_at gc' -l undo -d 'Bring back what this home has in the trash, where no share stands now'
+complete -c lafs -n '__lafs_at gc' -l adopt -d 'Switch gc on in a home whose secrets came from elsewhere'
+complete -c lafs -n '__lafs_at gc' -l lock-wait -x -d 'Wait so long for another gc of this home [0s]'
+complete -c lafs -n '__lafs_at unpin' -F
+complete -c lafs -n '__lafs_at unpin' -a '(__lafs_at_files) (__lafs_aliases :)'
 complete -c lafs -n '__lafs_at share show' -F
 complete -c lafs -n '__lafs_at share find' -F
 complete -c lafs -n '__lafs_at share find' -a '(__lafs_at_files) (__lafs_aliases :)'
@@ -263,5 +273,5 @@ complete -c lafs -n '__lafs_at forget' -s n -l dry-run -d 'Say what would go; re
 complete -c lafs -n '__lafs_at forget' -F
 complete -c lafs -n '__lafs_at forget' -a '(__lafs_at_files) (__lafs_aliases :)'
 complete -c lafs -n '__lafs_at completion' -a 'bash zsh fish'
-complete -c lafs -n '__lafs_at help' -a 'init server status encoding alias grid recovery put get cat ls mkdir ln mv rm cp find manifest stats cap batch check repair renew share backup snapshots restore diff forget completion help man'
-complete -c lafs -n '__lafs_at man' -a 'init server status encoding alias grid recovery put get cat ls mkdir ln mv rm cp find manifest stats cap batch check repair renew share backup snapshots restore diff forget completion help man'
+complete -c lafs -n '__lafs_at help' -a 'init server status encoding alias grid recovery put get cat ls mkdir ln mv rm cp find manifest stats cap batch check repair renew gc unpin share backup snapshots restore diff forget completion help man'
+complete -c lafs -n '__lafs_at man' -a 'init server status encoding alias grid recovery put get cat ls mkdir ln mv rm cp find manifest stats cap batch check repair renew gc unpin share backup snapshots restore diff forget completion help man'

@@ -43,6 +43,7 @@ from lafscli.storage.store import (
     Stat,
 )
 from lafscli.storage.streams import open_stream
+from lafscli.storage.trash import throw_away
 from tests.scripted_sftp import PipeStream
 
 FOLDERS = ("shares", "staging", "locks", "trash", "quarantine")
@@ -153,7 +154,7 @@ def lease(files: Files, locks: Locks, si: bytes, who: str) -> bool:
 def trash(files: Files, locks: Locks, si: bytes, _: str) -> bool:
     """Throw a share away."""
     with locks.wait(si, 60) as guard:
-        return leases.trash(files, guard, [SHNUM], DAY) == {SHNUM: True}
+        return throw_away(files, guard, [SHNUM], DAY) == {SHNUM: True}
 
 
 CHANGES: dict[str, Callable[[Files, Locks, bytes, str], bool]] = {

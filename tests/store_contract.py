@@ -11,9 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from lafscli.errors import CorruptShare, FileExists, FileMissing, LafsError, ServerUnreachable
+from lafscli.errors import CorruptShare, FileExists, FileMissing, GuardHeld, LafsError, NotSupported, ServerUnreachable
 from lafscli.formats import container
-from lafscli.storage.store import Lease, LeaseOf, NewShare, ShareRange, ShareStore, Space
+from lafscli.formats.mutable_container import MutableContainer
+from lafscli.storage.shares import GUARDED
+from lafscli.storage.store import Lease, Leased, LeaseOf, NewShare, ShareRange, ShareStore, Space
+from tests.guard_process import share
 
 SI = bytes(range(16))
 OTHER = bytes(range(16, 32))
@@ -212,6 +215,75 @@ class StoreContract:
         (folder / "shares" / "stray").write_bytes(b"")
         found = sorted(store.inventory())
         assert found == [(SI, 0, 84), (SI, 9, 93), (SI, 10, 94), (OTHER, 1, 85)]
+
+    def test_leases_are_told(self, store: ShareStore, folder: Path) -> None:
+        put(store, share(), SI, 0)
+        put(store, b"no share", SI, 1)
+        slot = share_file(folder, SI, 2)
+        made = MutableContainer.new(bytes(20), bytes(32)).with_lease(LEASE.renew, LEASE.cancel, 5, bytes(20))
+        slot.write_bytes(made.front() + made.back())
+        immutable, bad, mutable, missing = store.trash.leases([(SI, 0), (SI, 1), (SI, 2), (OTHER, 0)])
+        assert isinstance(immutable, Leased)
+        assert isinstance(mutable, Leased)
+        for found, expiration in ((immutable, LEASE.expiration), (mutable, 5)):
+            [lease] = found.leases
+            assert (lease.matches_renew(LEASE.renew), lease.expiration) == (True, expiration)
+            assert abs(found.mtime - store.trash.clock()) < 100
+        assert (mutable.size, immutable.size) == (slot.stat().st_size, share_file(folder, SI, 0).stat().st_size)
+        assert isinstance(bad, CorruptShare)
+        assert isinstance(missing, FileMissing)
+        assert leftovers(folder) == []
+
+    def test_the_trash(self, store: ShareStore, folder: Path) -> None:
+        """Thrown away on terms, found, brought back where nothing stands, removed."""
+        for shnum in range(3):
+            put(store, share(), SI, shnum)
+        put(store, b"no share", SI, 5)
+        if not store.server.features >= GUARDED:
+            with pytest.raises(NotSupported):
+                store.trash.throw_away(SI, range(6))
+            return
+        asked: list[int] = []
+
+        def may_go(leased: Leased, now: int) -> bool:
+            asked.append(now)
+            return len(asked) > 1
+
+        done = store.trash.throw_away(SI, range(6), may_go)
+        assert isinstance(done.pop(5), CorruptShare)
+        assert done == {0: False, 1: True, 2: True}
+        assert all(abs(now - store.trash.clock()) < 100 for now in asked)
+        assert store.shares([SI]) == [{0, 5}]
+        first, second = items = list(store.trash.thrown())
+        assert {(item.si, item.shnum, item.size) for item in items} == {
+            (SI, shnum, len(stored(share()))) for shnum in (1, 2)
+        }
+        assert all((folder / item.path).read_bytes() == stored(share()) for item in items)
+        assert all(isinstance(leased, Leased) for leased in store.trash.leases_of(items))
+        put(store, DATA[:10], SI, second.shnum)
+        assert store.trash.bring_back(items) == [True, False]
+        assert share_file(folder, SI, first.shnum).read_bytes() == stored(share())
+        assert share_file(folder, SI, second.shnum).read_bytes() == stored(DATA[:10])
+        assert list(store.trash.thrown()) == [second]
+        assert isinstance(store.trash.bring_back([first])[0], FileMissing)
+        (folder / "trash" / "stray").write_bytes(b"")
+        (folder / "trash" / second.day / "stray").write_bytes(b"")
+        assert store.trash.remove(items) == [None, None]
+        assert list(store.trash.thrown()) == []
+
+    def test_the_folder_goes_with_the_last_share_and_comes_with_the_next(self, store: ShareStore, folder: Path) -> None:
+        put(store, share(), SI, 0)
+        if not store.server.features >= GUARDED:
+            return
+        with store.guard(SI), pytest.raises(GuardHeld):
+            store.trash.throw_away(SI, [0])
+        assert store.trash.throw_away(SI, [0]) == {0: True}
+        assert not share_file(folder, SI, 0).parent.exists()
+        put(store, share(), SI, 1)
+        [item] = store.trash.thrown()
+        store.trash.throw_away(SI, [1])
+        assert store.trash.bring_back([item]) == [True]
+        assert list((folder / "locks").iterdir()) == []
 
     def test_sweeping_old_staging(self, store: ShareStore, folder: Path) -> None:
         old, new = folder / "staging" / "old", folder / "staging" / "new"

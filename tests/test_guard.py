@@ -41,6 +41,7 @@ from lafscli.storage.store import (
     ShareRange,
     Stat,
 )
+from lafscli.storage.trash import throw_away
 from tests.guard_process import (
     ALL,
     DAY,
@@ -602,13 +603,13 @@ def test_trash(reach: Reach, files: Files, locks: Locks) -> None:
     slot = MAGIC + bytes(60) + (468).to_bytes(8, "big") + bytes(368)
     put(reach, slot, shnum=1)
     with locks.take(SI) as guard:
-        assert leases.trash(files, guard, [0, 1, 2], DAY) == {0: True, 1: True}
+        assert throw_away(files, guard, [0, 1, 2], DAY) == {0: True, 1: True}
     assert reach.path(f"trash/{DAY}/{b32encode(SI)}.0").read_bytes() == thrown
     assert reach.path(f"trash/{DAY}/{b32encode(SI)}.1").read_bytes() == slot
     assert not reach.path(share_path(SI, 0)).exists()
     put(reach, thrown)
     with locks.take(SI) as guard:
-        assert leases.trash(files, guard, [0], DAY) == {0: True}
+        assert throw_away(files, guard, [0], DAY) == {0: True}
     assert len(list(reach.path(f"trash/{DAY}").iterdir())) == 3
     assert left(reach) == []
 
@@ -637,7 +638,7 @@ def test_trash_gives_back_what_was_renewed_meanwhile(reach: Reach, slot: bool) -
     path = put(reach, data)
     files = Renewing(reach.path(""), path, -4 if not slot else len(data) - 80)
     with reach.locks(files).take(SI) as guard:
-        assert leases.trash(files, guard, [SHNUM], DAY) == {SHNUM: False}
+        assert throw_away(files, guard, [SHNUM], DAY) == {SHNUM: False}
     assert len(path.read_bytes()) == len(data)
     assert b"\x77\0\0\0" in path.read_bytes()
     assert left(reach) == []
@@ -672,8 +673,8 @@ def test_a_store_throws_away_and_guards(reach: Reach, files: Files) -> None:
         assert owner is not None
         assert owner.seconds == 7
         with pytest.raises(GuardHeld):
-            store.trash(SI, [SHNUM], DAY, patience=0)
-    assert store.trash(SI, [SHNUM], DAY) == {SHNUM: True}
+            store.trash.throw_away(SI, [SHNUM])
+    assert store.trash.throw_away(SI, [SHNUM]) == {SHNUM: True}
     assert store.shares([SI]) == [frozenset()]
 
 

@@ -83,7 +83,7 @@ def remove(frame: Frame, name: str) -> None:
     """Forget a name, and print the cap that it stood for.
 
     Nothing is removed from the servers. But when nothing else leads there, keep the cap: without it the directory
-    can't be found again, and the gc of a later version of lafs takes its space back.
+    can't be found again, and lafs gc takes its space back.
     """
     name = name.removesuffix(":")
     home = frame.config().home

@@ -15,6 +15,7 @@ from lafscli.cli.frame import Frame
 from lafscli.cli.options import command
 from lafscli.cli.progress import ShownProgress
 from lafscli.cli.reports import count
+from lafscli.cli.storing import pin_linked
 from lafscli.cli.targets import Found, Target, found, like_a_cap, resolve, spotted
 from lafscli.cli.text import human_size
 from lafscli.errors import LafsError, NotFound, NotGranted, Partial, UsageError
@@ -225,6 +226,7 @@ def _to_grid(job: _Job, sources: Sequence[str], target: Target) -> None:
         return
     _not_into_itself(access, items, target)
     into, name = _destination(job.frame, target, items, several=several)
+    pin_linked(job.frame, target, into)
     if name is not None:
         store_trees(access, into, [replace(items[0], name=name)], job.copying)
         return

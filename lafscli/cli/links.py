@@ -10,6 +10,7 @@ import click
 from lafscli.cli.batch import worse
 from lafscli.cli.frame import Frame
 from lafscli.cli.options import command, respelled
+from lafscli.cli.storing import pin_linked
 from lafscli.cli.targets import Found, Target, creatable, followed, resolve, spotted
 from lafscli.errors import LafsError, MalformedDirectory, NotFound, NotGranted, Partial, UsageError
 from lafscli.formats.caps import Cap, DirectoryCap, UnknownCap
@@ -43,6 +44,7 @@ def ln(frame: Frame, source: str, target: str, readonly: bool) -> None:
     new = _linked(origin, readonly)
     access = frame.access()
     frame.client_with_servers()
+    pin_linked(frame, where, new.cap)
     if len(where.names) == 1 and not where.slash and isinstance(where.cap, DirectoryCap):
         creatable(where.names)
         try:  # most names are free: the directory need not be read before it is changed
@@ -129,6 +131,7 @@ def mv(frame: Frame, source: str, target: str) -> None:
     if not isinstance(where.cap, DirectoryCap):
         raise UsageError("TARGET is no path in a directory", hint="lafs mv alias:old alias:new")
     place, path = _landing(frame, where, old.child.name)
+    pin_linked(frame, where, old.child.cap)
     before = move(frame.access(), old, place)
     frame.out.show({"cap": str(old.child.cap), "path": path} | ({"replaced": True} if before else {}), "")
     if before is not None:
@@ -144,10 +147,9 @@ def mv(frame: Frame, source: str, target: str) -> None:
 def rm(frame: Frame, targets: tuple[str, ...], recursive: bool) -> None:
     """Remove links from directories.
 
-    What is linked nowhere else can't be reached any more, except by its cap; its space comes back with the gc of
-    a later version of lafs. A directory
-    that is not empty takes -r: only its own link is removed, and all below it goes with it. To forget an alias is
-    lafs alias remove.
+    What is linked nowhere else can't be reached any more, except by its cap; its space comes back with lafs gc. A
+    directory that is not empty takes -r: only its own link is removed, and all below it goes with it. To forget an
+    alias is lafs alias remove.
     """
     wanted = [resolve(frame, text) for text in targets]
     for target in wanted:
@@ -173,7 +175,7 @@ def rm(frame: Frame, targets: tuple[str, ...], recursive: bool) -> None:
         frame.out.complain(each)
         code = worse(code, each.exit_code)
     if removed:
-        frame.out.tell("the space of what nothing leads to any more comes back with the gc of a later version of lafs")
+        frame.out.tell("the space of what nothing leads to any more comes back with lafs gc")
     if code:
         raise SystemExit(Partial.exit_code if removed else code)
 

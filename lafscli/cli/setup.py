@@ -31,7 +31,7 @@ def init(frame: Frame, local: bool, encoding: Encoding | None, from_tahoe: str |
     Run twice it says what exists and changes nothing. --local makes everything work at once on one machine: folders
     stand for servers, and nothing is safer for that.
     """
-    from lafscli.config import secrets
+    from lafscli.config import collecting, secrets
 
     home = frame.home()
     existed = home.config_file.exists()
@@ -54,6 +54,8 @@ def init(frame: Frame, local: bool, encoding: Encoding | None, from_tahoe: str |
         chosen = encoding or (Encoding() if node is None else Encoding(*node.encoding()))
         for warning in [*home.make(), *home.examine()]:
             frame.out.warn(warning)
+        if node is not None:  # its secrets, and so its leases, may be in use there still
+            collecting.distrust(home)
         servers = _local_servers(home) if local else {}
         with home.locked():
             made = secrets.make_missing(home, os.urandom, given)

@@ -9,8 +9,10 @@ import click
 
 from lafscli.cli.frame import Frame
 from lafscli.cli.output import Unheard
+from lafscli.cli.targets import Target
 from lafscli.config.home import Home
 from lafscli.errors import LafsError, NotFound, NotHappy, UsageError
+from lafscli.formats.caps import Cap, DirectoryCap, LitCap, UnknownCap
 from lafscli.placement import Encoding
 
 if TYPE_CHECKING:
@@ -61,6 +63,23 @@ def warn_of_pins(frame: Frame, home: Home) -> None:
         secrets.can_pin(home)
     except LafsError as error:
         frame.out.warn(f"the cap will not be kept among the pins, only printed: {error.message}")
+
+
+def pin_linked(frame: Frame, where: Target, cap: Cap) -> None:
+    """Pin what gets a name under a TARGET that begins with a cap, where it is not known to be an alias's: nothing else
+    need lead there from this home, and lafs gc would take it for waste."""
+    from lafscli.config import aliases, secrets
+
+    inner = cap.inner if isinstance(cap, DirectoryCap) else cap
+    if not where.as_cap or isinstance(inner, UnknownCap) or isinstance(cap, LitCap):
+        return
+    home = frame.client().config.home
+    if any(str(known.verify_cap()) == str(where.cap.verify_cap()) for known in aliases.load(home).values()):
+        return
+    try:
+        secrets.pin(home, str(cap.read_cap()))
+    except LafsError as error:
+        frame.out.warn(f"it is not kept among the pins: {error.message}")
 
 
 def hand_over(frame: Frame, home: Home, document: dict[str, Any], pin: str | None, what: str = "file") -> int:

@@ -105,6 +105,8 @@ COMMANDS = (
     Command("check", "lafscli.cli.health", "check", HEALTH, "Count the shares of objects, or prove them."),
     Command("repair", "lafscli.cli.health", "repair", HEALTH, "Bring objects back to all their shares."),
     Command("renew", "lafscli.cli.renewing", "renew", HEALTH, "Renew the leases of what is stored."),
+    Command("gc", "lafscli.cli.collecting", "gc", HEALTH, "Throw away what nothing leads to any more."),
+    Command("unpin", "lafscli.cli.collecting", "unpin", HEALTH, "Let go of what was stored without a name."),
     Command("share show", "lafscli.cli.shares", "show", HEALTH, "Show what is in a share."),
     Command("share find", "lafscli.cli.shares", "find", HEALTH, "Ask every server for the shares of an object."),
     Command("backup", "lafscli.cli.backup", "backup", BACKUPS, "Store a snapshot of a folder, and print its path."),

@@ -103,6 +103,17 @@ def parse_lines(text: str) -> Iterator[tuple[str, Cap]]:
             yield name, parse(line.partition(":")[2].strip())
 
 
+def strange_lines(home: Home) -> list[int]:
+    """Numbers of the lines, from 1, that are neither aliases nor comments."""
+    lines = [line.strip() for line in _read(home.path / "aliases").split("\n")]
+    return [number for number, line in enumerate(lines, 1) if line and not line.startswith("#") and not _name(line)]
+
+
+def all_lines(home: Home) -> list[tuple[str, Cap]]:
+    """All aliases, also those that a later line of the same name hides."""
+    return list(parse_lines(_read(home.path / "aliases")))
+
+
 def _name(line: str) -> str:
     """The alias of a line; "" where it has none."""
     name, colon, cap = line.partition(":")

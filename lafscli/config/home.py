@@ -80,10 +80,10 @@ class Home:
         return warnings
 
     @contextlib.contextmanager
-    def locked(self, name: str = ".lock", patience: int = LOCK_PATIENCE) -> Iterator[None]:
+    def locked(self, name: str = ".lock", patience: int = LOCK_PATIENCE, *, shared: bool = False) -> Iterator[None]:
         """Hold the home's lock: for reading, changing and writing back one of its files. Waits for others, who hold
         it for moments; Busy after LOCK_PATIENCE seconds, LafsError where it can't be made. Another `name`: another
-        lock, outside this one."""
+        lock, outside this one. `shared`: by all who say so."""
         path = self.path / name
         try:
             handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
@@ -91,7 +91,7 @@ class Home:
             raise LafsError(f"cannot write {path}: {error.strerror}") from error
         try:
             until = time.monotonic() + patience
-            while not _taken(handle, path):
+            while not _taken(handle, path, fcntl.LOCK_SH if shared else fcntl.LOCK_EX):
                 if time.monotonic() > until:
                     raise Busy(f"another lafs process holds {path} for more than {patience} seconds")
                 time.sleep(0.02)
@@ -132,10 +132,10 @@ class Home:
 SECRETS = ("aliases", "convergence", "secret", "pins")
 
 
-def _taken(handle: int, path: Path) -> bool:
+def _taken(handle: int, path: Path, kind: int) -> bool:
     """Whether the lock is ours now."""
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(handle, kind | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
     except OSError as error:  # a file system without locks

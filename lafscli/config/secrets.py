@@ -122,6 +122,22 @@ def pinned(home: Home) -> list[str]:
     return [line.strip() for line in lines if line.strip()]
 
 
+def unpin(home: Home, same: Callable[[str], bool]) -> int:
+    """Forget the pins of which `same` is true; how many they were."""
+    path = home.path / "pins"
+    with home.locked():
+        try:
+            lines = path.read_bytes().split(b"\n")
+        except FileNotFoundError:
+            return 0
+        except OSError as error:
+            raise LafsError(f"cannot read {path}: {error.strerror}") from error
+        left = [line for line in lines if not same(line.decode("ascii", "replace").strip())]
+        if len(left) != len(lines):
+            write_atomically(path, b"\n".join(left))
+    return len(lines) - len(left)
+
+
 class TahoeNode:
     """A Tahoe-LAFS client folder, read for `init --from-tahoe`."""
 

@@ -54,7 +54,7 @@ class Objects:
         """The objects, by the caps that lead to them."""
         for root in self._roots:
             for visit in walk(self._access, root.cap) if self._deep else [Visit((), root.cap, None)]:
-                path = _joined(root.name, visit.path)
+                path = joined(root.name, visit.path)
                 self._note(path, visit)
                 cap = visit.cap
                 if isinstance(cap, UnknownCap):
@@ -74,7 +74,7 @@ class Objects:
             self.unseen.append(Unseen(path, f"what is in it was not looked at: {visit.error.message}"))
         if visit.directory is not None:
             for entry in visit.directory.left_out:
-                self.unseen.append(Unseen(_joined(path, (entry.name,)), entry.reason))
+                self.unseen.append(Unseen(joined(path, (entry.name,)), entry.reason))
 
     def _first(self, cap: Cap) -> bool:
         """Whether no other root has led to it. What is in its cap is known by nothing, and counts each time."""
@@ -88,7 +88,8 @@ class Objects:
         return True
 
 
-def _joined(name: str, names: Sequence[str]) -> str:
+def joined(name: str, names: Sequence[str]) -> str:
+    """What an object is called that names lead to from a root."""
     if not names:
         return name
     inside = "/".join(names)

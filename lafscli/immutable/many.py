@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
-from lafscli.errors import CorruptShare, LafsError
+from lafscli.errors import CorruptShare, FileMissing, LafsError
 from lafscli.formats.caps import ChkCap, LitCap
 from lafscli.formats.chk import Sizes
 from lafscli.immutable.leasing import lease_found
@@ -360,9 +360,12 @@ def _compare(there: Sequence[NewShare], store: ShareStore) -> list[LafsError | N
             outcomes.append(found)
         else:
             outcomes.append(None if (size, found) == (len(data), data) else CorruptShare("not what it should be"))
-    good = [share for share, outcome in zip(there, outcomes, strict=True) if outcome is None]
+    good = [index for index, outcome in enumerate(outcomes) if outcome is None]
     if store.server.writable and good:
-        lease_found([LeaseOf(share.si, share.shnum, share.lease) for share in good], store)
+        items = [LeaseOf(there[index].si, there[index].shnum, there[index].lease) for index in good]
+        for index, answer in zip(good, lease_found(items, store), strict=True):
+            if isinstance(answer, FileMissing):  # a garbage collection was faster
+                outcomes[index] = answer
     return outcomes
 
 

@@ -73,11 +73,12 @@ def look(grid: Grid, si: StorageIndex, encoding: Encoding, share_size: int | Non
 @dataclass(slots=True)
 class Avoid:
     """What earlier tries of one upload learned: servers that fail, found shares that are corrupt; and how many shares
-    they had made visible when too many servers failed in that last step."""
+    they had made visible when too many servers failed in that last step. `vanished`: found shares went away."""
 
     servers: dict[str, LafsError] = field(default_factory=dict)
     shares: set[tuple[str, int]] = field(default_factory=set)
     committed: int = 0
+    vanished: bool = False
 
 
 def choose(found: Survey, encoding: Encoding, avoid: Avoid) -> Plan:

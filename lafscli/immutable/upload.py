@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import BinaryIO
 
-from lafscli.errors import CorruptShare, FileExists, LafsError, NotHappy, StagedDiffers
+from lafscli.errors import CorruptShare, FileExists, FileMissing, LafsError, NotHappy, StagedDiffers
 from lafscli.formats.caps import ChkCap, ChkVerifyCap, LitCap
 from lafscli.formats.chk import Layout, Sizes, share_size
 from lafscli.immutable.leasing import lease_found
@@ -202,8 +202,11 @@ class _Attempt:
             self.resume.forget()
             self._learn(feeds)
             return None
+        if self._renew(found, kept) and not self.avoid.vanished:
+            self.avoid.vanished = True
+            self.resume.forget()
+            return None
         self.resume.finish()
-        self._renew(found, kept)
         return self._result(cap, feeds, kept)
 
     def _store(self, found: Survey, feeds: list[ShareFeed], kept: dict[int, str]) -> ChkCap | None:
@@ -352,8 +355,10 @@ class _Attempt:
                 hint="run it again: what comes through a pipe can't be read twice",
             )
 
-    def _renew(self, found: Survey, kept: dict[int, str]) -> None:
-        """Shares that were there already get our lease, or a later end of it (spec 05 §4.5)."""
+    def _renew(self, found: Survey, kept: dict[int, str]) -> bool:
+        """Shares that were there already get our lease, or a later end of it (spec 05 §4.5). Whether one has gone: a
+        garbage collection may have been faster."""
+        gone = False
         renewals = []
         for shnum, name in kept.items():
             store = found.stores[name]
@@ -363,7 +368,9 @@ class _Attempt:
         for name, outcome in settle(renewals):
             error = outcome if isinstance(outcome, LafsError) else outcome[0]
             if isinstance(error, LafsError):
+                gone = gone or isinstance(error, FileMissing)
                 self.progress.warn(f"server {name}: the lease was not renewed: {error.message}")
+        return gone
 
     def _lease(self, store: ShareStore) -> Lease:
         return self.writing.lease(self.si, store)

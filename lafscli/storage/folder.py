@@ -61,6 +61,7 @@ from lafscli.storage.store import (
     StorageIndex,
     Truncate,
 )
+from lafscli.storage.trash import FolderTrash
 
 
 class FolderStore:
@@ -82,6 +83,7 @@ class FolderStore:
         self.server = server
         self.files = files
         self.locks = Locks(server, files, random_bytes=random_bytes, sync=sync, lock_seconds=lock_seconds)
+        self.trash = FolderTrash(files, self.locks, random_bytes)
         self._random_bytes = random_bytes
         self._sync = sync
         self._proved = False
@@ -250,19 +252,21 @@ class FolderStore:
 
     def make_room(self, si: StorageIndex) -> None:
         """Make the folder of a storage index; whether that worked is seen when it is looked at."""
+        self.files.do(self._room(si))
+
+    def _room(self, si: StorageIndex) -> list[Op]:
+        """That folder goes with its last share, whoever throws that away; the one it stands in stays."""
         folder = container.share_folder(si)
-        self.files.do([Mkdir(folder[:-27]), Mkdir(folder)])
+        return [Mkdir(name) for name in (folder[:-27], folder) if name not in self._folders]
 
     def publish(self, moves: Sequence[tuple[str, StorageIndex, int]]) -> list[LafsError | None]:
         """Rename staged files to their places, never over a share that is there: FileExists for those."""
         ops: list[Op] = []
         last: list[int] = []
         for staged, si, shnum in moves:
-            path, folder = container.share_path(si, shnum), container.share_folder(si)
-            if folder[:-27] not in self._folders:
-                ops.append(Mkdir(folder[:-27]))
-                self._folders.add(folder[:-27])
-            ops.append(Mkdir(folder))
+            path = container.share_path(si, shnum)
+            ops += self._room(si)
+            self._folders.add(container.share_folder(si)[:-27])
             if "rename-keeps" in self.server.features or "hardlink" not in self.server.features:
                 ops.append(Rename(staged, path))
                 last.append(len(ops) - 1)
@@ -380,13 +384,6 @@ class FolderStore:
         """A new lease record: True. False where a lease of ours was there, and was renewed."""
         node_id = self.server.node_id
         return leases.add_leases(self.files, self.locks, items, node_id=node_id, sync=self._sync, patience=patience)
-
-    def trash(
-        self, si: StorageIndex, shnums: Sequence[int], date: str, *, patience: float = PATIENCE
-    ) -> dict[int, bool]:
-        """Move shares to `trash/<date>`: False for one that was renewed meanwhile and stays. `date` is a UTC day."""
-        with self.guard(si, patience=patience) as guard:
-            return leases.trash(self.files, guard, shnums, date)
 
     def _staging_path(self, si: StorageIndex, shnum: int) -> str:
         return f"staging/{b32encode(si)}.{shnum}.{b32encode(self._random_bytes(16))}"

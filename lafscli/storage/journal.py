@@ -18,7 +18,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from lafscli.primitives.encoding import b32encode
+from lafscli.primitives.encoding import b32decode, b32encode
 from lafscli.storage.store import StorageIndex
 
 _STAGED = re.compile(r"staging/[a-z2-7]{26}\.[0-9]{1,3}\.[a-z2-7]{26}")
@@ -66,6 +66,10 @@ class Journal:
         except OSError:
             return []
 
+    def under_way(self) -> frozenset[StorageIndex]:
+        """The uploads that some process is at right now."""
+        return frozenset(si for name in self.running() if (si := _index(name)) and _locked(self._folder / name))
+
 
 class UploadRecord:
     """What is known of one upload; holds the lock until it is closed. `staged`: share number to where it is."""
@@ -105,6 +109,28 @@ class UploadRecord:
         if not self.staged:
             self.finish()
         os.close(self._file)
+
+
+def _index(name: str) -> StorageIndex | None:
+    try:
+        return b32decode(name)
+    except ValueError:
+        return None
+
+
+def _locked(path: Path) -> bool:
+    """Whether somebody has the lock of a record."""
+    try:
+        file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError:
+        return True
+    finally:
+        os.close(file)
+    return False
 
 
 def _still_there(path: Path, file: int) -> bool:

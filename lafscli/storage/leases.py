@@ -1,4 +1,4 @@
-"""Changes to containers that exist, under their guard: a new lease record, the way to `trash/` (spec 10 §3)."""
+"""Leases on containers that exist, renewed in place; or added, under the guard of their storage index (spec 10 §3)."""
 
 from __future__ import annotations
 
@@ -12,19 +12,14 @@ from lafscli.formats import container
 from lafscli.formats.chk import HEADER_MAX, Layout
 from lafscli.formats.container import HEADER_SIZE, LEASE_SIZE, ImmutableContainer, LeaseRecord
 from lafscli.formats.mutable_container import DATA_OFFSET
-from lafscli.primitives.encoding import b32encode
 from lafscli.storage.guard import FolderGuard
+from lafscli.storage.leased import MOST_LEASES
 from lafscli.storage.locks import Locks
 from lafscli.storage.slotleases import add_slot_lease, find_lease, look_at
 from lafscli.storage.store import Answer, Buffer, FileRange, Files, FileStat, Lease, LeaseOf, Patch, Stat, StorageIndex
 
 _COUNT_OFFSET = 8
 _EXPIRATION_OFFSET = LEASE_SIZE - 4
-MOST_LEASES = 1000
-"""A container with more of them is not read: 72 KB, and nobody's."""
-_EXTRA_OFFSET = 92
-"""Where a mutable container has the offset of its extra leases (spec 03 §8)."""
-_AREA_LIMIT = 1 << 20
 _TOGETHER = 40
 """Shares whose leases are renewed at once: each holds a file open for a moment."""
 
@@ -115,12 +110,12 @@ def add_lease(files: Files, guard: FolderGuard, shnum: int, lease: Lease) -> boo
     CorruptShare where share, leases and file size don't fit together, IncompatibleShare for a mutable share,
     FileMissing where there is none, GuardLost.
     """
-    with _fenced(guard):
+    with fenced(guard):
         return _add_lease(files, guard, shnum, lease)
 
 
 @contextmanager
-def _fenced(guard: FolderGuard) -> Iterator[None]:
+def fenced(guard: FolderGuard) -> Iterator[None]:
     """What is refused because another one has the guard by now, is GuardLost."""
     try:
         yield
@@ -166,7 +161,7 @@ def add_leases(
                 while left:
                     item = leases[left[-1]]
                     try:
-                        with _fenced(guard):
+                        with fenced(guard):
                             [head] = files.read(
                                 [FileRange(container.share_path(si, item.shnum), 0, DATA_OFFSET)]
                             ).finish()
@@ -231,64 +226,3 @@ def _read_records(files: Files, path: str) -> _Records:
         raise CorruptShare("container: leases are cut short")
     records = tuple(LeaseRecord.parse(area[at : at + LEASE_SIZE], version) for at in range(0, len(area), LEASE_SIZE))
     return _Records(version, stat.size, counted, start, records)
-
-
-# ---- trash -----------------------------------------------------------------------------------------------------
-
-
-def trash(files: Files, guard: FolderGuard, shnums: Sequence[int], date: str) -> dict[int, bool]:
-    """Move shares to `trash/<date>/<SI>.<shnum>`; `date` is a UTC day, as 2030-12-31.
-
-    False for a share that was renewed meanwhile, and is back in its place. A share that is not there is left out.
-    """
-    with _fenced(guard):
-        before = _lease_areas(files, {shnum: container.share_path(guard.si, shnum) for shnum in shnums})
-        moved = guard.move_aside(sorted(before))
-        after = _lease_areas(files, {shnum: guard.aside(shnum) for shnum in moved})
-        gone: dict[int, bool] = {}
-        targets: dict[int, tuple[str, str]] = {}
-        for shnum in sorted(moved):
-            gone[shnum] = after.get(shnum) == before[shnum]
-            if gone[shnum]:
-                # The first name is taken when the same share was thrown away twice on one day.
-                target = f"trash/{date}/{b32encode(guard.si)}.{shnum}"
-                targets[shnum] = target, f"{target}.{guard.token}"
-            else:
-                targets[shnum] = container.share_path(guard.si, shnum), guard.quarantined(shnum)
-        guard.move_out(targets)
-        return gone
-
-
-def _lease_areas(files: Files, paths: dict[int, str]) -> dict[int, bytes]:
-    """All of each container that has to do with leases, and its size; a container that is not there is left out."""
-    start = DATA_OFFSET
-    heads = files.read([FileRange(path, 0, start) for path in paths.values()]).finish()
-    stats = files.do([Stat(path) for path in paths.values()])
-    areas: dict[int, bytes] = {}
-    ranges: list[FileRange] = []
-    for (shnum, path), head, stat in zip(paths.items(), heads, stats, strict=True):
-        if isinstance(head, FileMissing) or isinstance(stat, FileMissing):
-            continue
-        if isinstance(head, FileError):
-            raise head
-        if not isinstance(stat, FileStat):
-            raise stat if isinstance(stat, FileError) else FileMissing(f"{path}: no such share")
-        areas[shnum] = stat.size.to_bytes(8, "big") + bytes(head)
-        first = _first_lease(head, stat.size)
-        ranges.append(FileRange(path, first, min(stat.size - first, _AREA_LIMIT)))
-    for shnum, area in zip(areas, files.read(ranges).finish(), strict=True):
-        if isinstance(area, FileError):
-            raise area
-        areas[shnum] += bytes(area)
-    return areas
-
-
-def _first_lease(head: Buffer, size: int) -> int:
-    """Where the lease records at the end of a container begin; its end, if that can't be told."""
-    if container.is_mutable(head):
-        first = int.from_bytes(head[_EXTRA_OFFSET : _EXTRA_OFFSET + 8], "big")
-        return min(first, size)
-    try:
-        return ImmutableContainer.parse_header(head, size).lease_offset
-    except CorruptShare:
-        return size

@@ -43,6 +43,7 @@ from lafscli.storage.ops import (
 from lafscli.storage.report import Progress
 from lafscli.storage.shares import Lease, LeaseOf, NewShare, Server, ShareRange, StorageIndex
 from lafscli.storage.sight import Sight, Survivors
+from lafscli.storage.thrown import Leased, MayGo, Thrown, Trash
 
 __all__ = [
     "MANY_NAMES",
@@ -54,9 +55,11 @@ __all__ = [
     "FileStat",
     "Lease",
     "LeaseOf",
+    "Leased",
     "Link",
     "List",
     "Look",
+    "MayGo",
     "Mkdir",
     "NewFile",
     "NewShare",
@@ -73,7 +76,9 @@ __all__ = [
     "Space",
     "Stat",
     "StorageIndex",
+    "Thrown",
     "Touch",
+    "Trash",
     "Truncate",
 ]
 
@@ -305,6 +310,9 @@ class ShareStore(Protocol):
     """All that a server is to us; `tests/store_contract.py` is this contract, run."""
 
     server: Server
+
+    @property
+    def trash(self) -> Trash: ...
 
     def connect(self) -> None:
         """Connect, and make sure that it is the server of our records: ServerUnreachable otherwise."""

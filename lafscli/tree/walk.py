@@ -7,7 +7,7 @@ held of them is bounded, however large the tree.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from hashlib import sha256
 from typing import Self
@@ -49,6 +49,12 @@ def walk(access: Access, cap: Cap, *, names: bool = False) -> Iterator[Visit]:
     every time. Never stops at a bad object. `names`: every entry of every directory, also if the object was visited by
     another name; what is in a directory is visited once all the same."""
     return _Walk(access, names).run(cap)
+
+
+def walker(access: Access) -> Callable[[Cap], Iterator[Visit]]:
+    """`walk` for several caps, one after the other: what one has led to is not visited again below the next. A file is
+    visited each time that it is the cap itself."""
+    return _Walk(access, False).run
 
 
 @dataclass(frozen=True, slots=True)
