@@ -75,6 +75,9 @@ def test_a_backup_from_its_first_day_to_its_last(tmp_path: Path) -> None:
     units = [block for block in code["EVERY NIGHT, BY SYSTEMD"] if "ExecStart" in block]
     for line in re.findall(r"ExecStart=(.*)", units[0]):
         machine.shell(f"export LAFS_HOME=/var/lib/lafs; {line.replace('/usr/local/bin/lafs', 'lafs')}")
+    looked, sweep = code["SPACE"][0].split("\n\n")
+    machine.shell(f"export LAFS_HOME=/var/lib/lafs; {looked}")
+    machine.shell(commands_of(sweep)[0])
     check, mend = commands_of(code["IS IT STILL THERE"][0])
     machine.shell(check)
     machine.shell(f"export LAFS_HOME=/var/lib/lafs; {code['EVERY NIGHT, BY SYSTEMD'][2]}")

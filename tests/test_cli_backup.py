@@ -173,6 +173,7 @@ def test_two_runs_at_once(lafs: Lafs, tmp_path: Path) -> None:
     busy = lafs(*words, "--json", code=12)
     assert json.loads(busy.stdout)["error"]["kind"] == "Busy"
     lafs("backup", "--stdin", "-", "b:lock", code=0)
+    lafs("gc", code=12)
     first.kill()
     first.communicate()
     lafs(*words, "--lock-wait", "20s", input=b"x", code=0)

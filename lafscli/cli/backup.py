@@ -7,7 +7,7 @@ import os
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -20,6 +20,7 @@ from lafscli.cli.reports import count
 from lafscli.cli.storing import enough_servers
 from lafscli.cli.targets import Target, followed, resolve
 from lafscli.cli.text import columns, human_size, human_time
+from lafscli.config.collecting import beside
 from lafscli.errors import Busy, LafsError, NotFound, NotGranted, Partial, UsageError
 from lafscli.formats.caps import DirectoryCap
 from lafscli.primitives.encoding import b32encode
@@ -258,8 +259,8 @@ def _joined(where: Target, below: str) -> str:
 
 @contextmanager
 def _alone(home: Home, source: bytes, where: Target, wait: float | None) -> Iterator[None]:
-    """Hold the lock of this source and target: Busy while another run of the same backup is under way. The system
-    lets go of it when its holder dies, however that happens."""
+    """Hold the lock of this source and target: Busy while another run of the same backup is under way, or a `gc`. The
+    system lets go of it when its holder dies, however that happens."""
     folder = home.state / "backups"
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -267,13 +268,16 @@ def _alone(home: Home, source: bytes, where: Target, wait: float | None) -> Iter
         raise LafsError(f"cannot write {folder}: {error.strerror}") from error
     named = hashlib.sha256(source + b"\0" + str(where.cap).encode() + b"\0" + where.path.encode()).digest()
     lock = folder / f"{b32encode(named[:16])}.lock"
-    try:
-        with home.locked(str(lock), int(wait or 0)):
-            yield
-    except Busy as error:
-        raise Busy(
-            f"another run of this backup is under way ({os.fsdecode(source)})", hint="--lock-wait waits for it"
-        ) from error
+    with ExitStack() as held:
+        try:
+            held.enter_context(home.locked(str(lock), int(wait or 0)))
+        except Busy as error:
+            raise Busy(
+                f"another run of this backup is under way ({os.fsdecode(source)})", hint="--lock-wait waits for it"
+            ) from error
+        # what is found stored, and what is stored now, has no link before the end: no gc of this home meanwhile
+        held.enter_context(beside(home, int(wait or 0)))
+        yield
 
 
 def _database(client: Client) -> Any:

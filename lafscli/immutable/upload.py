@@ -32,8 +32,7 @@ LIT_LIMIT = 55
 """Largest content, in bytes, that is kept in the cap itself (spec 02 §1)."""
 
 LEASE_SECONDS = 31 * 24 * 3600
-_V2_HEADER = 0x44
-_KEY_PASS_CHUNK = 1 << 20
+_V2_HEADER, _KEY_PASS_CHUNK = 0x44, 1 << 20
 _SEGMENTS_AHEAD = 4
 
 
