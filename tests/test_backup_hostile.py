@@ -130,6 +130,19 @@ def test_modes_and_owners_that_nobody_has(keeper: Keeper, mode: Any) -> None:
     assert tar_of(keeper, made_up(f=(cap, data | odd | {"st_uid": 7, "st_gid": 7})))[1].errors == []
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files away")
+def test_owners_are_known_by_their_names(keeper: Keeper) -> None:
+    """Numbers of another machine count only where there is nobody of that name here."""
+    cap = LitCap(b"x")
+    made = {
+        "known": (cap, {"st_uid": 4242, "st_gid": 4243, "lafs": {"v": 1, "uname": "root", "gname": "root"}}),
+        "other": (cap, {"st_uid": 4242, "st_gid": 4243, "lafs": {"v": 1, "uname": "no such", "gname": ""}}),
+    }
+    target, _, _ = keeper.restore(made_up(**made))
+    owners = {path.name: (path.stat().st_uid, path.stat().st_gid) for path in target.iterdir()}
+    assert owners == {"known": (0, 0), "other": (4242, 4243)}
+
+
 def test_targets_that_no_link_can_have(keeper: Keeper) -> None:
     wrong = {name: file(b"", type="symlink", target_b64=b64(text)) for name, text in {
         "nul": b"a\0b", "empty": b"", "long": b"x" * 70_000}.items()}  # fmt: skip

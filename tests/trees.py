@@ -6,6 +6,7 @@ import hashlib
 import os
 import socket
 import stat
+import struct
 from contextlib import suppress
 from pathlib import Path
 
@@ -50,6 +51,9 @@ def every_kind(root: Path) -> None:
     with suppress(OSError):
         os.setxattr(root / "file", "user.note", b"\0kept")
         os.setxattr(root / "deep", "user.of a folder", b"kept")
+    with suppress(OSError):
+        os.setxattr(root / "deep" / "large", "system.posix_acl_access", _acl(6, 4))
+        os.setxattr(root / "empty", "system.posix_acl_default", _acl(7, 5))
     if ROOT:
         os.chown(root / "file", 1234, 4321)
         os.mknod(root / "null", stat.S_IFCHR | 0o666, os.makedev(1, 3))
@@ -59,6 +63,12 @@ def every_kind(root: Path) -> None:
             os.utime(path, ns=(1_600_000_000_123_456_000 + number, 1_600_000_000_123_456_789 + number))
     os.utime(root / "link", ns=(1, 1_500_000_000_000_000_001), follow_symlinks=False)
     os.utime(root, ns=(1, 1_500_000_000_999_999_999))
+
+
+def _acl(owner: int, others: int) -> bytes:
+    """An access control list as Linux keeps it: what the owner, one user more, the group and others may."""
+    entries = (1, owner, -1), (2, 4, 1234), (4, others, -1), (16, others, -1), (32, others, -1)
+    return struct.pack("<I", 2) + b"".join(struct.pack("<HHi", *entry) for entry in entries)
 
 
 def described(root: Path, *, owners: bool = ROOT) -> dict[bytes, tuple[object, ...]]:
