@@ -68,7 +68,7 @@ _lafs() {
         if [[ -z $ended ]]; then
             case $word in
                 --) ended=1; continue ;;
-                --color|--log-file|--limit-rate|--timeout|--home|--encoding|--from-tahoe|--site|--node-id|--permutation-seed|--option|--root|--to|--share|--passphrase-file|--memory|--from|--kit|--format|--private-key|--segment-size|--offset|--length|--name|--size|--type|--sample|--assume-lost|--max-time|--grace|--lock-wait|--host|--older-than|--cutoff|--only|--listen|--quota|--reserve|--history|--host-key|--authorized-keys|--max-connections|--login-timeout|--idle-timeout)
+                --color|--log-file|--limit-rate|--timeout|--home|--encoding|--from-tahoe|--site|--node-id|--permutation-seed|--option|--root|--to|--share|--max-age|--passphrase-file|--memory|--from|--kit|--format|--private-key|--segment-size|--offset|--length|--name|--size|--type|--sample|--assume-lost|--max-time|--grace|--lock-wait|--host|--older-than|--cutoff|--only|--exclude|--exclude-from|--exclude-larger-than|--files-from|--stdin-filename|--confirm|--include|--overwrite|--keep-last|--keep-daily|--keep-weekly|--keep-monthly|--keep-yearly|--keep-within|--listen|--quota|--reserve|--history|--host-key|--authorized-keys|--max-connections|--login-timeout|--idle-timeout)
                     [[ ${COMP_WORDS[i+1]} == = ]] && i=$((i + 1))
                     i=$((i + 1))
                     continue
@@ -103,6 +103,7 @@ _lafs() {
             "server rollback":--root) _lafs_files -d; return ;;
             "server rollback":--to) :; return ;;
             "server rollback":--share) :; return ;;
+            "status":--max-age) :; return ;;
             "recovery export":--passphrase-file) _lafs_files -f; return ;;
             "recovery export":--memory) :; return ;;
             "recovery import":--from) :; return ;;
@@ -132,6 +133,22 @@ _lafs() {
             "gc":--older-than) :; return ;;
             "gc":--cutoff) :; return ;;
             "gc":--only) _lafs_words 'mutable immutable'; return ;;
+            "backup":--exclude) :; return ;;
+            "backup":--exclude-from) _lafs_files -f; return ;;
+            "backup":--exclude-larger-than) :; return ;;
+            "backup":--files-from) _lafs_files -f; return ;;
+            "backup":--stdin-filename) :; return ;;
+            "backup":--confirm) _lafs_words 'quick full'; return ;;
+            "backup":--lock-wait) :; return ;;
+            "restore":--include) :; return ;;
+            "restore":--exclude) :; return ;;
+            "restore":--overwrite) _lafs_words 'always if-newer never'; return ;;
+            "forget":--keep-last) :; return ;;
+            "forget":--keep-daily) :; return ;;
+            "forget":--keep-weekly) :; return ;;
+            "forget":--keep-monthly) :; return ;;
+            "forget":--keep-yearly) :; return ;;
+            "forget":--keep-within) :; return ;;
             "serve":--root) _lafs_files -d; return ;;
             "serve":--listen) :; return ;;
             "serve":--quota) :; return ;;
@@ -151,6 +168,7 @@ _lafs() {
                 'server replace') word='--site --node-id --permutation-seed --option --accept-new --force' ;;
                 'server history') word='--root' ;;
                 'server rollback') word='--root --to --share -n --dry-run' ;;
+                'status') word='--max-age' ;;
                 'alias list') word='--uri --readonly-uri' ;;
                 'recovery export') word='--passphrase-file --on-servers --force --memory' ;;
                 'recovery import') word='--from --kit --passphrase-file --option --accept-new' ;;
@@ -167,6 +185,9 @@ _lafs() {
                 'check') word='-r --recursive --verify --sample --repair --rebalance --assume-lost --add-lease --max-time --force' ;;
                 'repair') word='-r --recursive --assume-lost --add-lease --max-time --force' ;;
                 'gc') word='--delete --grace --undo --root --adopt --lock-wait --host --older-than --cutoff --only --leaseless' ;;
+                'backup') word='--exclude --exclude-from --exclude-vcs --exclude-caches --exclude-larger-than --one-file-system --files-from --stdin --stdin-filename --ignore-timestamps --confirm -n --dry-run --lock-wait' ;;
+                'restore') word='--include --exclude --overwrite -n --dry-run --verify --tar' ;;
+                'forget') word='--keep-last --keep-daily --keep-weekly --keep-monthly --keep-yearly --keep-within -n --dry-run' ;;
                 'serve') word='--root --listen --stdio --scrub --print-setup --append-only --read-only --quota --reserve --history --host-key --authorized-keys --max-connections --login-timeout --idle-timeout' ;;
                 '') word=--version ;;
                 *) word= ;;
@@ -176,7 +197,7 @@ _lafs() {
         fi
     fi
     case $command:$count in
-        :*) _lafs_words 'init server encoding alias grid recovery put get cat ls mkdir ln mv rm cp find manifest stats cap batch check repair renew gc unpin share serve completion help man' ;;
+        :*) _lafs_words 'init server status encoding alias grid recovery put get cat ls mkdir ln mv rm cp find manifest stats cap batch check repair renew gc unpin share backup snapshots restore diff forget serve completion help man' ;;
         server:*) _lafs_words 'add list status remove scan drain replace history rollback' ;;
         alias:*) _lafs_words 'create add list remove rename' ;;
         grid:*) _lafs_words 'export import' ;;
@@ -217,9 +238,15 @@ _lafs() {
         "unpin":*) _lafs_targets ;;
         "share show":*) _lafs_files -f ;;
         "share find":*) _lafs_targets ;;
+        "backup":0) _lafs_targets ;;
+        "backup":*) _lafs_targets ;;
+        "snapshots":*) _lafs_targets ;;
+        "restore":0) _lafs_targets ;;
+        "restore":*) _lafs_files -f ;;
+        "forget":*) _lafs_targets ;;
         "completion":*) _lafs_words 'bash zsh fish' ;;
-        "help":*) _lafs_words 'init server encoding alias grid recovery put get cat ls mkdir ln mv rm cp find manifest stats cap batch check repair renew gc unpin share serve completion help man' ;;
-        "man":*) _lafs_words 'init server encoding alias grid recovery put get cat ls mkdir ln mv rm cp find manifest stats cap batch check repair renew gc unpin share serve completion help man' ;;
+        "help":*) _lafs_words 'init server status encoding alias grid recovery put get cat ls mkdir ln mv rm cp find manifest stats cap batch check repair renew gc unpin share backup snapshots restore diff forget serve completion help man' ;;
+        "man":*) _lafs_words 'init server status encoding alias grid recovery put get cat ls mkdir ln mv rm cp find manifest stats cap batch check repair renew gc unpin share backup snapshots restore diff forget serve completion help man' ;;
     esac
 }
 

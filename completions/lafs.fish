@@ -8,7 +8,7 @@ function __lafs_at --description 'Is the command before the cursor this one?'
             continue
         end
         switch $word
-            case --color --log-file --limit-rate --timeout --home --encoding --from-tahoe --site --node-id --permutation-seed --option --root --to --share --passphrase-file --memory --from --kit --format --private-key --segment-size --offset --length --name --size --type --sample --assume-lost --max-time --grace --lock-wait --host --older-than --cutoff --only --listen --quota --reserve --history --host-key --authorized-keys --max-connections --login-timeout --idle-timeout
+            case --color --log-file --limit-rate --timeout --home --encoding --from-tahoe --site --node-id --permutation-seed --option --root --to --share --max-age --passphrase-file --memory --from --kit --format --private-key --segment-size --offset --length --name --size --type --sample --assume-lost --max-time --grace --lock-wait --host --older-than --cutoff --only --exclude --exclude-from --exclude-larger-than --files-from --stdin-filename --confirm --include --overwrite --keep-last --keep-daily --keep-weekly --keep-monthly --keep-yearly --keep-within --listen --quota --reserve --history --host-key --authorized-keys --max-connections --login-timeout --idle-timeout
                 set skip 1
             case '-*'
             case '*'
@@ -45,6 +45,7 @@ end
 complete -c lafs -f
 complete -c lafs -n '__lafs_at' -a init -d 'Make a home: configuration and secrets'
 complete -c lafs -n '__lafs_at' -a server -d 'The servers of this home'
+complete -c lafs -n '__lafs_at' -a status -d 'Show servers, and the last good backup and check of each root'
 complete -c lafs -n '__lafs_at' -a encoding -d 'Show or set how many shares a file gets'
 complete -c lafs -n '__lafs_at' -a alias -d 'Names for directories and files'
 complete -c lafs -n '__lafs_at' -a grid -d 'What others need to use your caps'
@@ -69,6 +70,11 @@ complete -c lafs -n '__lafs_at' -a renew -d 'Renew the leases of what is stored'
 complete -c lafs -n '__lafs_at' -a gc -d 'Throw away what nothing leads to, or at a storage host what no lease holds'
 complete -c lafs -n '__lafs_at' -a unpin -d 'Let go of what was stored without a name'
 complete -c lafs -n '__lafs_at' -a share -d 'Shares on servers and on disk'
+complete -c lafs -n '__lafs_at' -a backup -d 'Store a snapshot of a folder, and print its path'
+complete -c lafs -n '__lafs_at' -a snapshots -d 'List the snapshots of a backup, the oldest first'
+complete -c lafs -n '__lafs_at' -a restore -d 'Write a snapshot or a part of it into a folder'
+complete -c lafs -n '__lafs_at' -a diff -d 'Show what is different between two directories'
+complete -c lafs -n '__lafs_at' -a forget -d 'Remove snapshots, but for those that rules keep'
 complete -c lafs -n '__lafs_at' -a serve -d 'Serve a folder of shares over SFTP, and keep them from harm'
 complete -c lafs -n '__lafs_at' -a completion -d 'Print the completion script for a shell'
 complete -c lafs -n '__lafs_at' -a help -d 'Show the help of a command, or list the commands'
@@ -128,6 +134,7 @@ complete -c lafs -n '__lafs_at server rollback' -l root -x -a '(__fish_complete_
 complete -c lafs -n '__lafs_at server rollback' -l to -x -d 'Which version; else the one before'
 complete -c lafs -n '__lafs_at server rollback' -l share -x -d 'Only this share'
 complete -c lafs -n '__lafs_at server rollback' -s n -l dry-run -d 'Only say what would be done'
+complete -c lafs -n '__lafs_at status' -l max-age -x -d 'Exit 10 when a backup or check is older'
 complete -c lafs -n '__lafs_at alias add' -F
 complete -c lafs -n '__lafs_at alias add' -a '(__lafs_at_files) (__lafs_aliases :)'
 complete -c lafs -n '__lafs_at alias list' -l uri -d 'Show the caps too: write caps where there are'
@@ -245,6 +252,40 @@ complete -c lafs -n '__lafs_at unpin' -a '(__lafs_at_files) (__lafs_aliases :)'
 complete -c lafs -n '__lafs_at share show' -F
 complete -c lafs -n '__lafs_at share find' -F
 complete -c lafs -n '__lafs_at share find' -a '(__lafs_at_files) (__lafs_aliases :)'
+complete -c lafs -n '__lafs_at backup' -l exclude -x -d 'Leave out, as in gitignore(5)'
+complete -c lafs -n '__lafs_at backup' -l exclude-from -r -F -d 'The same, a pattern a line'
+complete -c lafs -n '__lafs_at backup' -l exclude-vcs -d 'Leave out what version control keeps: .git and the like'
+complete -c lafs -n '__lafs_at backup' -l exclude-caches -d 'Leave out what is in folders with a CACHEDIR.TAG'
+complete -c lafs -n '__lafs_at backup' -l exclude-larger-than -x -d 'Leave out larger files'
+complete -c lafs -n '__lafs_at backup' -l one-file-system -d 'Leave out what is mounted below SOURCE'
+complete -c lafs -n '__lafs_at backup' -l files-from -r -F -d 'Keep only the paths in FILE, one a line; - for stdin'
+complete -c lafs -n '__lafs_at backup' -l stdin -d 'Keep what comes on stdin as one file; SOURCE is -'
+complete -c lafs -n '__lafs_at backup' -l stdin-filename -x -d 'What that file is called: stdin unless said'
+complete -c lafs -n '__lafs_at backup' -l ignore-timestamps -d 'Read every file again'
+complete -c lafs -n '__lafs_at backup' -l confirm -x -a 'quick full' -d 'How what is reused is looked for'
+complete -c lafs -n '__lafs_at backup' -s n -l dry-run -d 'Say what would be read; store nothing'
+complete -c lafs -n '__lafs_at backup' -l lock-wait -x -d 'Wait so long for another run of this backup'
+complete -c lafs -n '__lafs_at backup' -F
+complete -c lafs -n '__lafs_at backup' -a '(__lafs_at_files) (__lafs_aliases :)'
+complete -c lafs -n '__lafs_at snapshots' -F
+complete -c lafs -n '__lafs_at snapshots' -a '(__lafs_at_files) (__lafs_aliases :)'
+complete -c lafs -n '__lafs_at restore' -l include -x -d 'Only what matches, as in gitignore(5)'
+complete -c lafs -n '__lafs_at restore' -l exclude -x -d 'Not what matches'
+complete -c lafs -n '__lafs_at restore' -l overwrite -x -a 'always if-newer never' -d 'What is done with files that are there: always unless said'
+complete -c lafs -n '__lafs_at restore' -s n -l dry-run -d 'List what would be written; write nothing'
+complete -c lafs -n '__lafs_at restore' -l verify -d 'Compare every file on the disk with the grid'
+complete -c lafs -n '__lafs_at restore' -l tar -d 'Write a tar stream to stdout instead; there is no LOCAL then'
+complete -c lafs -n '__lafs_at restore' -F
+complete -c lafs -n '__lafs_at restore' -a '(__lafs_at_files) (__lafs_aliases :)'
+complete -c lafs -n '__lafs_at forget' -l keep-last -x -d 'Keep the N newest'
+complete -c lafs -n '__lafs_at forget' -l keep-daily -x -d 'Of N days, the newest of each'
+complete -c lafs -n '__lafs_at forget' -l keep-weekly -x -d 'The same of weeks'
+complete -c lafs -n '__lafs_at forget' -l keep-monthly -x -d 'The same of months'
+complete -c lafs -n '__lafs_at forget' -l keep-yearly -x -d 'The same of years'
+complete -c lafs -n '__lafs_at forget' -l keep-within -x -d 'Keep all that are younger'
+complete -c lafs -n '__lafs_at forget' -s n -l dry-run -d 'Say what would go; remove nothing'
+complete -c lafs -n '__lafs_at forget' -F
+complete -c lafs -n '__lafs_at forget' -a '(__lafs_at_files) (__lafs_aliases :)'
 complete -c lafs -n '__lafs_at serve' -l root -x -a '(__fish_complete_directories)' -d 'The folder that holds shares/; made if it is not there'
 complete -c lafs -n '__lafs_at serve' -l listen -x -d 'Be an SSH server at this address; port 0 takes a free one'
 complete -c lafs -n '__lafs_at serve' -l stdio -d 'Speak SFTP on stdin and stdout, under the system\'s sshd'
@@ -261,5 +302,5 @@ complete -c lafs -n '__lafs_at serve' -l max-connections -x -d 'Logged in at onc
 complete -c lafs -n '__lafs_at serve' -l login-timeout -x -d 'How long a login may take with --listen (default: 30s)'
 complete -c lafs -n '__lafs_at serve' -l idle-timeout -x -d 'End a connection that is silent for so long (default: 30m)'
 complete -c lafs -n '__lafs_at completion' -a 'bash zsh fish'
-complete -c lafs -n '__lafs_at help' -a 'init server encoding alias grid recovery put get cat ls mkdir ln mv rm cp find manifest stats cap batch check repair renew gc unpin share serve completion help man'
-complete -c lafs -n '__lafs_at man' -a 'init server encoding alias grid recovery put get cat ls mkdir ln mv rm cp find manifest stats cap batch check repair renew gc unpin share serve completion help man'
+complete -c lafs -n '__lafs_at help' -a 'init server status encoding alias grid recovery put get cat ls mkdir ln mv rm cp find manifest stats cap batch check repair renew gc unpin share backup snapshots restore diff forget serve completion help man'
+complete -c lafs -n '__lafs_at man' -a 'init server status encoding alias grid recovery put get cat ls mkdir ln mv rm cp find manifest stats cap batch check repair renew gc unpin share backup snapshots restore diff forget serve completion help man'

@@ -205,7 +205,7 @@ class LocalGrid:
             self.servers.append(Server(f"s{index}", node_id, seed, site, True, FEATURES))
             root = self.root(index)
             for folder in ("shares", "staging", "trash", "quarantine", "locks"):
-                (root / folder).mkdir(parents=True)
+                (root / folder).mkdir(parents=True, exist_ok=True)
             (root / "server.toml").write_text(
                 f'version = 1\nnode-id = "{b32encode(node_id)}"\npermutation-seed = "{b32encode(seed)}"\n'
             )

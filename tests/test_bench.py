@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import socket
 import subprocess
 import sys
@@ -22,7 +23,7 @@ def _measured(tmp_path: Path, *names: str) -> tuple[dict[str, Any], str]:
     """Rows of the report by name, and the table."""
     report = tmp_path / "report.json"
     command = [sys.executable, "-m", "tests.bench", *names, "--size", "0.3", "--rounds", "1", "--json", str(report)]
-    command += ["--files", "10", "--objects", "10", "--entries", "20"]
+    command += ["--files", "10", "--objects", "10", "--entries", "20", "--kept", "20"]
     done = subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True, timeout=150, check=False)
     assert done.returncode == 0, done.stderr
     rows = {row["name"]: row for row in json.loads(report.read_text())["rows"]}
@@ -45,6 +46,13 @@ def test_edits_and_trees_are_measured(tmp_path: Path) -> None:
     rows, _table = _measured(tmp_path, "edit", "tree")
     assert len(rows) == 6
     assert {row["target"] for row in rows.values()} == {0.5, 8.0, 150, 250, 1000, None}
+
+
+@pytest.mark.slow
+def test_backups_are_measured(tmp_path: Path) -> None:
+    rows, _table = _measured(tmp_path, "backup")
+    assert {row["target"] for row in rows.values()} >= {2.5, 200}
+    assert len(rows) == (8 if shutil.which("restic") else 7)
 
 
 @pytest.mark.slow

@@ -78,7 +78,7 @@ def test_generated_files_do_not_depend_on_terminal_locale_or_day(tmp_path: Path)
 
 def test_every_command_has_a_page_and_every_written_part_a_command() -> None:
     names = ["lafs-" + row.name.replace(" ", "-") for row in SHOWN]
-    assert sorted([*names, "lafs", "lafs-config", "lafs-security"]) == sorted(reference.names())
+    assert sorted([*names, "lafs", "lafs-config", "lafs-security", "lafs-backup.7"]) == sorted(reference.names())
     assert reference.written_parts() == sorted([*reference.names(), "exits"])
 
 

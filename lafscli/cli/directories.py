@@ -39,7 +39,7 @@ def mkdir(frame: Frame, target: str | None, format_: str | None, private_key: st
     elif not where.names:
         cap, made = where.cap, False
     else:
-        cap, made = _make_at(frame, where, kind, private)
+        cap, made = make_at(frame, where, kind, private)
     if not made:
         _must_fit(cap, format_, private_key)
     pin = str(cap.read_cap()) if made and (where is None or where.as_cap) else None
@@ -49,7 +49,7 @@ def mkdir(frame: Frame, target: str | None, format_: str | None, private_key: st
         raise SystemExit(code)
 
 
-def _make_at(frame: Frame, where: Target, kind: Kind, private: PrivateKey | None) -> tuple[DirectoryCap, bool]:
+def make_at(frame: Frame, where: Target, kind: Kind, private: PrivateKey | None) -> tuple[DirectoryCap, bool]:
     """The directory at a path, and whether it was made now."""
     from lafscli.tree.directory import NewChild, changeable
     from lafscli.tree.links import Occupied, plant

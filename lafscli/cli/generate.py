@@ -56,13 +56,16 @@ def help_(frame: Frame, words: tuple[str, ...]) -> None:
 def man(frame: Frame, words: tuple[str, ...]) -> None:
     """Show the manual page of a command.
 
-    Also `lafs man config` and `lafs man security`; a page may be called by its full name, lafs-put. Without a COMMAND
-    that of lafs itself. On a terminal man(1) shows the page; elsewhere, or without man(1), it is plain text.
+    Also `lafs man config`, `lafs man security` and `lafs man 7 backup`; a page may be called by its full name,
+    lafs-put. Without a COMMAND that of lafs itself. On a terminal man(1) shows the page; elsewhere, or without man(1),
+    it is plain text.
     """
     from difflib import get_close_matches
 
     from lafscli.cli import manual, reference
 
+    if len(words) > 1 and words[0].isdigit():
+        words = (*words[1:-1], f"{words[-1]}.{words[0]}" if words[0] == "7" and words[-1] != "security" else words[-1])
     name = "-".join(words) or "lafs"
     if name != "lafs" and not name.startswith("lafs-"):
         name = f"lafs-{name}"

@@ -20,12 +20,13 @@ from lafscli.cli.roots import roots as found_roots
 from lafscli.cli.text import escape
 from lafscli.errors import CannotTell, Damaged, NotRecoverable, Partial, Unreachable, UsageError
 from lafscli.health.check import Checking, check_many
-from lafscli.health.deep import Objects
+from lafscli.health.deep import Objects, Root
 from lafscli.health.rebalance import rebalance_many
 from lafscli.health.regrowth import Mending
 from lafscli.health.repair import repair_many
 from lafscli.health.report import CheckReport, Silence
 from lafscli.health.summary import Summary
+from lafscli.primitives.encoding import b32encode
 
 CODES = {
     "healthy": 0,
@@ -172,6 +173,8 @@ def _run(
             reports = rebalance_many(grid, reports, checking, mending, progress, until, slots_only=not spread)
         if len(targets) > 1 or recursive:
             code = _several(frame, objects, reports, checking, len(grid.stores))
+            if recursive and code == 0:
+                _remember(frame, roots)
         else:
             code = _one(frame, targets[0], next(reports)[1], checking, len(grid.stores))
     if mend and recursive and code == 0 and grid.stores:
@@ -180,6 +183,15 @@ def _run(
     if (mend or spread) and grid.stores:
         frame.client().sweep({store.server.name for store in grid.stores} - checking.assume_lost)
     raise SystemExit(code)
+
+
+def _remember(frame: Frame, roots: Iterable[Root]) -> None:
+    """Note for `lafs status` that all that these lead to is healthy."""
+    from lafscli.config.history import Event, note
+
+    for each in roots:
+        if each.cap.storage_index is not None and frame.home().config_file.exists():
+            note(frame.home(), Event("check", b32encode(each.cap.storage_index), int(time.time())))
 
 
 def _one(frame: Frame, target: str, report: CheckReport, checking: Checking, servers: int) -> int:

@@ -16,12 +16,14 @@ _TOPICS = {
     "lafs": (1, "storage on SSH hosts: encrypted, erasure-coded, proven"),
     "lafs-config": (5, "the files of a lafs home"),
     "lafs-security": (7, "what lafs protects, from whom, and what it does not"),
+    "lafs-backup.7": (7, "recipes for backups that run for years"),
 }
+"""By name; with the volume behind it where a command has that name too."""
 _DATE = "2026-11-23"  # when the hand-written parts last changed; a page must not depend on the day it is made
 
 
 def names() -> list[str]:
-    """All pages by name, `lafs` first: `lafs-put`, `lafs-server-add`, `lafs-config`."""
+    """All pages by name, `lafs` first: `lafs-put`, `lafs-server-add`, `lafs-config`, `lafs-backup.7`."""
     return [*_TOPICS, *(_page_name(row) for row in _rows())]
 
 
@@ -29,7 +31,8 @@ def page(name: str) -> Page | None:
     """The page of that name, or None."""
     if name in _TOPICS:
         volume, summary = _TOPICS[name]
-        return Page(name, volume, summary, tuple(_expanded(_written(name))), f"lafs {__version__}", _DATE)
+        bare = name.removesuffix(f".{volume}")
+        return Page(bare, volume, summary, tuple(_expanded(_written(name))), f"lafs {__version__}", _DATE)
     row = next((row for row in _rows() if _page_name(row) == name), None)
     if row is None:
         return None
@@ -74,8 +77,14 @@ def _command_blocks(row: table.Command) -> Iterator[Block]:
     yield Block("section", "SEE ALSO")
     family = row.name.partition(" ")[0] if " " in row.name else ""
     members = [_page_name(other) for other in table.family(family) if family and other != row and not other.hidden]
-    pages = ["lafs", *members, "lafs-config", "lafs-security"]
-    yield Block("text", ", ".join(f"*{name}*({_TOPICS.get(name, (1, ''))[0]})" for name in pages))
+    recipes = ["lafs-backup.7"] if row.group == table.BACKUPS else []
+    pages = ["lafs", *members, *recipes, "lafs-config", "lafs-security"]
+    yield Block("text", ", ".join(_reference(name) for name in pages))
+
+
+def _reference(name: str) -> str:
+    volume = _TOPICS.get(name, (1, ""))[0]
+    return f"*{name.removesuffix(f'.{volume}')}*({volume})"
 
 
 def _arguments(params: Iterable[click.Parameter]) -> Iterator[str]:

@@ -40,9 +40,10 @@ class Option(NamedTuple):
 SETUP = "Set-up"
 FILES = "Files and directories"
 HEALTH = "Health"
+BACKUPS = "Backups"
 SERVING = "Serving"
 TOOL = "The tool itself"
-GROUPS = (SETUP, FILES, HEALTH, SERVING, TOOL)
+GROUPS = (SETUP, FILES, HEALTH, BACKUPS, SERVING, TOOL)
 
 FAMILIES = (
     Family("server", SETUP, "The servers of this home."),
@@ -75,6 +76,13 @@ COMMANDS = (
         "rollback",
         SETUP,
         "Put a kept version of a mutable object back in place.",
+    ),
+    Command(
+        "status",
+        "lafscli.cli.status",
+        "status",
+        SETUP,
+        "Show servers, and the last good backup and check of each root.",
     ),
     Command("encoding", "lafscli.cli.setup", "encoding", SETUP, "Show or set how many shares a file gets."),
     Command("alias create", "lafscli.cli.aliases", "create", SETUP, "Make a directory and give it a name."),
@@ -123,6 +131,13 @@ COMMANDS = (
     Command("unpin", "lafscli.cli.unpinning", "unpin", HEALTH, "Let go of what was stored without a name."),
     Command("share show", "lafscli.cli.shares", "show", HEALTH, "Show what is in a share."),
     Command("share find", "lafscli.cli.shares", "find", HEALTH, "Ask every server for the shares of an object."),
+    Command("backup", "lafscli.cli.backup", "backup", BACKUPS, "Store a snapshot of a folder, and print its path."),
+    Command(
+        "snapshots", "lafscli.cli.backup", "snapshots", BACKUPS, "List the snapshots of a backup, the oldest first."
+    ),
+    Command("restore", "lafscli.cli.restoring", "restore", BACKUPS, "Write a snapshot or a part of it into a folder."),
+    Command("diff", "lafscli.cli.restoring", "diff", BACKUPS, "Show what is different between two directories."),
+    Command("forget", "lafscli.cli.restoring", "forget", BACKUPS, "Remove snapshots, but for those that rules keep."),
     Command(
         "serve", "lafscli.cli.serve", "serve", SERVING, "Serve a folder of shares over SFTP, and keep them from harm."
     ),

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict, deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
@@ -19,13 +20,27 @@ from lafscli.primitives import hashes
 from lafscli.primitives.ciphers import AesCtr
 from lafscli.proof.encoder import encode_small
 from lafscli.storage.grid import Grid
-from lafscli.storage.source import opened
+from lafscli.storage.source import SeenFile, opened
 from lafscli.storage.store import Buffer, LeaseOf, NewShare, Progress, ShareRange, ShareStore, StorageIndex
 
-_BATCH_FILES = 64
+_BATCH_FILES = 256
 _BATCH_BYTES = 4 << 20
-_SMALL = 256 << 10
+_AHEAD_FILES = 2 * _BATCH_FILES
+_AHEAD_BYTES = 8 << 20
+"""Encoded files that wait for a batch; in memory each takes (k + n) / k times its size."""
+
+_SMALL = 4 << 20
 """Larger files go one by one through the pipeline of `upload`."""
+
+_LARGE = 32 << 20
+"""Larger ones go alone, so that a signal leaves them to be gone on with; of others some go at once."""
+
+_AT_ONCE = 3
+_WRITTEN_BATCHES = 2
+_REMEMBERED = 1000
+
+Content = Path | SeenFile | Buffer
+"""What is stored: a file by its path or as it was seen, or bytes."""
 
 
 @dataclass(slots=True)
@@ -58,9 +73,22 @@ _Places = tuple[str, list[tuple[_File, int]]]
 
 
 def upload_many(
-    grid: Grid, sources: Sequence[Path | Buffer], writing: Writing, progress: Progress | None = None
+    grid: Grid, sources: Sequence[Content], writing: Writing, progress: Progress | None = None
 ) -> list[Uploaded | LafsError]:
-    """Store many files; the answers in the order of the sources, each its own success or error.
+    """Store many files; the answers in the order of the sources, each its own success or error; see `upload_all`."""
+    results: list[Uploaded | LafsError | None] = [None] * len(sources)
+    for index, done in upload_all(grid, sources, writing, progress):
+        results[index] = done
+    return [result for result in results if result is not None]
+
+
+def upload_all(
+    grid: Grid, sources: Iterable[Content | None], writing: Writing, progress: Progress | None = None
+) -> Iterator[tuple[int, Uploaded | LafsError]]:
+    """Store files as they come; the answers as they come, with the number of the source, each its own success or error.
+
+    None among the sources, which has no number, says that the next one depends on answers: then what is under way is
+    not kept waiting for more.
 
     Small files travel in batches; while one batch is written the next is asked about and a third is encoded. Shares
     that are there already are read and compared, and our leases on them renewed. What does not go smoothly in a batch
@@ -68,39 +96,190 @@ def upload_many(
     Each server commits its shares of a batch by itself: a file that ends as NotHappy may leave some behind, which serve
     the next try or, under a random key, expire with their leases.
     """
-    progress = progress or Progress()
-    results: list[Uploaded | LafsError | None] = [None] * len(sources)
     grid.connect()
-    alone: list[int] = []
-    asked: list[_Batch] = []
-    written: list[_Batch] = []
-    with Codec() as codec:
-        encoded = codec.in_order(range(len(sources)), lambda i: _encode(i, sources[i], writing), 2 * _BATCH_FILES)
-        for batch in _batches(encoded, results, alone, progress):
-            _ask(grid, batch)
-            asked.append(batch)
-            if len(asked) > 1:
-                written.append(_write(grid, asked.pop(0), writing))
-            if len(written) > 1:
-                _collect(written.pop(0), writing, results, alone, progress)
-        for batch in asked:
-            written.append(_write(grid, batch, writing))
-        for batch in written:
-            _collect(batch, writing, results, alone, progress)
-    for index in alone:
+    with Codec() as codec, Codec(_AT_ONCE) as beside:
+        flow = _Flow(grid, writing, progress or Progress(), codec, beside)
+        number = 0
+        for source in sources:
+            if source is None:
+                yield from flow.some()
+            else:
+                flow.add(number, source)
+                number += 1
+                yield from flow.ready()
+        while flow.busy:
+            yield from flow.some()
+
+
+class _Flow:
+    """Files on their way: being encoded, in batches, or alone."""
+
+    def __init__(self, grid: Grid, writing: Writing, progress: Progress, codec: Codec, beside: Codec) -> None:
+        self._grid = grid
+        self._writing = writing
+        self._progress = progress
+        self._codec = codec
+        self._beside = beside
+        self._encoding: deque[tuple[int, Content, int, Future[_File | Uploaded | LafsError | None]]] = deque()
+        self._ahead = 0
+        self._batch = _Batch([])
+        self._held = 0
+        self._asked: deque[_Batch] = deque()
+        self._written: deque[_Batch] = deque()
+        self._alone: deque[tuple[int, StorageIndex | None, Future[Uploaded]]] = deque()
+        self._sources: dict[int, Content] = {}
+        self._twins: dict[StorageIndex, list[tuple[int, int]]] = {}
+        self._known: OrderedDict[StorageIndex, Uploaded] = OrderedDict()
+        self._results: list[tuple[int, Uploaded | LafsError]] = []
+
+    @property
+    def busy(self) -> bool:
+        """Whether there are answers to come."""
+        return bool(self._results or self._encoding or self._batch.files or self._asked or self._written or self._alone)
+
+    def add(self, number: int, source: Content) -> None:
+        """Begin with one more."""
+        size = _size(source)
+        if size > _LARGE:
+            self._sources[number] = source
+            self._store_now(number, source)
+            return
+        encoded = self._codec.submit(partial(_encode, number, source, self._writing))
+        held = size if size <= _SMALL else 0
+        self._encoding.append((number, source, held, encoded))
+        self._ahead += held
+        while len(self._encoding) > _AHEAD_FILES or self._ahead > _AHEAD_BYTES:
+            self._advance()
+
+    def ready(self) -> Iterator[tuple[int, Uploaded | LafsError]]:
+        """What is finished by now."""
+        while self._encoding and self._encoding[0][-1].done():
+            self._advance()
+        for each in [each for each in self._alone if each[-1].done()]:
+            self._alone.remove(each)
+            self._settle_alone(*each)
+        results, self._results = self._results, []
+        yield from results
+
+    def some(self) -> Iterator[tuple[int, Uploaded | LafsError]]:
+        """At least one result, if there is anything under way: nothing is kept waiting for more to come."""
+        while not self._results and self.busy:
+            if self._encoding:
+                self._advance()
+                if not self._encoding:
+                    self._end_batch()
+            elif self._batch.files:
+                self._end_batch()
+            elif self._asked:
+                self._write()
+            elif self._written:
+                self._collect()
+            else:
+                self._settle_alone(*self._alone.popleft())
+        yield from self.ready()
+
+    # ---- the stations
+
+    def _advance(self) -> None:
+        """What was encoded first goes into the batch."""
+        number, source, held, encoded = self._encoding.popleft()
+        self._ahead -= held
+        item = encoded.result()
+        if item is None:
+            self._store_alone(number, source)
+        elif not isinstance(item, _File):
+            if isinstance(item, Uploaded):
+                self._progress.advance(item.size)
+            self._results.append((number, item))
+        elif item.si in self._twins:
+            self._twins[item.si].append((number, item.size))
+        elif item.si in self._known:
+            self._results.append((number, self._twin(self._known[item.si])))
+        else:
+            self._twins[item.si] = []
+            self._sources[number] = source
+            self._batch.files.append(item)
+            self._held += item.size
+            if len(self._batch.files) >= _BATCH_FILES or self._held >= _BATCH_BYTES:
+                self._end_batch()
+
+    def _end_batch(self) -> None:
+        """Ask about a batch; write the one before, and collect what was written before that."""
+        if not self._batch.files:
+            return
+        _ask(self._grid, self._batch)
+        self._asked.append(self._batch)
+        self._batch, self._held = _Batch([]), 0
+        if len(self._asked) > 1:
+            self._write()
+        if len(self._written) > _WRITTEN_BATCHES:
+            self._collect()
+
+    def _write(self) -> None:
+        self._written.append(_write(self._grid, self._asked.popleft(), self._writing))
+
+    def _collect(self) -> None:
+        for file, done in _collect(self._written.popleft(), self._writing, self._progress):
+            source = self._sources.pop(file.index)
+            if done is None:
+                self._store_alone(file.index, source, file.si)
+            else:
+                self._finish(file.index, file.si, done)
+
+    def _store_alone(self, number: int, source: Content, si: StorageIndex | None = None) -> None:
+        while len(self._alone) > 2 * _AT_ONCE:
+            self._settle_alone(*self._alone.popleft())
+        self._alone.append(
+            (number, si, self._beside.submit(partial(upload, self._grid, source, self._writing, self._progress)))
+        )
+
+    def _store_now(self, number: int, source: Content) -> None:
+        self._sources.pop(number)
         try:
-            results[index] = upload(grid, sources[index], writing, progress)
+            self._results.append((number, upload(self._grid, source, self._writing, self._progress)))
         except LafsError as error:
-            results[index] = error
-    return [result for result in results if result is not None]
+            self._results.append((number, error))
+
+    def _settle_alone(self, number: int, si: StorageIndex | None, stored: Future[Uploaded]) -> None:
+        try:
+            self._finish(number, si, stored.result())
+        except LafsError as error:
+            self._finish(number, si, error)
+
+    # ---- the same content again
+
+    def _finish(self, number: int, si: StorageIndex | None, done: Uploaded | LafsError) -> None:
+        self._results.append((number, done))
+        if si is None:
+            return
+        for twin, size in self._twins.pop(si):
+            self._progress.advance(size)
+            self._results.append((twin, done if isinstance(done, LafsError) else self._twin(done)))
+        if isinstance(done, Uploaded):
+            self._known[si] = done
+            if len(self._known) > _REMEMBERED:
+                self._known.popitem(last=False)
+
+    def _twin(self, done: Uploaded) -> Uploaded:
+        return replace(done, pushed=0, preexisting=done.pushed + done.preexisting, resumed_bytes=0)
 
 
-def _encode(index: int, source: Path | Buffer, writing: Writing) -> _File | Uploaded | LafsError | None:
+def _size(source: Content) -> int:
+    """How many bytes there are, as far as is known before it is opened."""
+    if isinstance(source, Path):
+        try:
+            return source.stat().st_size
+        except OSError:
+            return 0
+    return source.size if isinstance(source, SeenFile) else memoryview(source).nbytes
+
+
+def _encode(index: int, source: Content, writing: Writing) -> _File | Uploaded | LafsError | None:
     """In a codec thread: read and encode a small file; None for one that is to be uploaded alone."""
     encoding = writing.encoding
     try:
         with opened(source, _SMALL) as plain:
-            if plain.size is None or plain.size > min(_SMALL, encoding.segment_size):
+            if plain.size is None or plain.size > _SMALL:
                 return None
             buffer = memoryview(bytearray(plain.size + 1))
             if plain.readinto(buffer) != plain.size:
@@ -121,37 +300,6 @@ def _encode(index: int, source: Path | Buffer, writing: Writing) -> _File | Uplo
     trailer, parts = encode_small(encoding.k, encoding.n, sizes.segment_size, AesCtr(key).update(content))
     cap = ChkCap(key, trailer.ueb_hash, encoding.k, encoding.n, len(content))
     return _File(index, cap, hashes.storage_index_from_key(key), len(content), parts)
-
-
-def _batches(
-    encoded: Iterable[_File | Uploaded | LafsError | None],
-    results: list[Uploaded | LafsError | None],
-    alone: list[int],
-    progress: Progress,
-) -> Iterator[_Batch]:
-    """Group what was encoded; what is finished or must go alone is noted at once."""
-    batch = _Batch([])
-    held = 0
-    seen: set[StorageIndex] = set()
-    for index, item in enumerate(encoded):
-        if item is None:
-            alone.append(index)
-        elif not isinstance(item, _File):
-            results[index] = item
-            if isinstance(item, Uploaded):
-                progress.advance(item.size)
-        elif item.si in seen:
-            alone.append(index)
-        else:
-            seen.add(item.si)
-            batch.files.append(item)
-            held += item.size
-        if len(batch.files) >= _BATCH_FILES or held >= _BATCH_BYTES:
-            yield batch
-            batch = _Batch([])
-            held = 0
-    if batch.files:
-        yield batch
 
 
 def _ask(grid: Grid, batch: _Batch) -> None:
@@ -221,13 +369,8 @@ def _compare(there: Sequence[NewShare], store: ShareStore) -> list[LafsError | N
     return outcomes
 
 
-def _collect(
-    batch: _Batch,
-    writing: Writing,
-    results: list[Uploaded | LafsError | None],
-    alone: list[int],
-    progress: Progress,
-) -> None:
+def _collect(batch: _Batch, writing: Writing, progress: Progress) -> Iterator[tuple[_File, Uploaded | None]]:
+    """What became of each; None for one that must go alone."""
     for asked, new in ((batch.writes, True), (batch.proofs, False)):
         for (name, items), outcomes in settle(asked):
             for position, (file, shnum) in enumerate(items):
@@ -237,15 +380,19 @@ def _collect(
                 elif isinstance(outcome, CorruptShare):
                     progress.warn(f"server {name}: share {shnum} is there, and is not what it should be")
     for file in batch.files:
+        file.parts = ()
         holders: dict[str, list[int]] = {}
         lying = {**file.proven, **file.sent}
         for shnum, name in lying.items():
             holders.setdefault(name, []).append(shnum)
         if file.failed or len(lying) < writing.encoding.n or happiness(holders) < writing.encoding.happy:
-            alone.append(file.index)
+            yield file, None
             continue
         progress.advance(file.size)
         placement = {shnum: [name] for shnum, name in sorted(lying.items())}
-        results[file.index] = Uploaded(
-            file.cap, file.size, writing.encoding, happiness(holders), placement, len(file.sent), len(file.proven)
+        yield (
+            file,
+            Uploaded(
+                file.cap, file.size, writing.encoding, happiness(holders), placement, len(file.sent), len(file.proven)
+            ),
         )

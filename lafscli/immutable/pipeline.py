@@ -30,10 +30,10 @@ _CHECKPOINT_BYTES = 8 << 20
 
 
 class Codec:
-    """The codec threads of one operation; a context manager."""
+    """The codec threads of one operation, or others that work beside them; a context manager."""
 
-    def __init__(self) -> None:
-        self._pool = ThreadPoolExecutor(_CODEC_THREADS, thread_name_prefix="lafs-codec")
+    def __init__(self, threads: int = _CODEC_THREADS) -> None:
+        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="lafs-codec")
 
     def __enter__(self) -> Codec:
         return self

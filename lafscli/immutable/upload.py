@@ -25,15 +25,14 @@ from lafscli.proof.encoder import EncodedSegment, Encoder, Trailer, encode_segme
 from lafscli.proof.shares import ShareReader
 from lafscli.storage.grid import Grid
 from lafscli.storage.journal import Journal
-from lafscli.storage.source import Source, opened
+from lafscli.storage.source import SeenFile, Source, opened
 from lafscli.storage.store import Buffer, Lease, LeaseOf, Progress, ShareStore, ShareWriter, StorageIndex
 
 LIT_LIMIT = 55
 """Largest content, in bytes, that is kept in the cap itself (spec 02 §1)."""
 
 LEASE_SECONDS = 31 * 24 * 3600
-_V2_HEADER = 0x44
-_KEY_PASS_CHUNK = 1 << 20
+_V2_HEADER, _KEY_PASS_CHUNK = 0x44, 1 << 20
 _SEGMENTS_AHEAD = 4
 
 
@@ -76,9 +75,17 @@ class Uploaded:
     preexisting: int = 0
     resumed_bytes: int = 0
 
+    @property
+    def bytes_pushed(self) -> int:
+        """Bytes of the shares that were sent, but for what makes a share of version 2 longer."""
+        if not self.pushed or self.encoding is None:
+            return 0
+        encoding = self.encoding
+        return self.pushed * share_size(Sizes.plan(encoding.k, encoding.n, self.size, encoding.segment_size))
+
 
 def upload(
-    grid: Grid, source: Path | Buffer | BinaryIO, writing: Writing, progress: Progress | None = None
+    grid: Grid, source: Path | SeenFile | Buffer | BinaryIO, writing: Writing, progress: Progress | None = None
 ) -> Uploaded:
     """Store one file and return its cap.
 

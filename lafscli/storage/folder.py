@@ -26,6 +26,7 @@ from lafscli.storage.calls import Calls
 from lafscli.storage.enrol import read_identity
 from lafscli.storage.guard import FolderGuard
 from lafscli.storage.inventory import list_everything
+from lafscli.storage.leftovers import names_in
 from lafscli.storage.locks import LOCK_SECONDS, PATIENCE, Locks
 from lafscli.storage.membership import Membership
 from lafscli.storage.serverfile import IDENTITY_RANGE, LIST_LOCK, FileListGuard, membership_in, read_membership
@@ -90,7 +91,7 @@ class FolderStore:
         self._random_bytes = random_bytes
         self._sync = sync
         self._proved = False
-        self._folders: set[str] = set()
+        self._folders: set[str] = set()  # of two letters; those of each object would be many
         self._readable: set[str] = set()
 
     def connect(self) -> None:
@@ -160,6 +161,9 @@ class FolderStore:
 
     def policy(self) -> Policy | None:
         return self._calls.policy()
+
+    def named(self, prefixes: Sequence[str]) -> list[frozenset[str] | LafsError]:
+        return names_in(self.files, [(f"shares/{prefix}", prefix) for prefix in prefixes])
 
     def space(self) -> Space | None:
         return self.files.space()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from lafscli.errors import FileError, FileMissing
+from lafscli.errors import FileError, FileMissing, LafsError
 from lafscli.formats.container import HEAD_SIZE, is_mutable, share_number, share_path
 from lafscli.primitives.encoding import b32decode
 from lafscli.storage.guard import FolderGuard
@@ -138,3 +138,17 @@ def _any_mutable(files: Files, found: Sequence[Survivor]) -> bool:
     """Whether any is a mutable container, or can't be told."""
     heads = files.read([FileRange(survivor.path, 0, HEAD_SIZE) for survivor in found]).finish()
     return any(isinstance(head, FileError) or is_mutable(head) for head in heads)
+
+
+def names_in(files: Files, folders: Sequence[tuple[str, str]]) -> list[frozenset[str] | LafsError]:
+    """Of each folder: the names of the folders in it that begin with its text; none of one that is not there."""
+    answers: list[frozenset[str] | LafsError] = []
+    for (_, start), listed in zip(folders, files.listing([path for path, _ in folders]), strict=True):
+        if isinstance(listed, FileMissing):
+            answers.append(frozenset())
+        elif isinstance(listed, FileError):
+            answers.append(listed)
+        else:
+            names = (entry.name for entry in listed if entry.stat.kind == "dir")
+            answers.append(frozenset(name for name in names if name.startswith(start)))
+    return answers

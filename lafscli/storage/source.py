@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import select
 import stat
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
@@ -15,6 +17,25 @@ from lafscli.storage.store import Buffer
 
 _READ_AHEAD = 1 << 20
 _IDLE_SECONDS = 0.2
+
+
+@dataclass(frozen=True, slots=True)
+class SeenFile:
+    """A regular file that was seen a while ago, to be read if it is still there: not what took its name since then, be
+    it a FIFO or a symbolic link. `path` is of bytes; SourceChanged where it is another file by now."""
+
+    path: bytes
+    seen: os.stat_result
+
+    @property
+    def size(self) -> int:
+        """In bytes, when it was seen."""
+        return self.seen.st_size
+
+    @property
+    def shown(self) -> str:
+        """The path as it is told to people."""
+        return os.fsdecode(self.path)
 
 
 class Source(Protocol):
@@ -62,8 +83,9 @@ class BytesSource:
 class FileSource:
     """A regular file. What identifies it (size, mtime, inode) is taken when it is opened, and compared at the end."""
 
-    def __init__(self, path: Path, file: BinaryIO) -> None:
+    def __init__(self, path: Path | SeenFile, file: BinaryIO) -> None:
         self._path = path
+        self._shown = path.shown if isinstance(path, SeenFile) else str(path)
         self._file = file
         self._identity = _identity(os.fstat(file.fileno()))
         self.size: int | None = os.fstat(file.fileno()).st_size
@@ -72,18 +94,20 @@ class FileSource:
         self._file.seek(0)
 
     def readinto(self, buffer: memoryview) -> int:
-        return _fill(self._file, buffer, str(self._path))
+        return _fill(self._file, buffer, self._shown)
 
     def unchanged(self) -> None:
         try:
-            now = {_identity(os.fstat(self._file.fileno())), _identity(self._path.stat())}
+            now = {_identity(os.fstat(self._file.fileno()))}
+            if isinstance(self._path, Path):
+                now.add(_identity(self._path.stat()))
         except OSError:
             now = set()
         if now != {self._identity}:
             raise self.changed()
 
     def changed(self) -> SourceChanged:
-        return _changed(str(self._path))
+        return _changed(self._shown)
 
 
 class StreamSource:
@@ -120,8 +144,26 @@ def _changed(what: str) -> SourceChanged:
     )
 
 
+def open_regular(path: bytes) -> BinaryIO:
+    """Open a regular file itself: no link is followed, and nothing that stands there instead is waited for.
+    SourceChanged for what is no regular file, NotFound, LafsError."""
+    shown = os.fsdecode(path)
+    try:
+        handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+    except FileNotFoundError as error:
+        raise NotFound(f"no such file: {shown}") from error
+    except OSError as error:
+        if error.errno in (errno.ELOOP, errno.ENXIO, errno.EMLINK, errno.EISDIR):
+            raise _changed(shown) from error
+        raise LafsError(f"cannot read {shown}: {error.strerror}") from error
+    if not stat.S_ISREG(os.fstat(handle).st_mode):
+        os.close(handle)
+        raise _changed(shown)
+    return os.fdopen(handle, "rb", buffering=0)
+
+
 @contextlib.contextmanager
-def opened(source: Path | Buffer | BinaryIO, segment_size: int) -> Iterator[Source]:
+def opened(source: Path | SeenFile | Buffer | BinaryIO, segment_size: int) -> Iterator[Source]:
     """Open what is to be uploaded. Of a stream up to `segment_size` bytes are buffered: a shorter one is of known
     length, and is treated as bytes in memory."""
     if isinstance(source, Path):
@@ -138,6 +180,12 @@ def opened(source: Path | Buffer | BinaryIO, segment_size: int) -> Iterator[Sour
             # A file that says it has no bytes may give some all the same: those below /proc do.
             whole = stat.S_ISREG(found.st_mode) and found.st_size > 0
             yield FileSource(source, file) if whole else _buffered(file, segment_size)
+    elif isinstance(source, SeenFile):
+        with open_regular(source.path) as regular:
+            found = os.fstat(regular.fileno())
+            if _identity(found) != _identity(source.seen):
+                raise _changed(source.shown)
+            yield FileSource(source, regular) if found.st_size else _buffered(regular, segment_size)
     elif isinstance(source, bytes | bytearray | memoryview):
         yield BytesSource(source)
     else:

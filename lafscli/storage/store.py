@@ -389,6 +389,10 @@ class ShareStore(Protocol):
     def inventory(self) -> Iterator[tuple[StorageIndex, int, int]]:
         """Every share: SI, number, size of its container. A folder that can't be listed is raised, after the rest."""
 
+    def named(self, prefixes: Sequence[str]) -> list[frozenset[str] | LafsError]:
+        """Of each two letters: the storage indexes, in base32, that begin with them and have a folder, whatever is in
+        it."""
+
     def sweep_staging(self, older_than: int) -> int:
         """Remove staged files older than so many seconds by the server's clock; how many."""
 

@@ -15,6 +15,7 @@ import stat
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Self
 
 from lafscli.errors import LafsError
 from lafscli.storage.store import Buffer
@@ -37,14 +38,14 @@ class LocalFolders:
         try:
             self._top = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         except OSError as error:
-            raise _cannot(str(root), error) from error
+            raise cannot(str(root), error) from error
         self._open: OrderedDict[Place, int] = OrderedDict()
         self._written: set[Place] = set()
         umask = os.umask(0o077)
         os.umask(umask)
         self._usual_mode = 0o666 & ~umask
 
-    def __enter__(self) -> LocalFolders:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -61,17 +62,17 @@ class LocalFolders:
         """Make a folder, or use the one that is there."""
         if not place:
             return
-        above = self._handle(place[:-1])
+        above = self.handle(place[:-1])
         try:
             os.mkdir(place[-1], 0o777, dir_fd=above)
             self._written.add(place[:-1])
         except FileExistsError:
             pass
         except OSError as error:
-            raise _cannot(self.shown(place), error) from error
-        self._handle(place)
+            raise cannot(self.shown(place), error) from error
+        self.handle(place)
 
-    def _handle(self, place: Place) -> int:
+    def handle(self, place: Place) -> int:
         """A descriptor of a folder; it stays open for a while."""
         known = len(place)
         while known and place[:known] not in self._open:
@@ -94,7 +95,7 @@ class LocalFolders:
                     raise LafsError(f"{self.shown(place)} is a symbolic link, which is not followed") from error
                 if not stat.S_ISDIR(found.st_mode):
                     raise LafsError(f"{self.shown(place)} is there, and is no folder") from error
-            raise _cannot(self.shown(place), error) from error
+            raise cannot(self.shown(place), error) from error
         self._open[place] = handle
         if len(self._open) > _OPEN:
             os.close(self._open.popitem(last=False)[1])
@@ -102,21 +103,25 @@ class LocalFolders:
 
     def finish(self, place: Place, mode: int | None, mtime_ns: int | None) -> None:
         """Give a folder its mode and time, when nothing more is written into it."""
-        handle = self._handle(place)
+        handle = self.handle(place)
         try:
             if mode is not None:
                 os.fchmod(handle, mode)
             if mtime_ns is not None:
                 os.utime(handle, ns=(mtime_ns, mtime_ns))
         except OSError as error:
-            raise _cannot(self.shown(place), error) from error
+            raise cannot(self.shown(place), error) from error
+
+    def note_written(self, place: Place) -> None:
+        """A name was given in this folder: `settle` makes it durable."""
+        self._written.add(place)
 
     def settle(self) -> None:
         """Make the names durable that were given so far."""
         written, self._written = self._written, set()
         for place in written:
             with contextlib.suppress(OSError, LafsError):
-                os.fsync(self._handle(place))
+                os.fsync(self.handle(place))
 
     # ---- files
 
@@ -126,7 +131,7 @@ class LocalFolders:
     ) -> Iterator[Callable[[Buffer], None]]:
         """A place to write a file to: it gets its name, whole and durable, when the block ends well; after an error
         nothing of it is left. A file that is replaced gives its mode, where none is asked for."""
-        folder, name = self._handle(place[:-1]), place[-1]
+        folder, name = self.handle(place[:-1]), place[-1]
         old = self._replaced(folder, place)
         # the descriptor must not be closed while others are opened
         folder = os.dup(folder)
@@ -148,7 +153,7 @@ class LocalFolders:
                 os.rename(temporary, name, src_dir_fd=folder, dst_dir_fd=folder)
                 left = False
             except OSError as error:
-                raise _cannot(self.shown(place), error) from error
+                raise cannot(self.shown(place), error) from error
         finally:
             if left:
                 with contextlib.suppress(OSError):
@@ -163,7 +168,7 @@ class LocalFolders:
         except FileNotFoundError:
             return None
         except OSError as error:
-            raise _cannot(self.shown(place), error) from error
+            raise cannot(self.shown(place), error) from error
         if stat.S_ISLNK(found.st_mode):
             raise LafsError(f"{self.shown(place)} is a symbolic link, which is not followed")
         if stat.S_ISDIR(found.st_mode):
@@ -178,14 +183,15 @@ class LocalFolders:
             while view:
                 view = view[os.write(handle, view) :]
         except OSError as error:
-            raise _cannot(self.shown(place), error) from error
+            raise cannot(self.shown(place), error) from error
 
 
 class NoRoom(LafsError):
     """The disk here is full, or can't be written: there is no use in going on."""
 
 
-def _cannot(path: str, error: OSError) -> LafsError:
+def cannot(path: str, error: OSError) -> LafsError:
+    """The error for something that can't be written here."""
     sort = NoRoom if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO) else LafsError
     return sort(f"cannot write {path}: {error.strerror}")
 

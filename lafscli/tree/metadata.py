@@ -35,8 +35,8 @@ def mode_of(metadata: Mapping[str, Any]) -> int | None:
 def mtime_ns_of(metadata: Mapping[str, Any]) -> int | None:
     """The time of the last change in nanoseconds; None where there is none that a file could have."""
     mtime = metadata.get("mtime")
-    if not isinstance(mtime, int | float) or isinstance(mtime, bool) or abs(mtime) >= _FARTHEST / 1e9:
-        return None
+    if not isinstance(mtime, int | float) or isinstance(mtime, bool) or not abs(mtime) < _FARTHEST / 1e9:
+        return None  # not a number compares as nothing
     rough = int(mtime * 10**9)
     more = metadata.get("lafs")
     exact = more.get("mtime_ns") if isinstance(more, dict) else None

@@ -11,6 +11,9 @@ file CAPS. Connecting is part of the time.
 
 `tree HOME ALIAS`: `check -r` of what an alias stands for, when every server is connected.
 
+`raw HOME FOLDER`: send ready-made shares, those of each server in a folder of its name, through the store layer alone:
+no encoding, no questions. Connecting is part of the time.
+
 Prints the seconds of the call, how many files or objects failed, and how many shares there were.
 """
 
@@ -20,7 +23,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -31,13 +34,18 @@ from lafscli.config.settings import Config
 from lafscli.errors import LafsError
 from lafscli.formats import caps
 from lafscli.formats.caps import ChkCap, DirectoryCap
+from lafscli.formats.container import HEAD_SIZE, ImmutableContainer, is_mutable
 from lafscli.formats.dirtable import Table
 from lafscli.health.check import Checking, check_many
 from lafscli.health.deep import Objects, Root
 from lafscli.immutable.many import upload_many
-from lafscli.immutable.upload import Uploaded
+from lafscli.immutable.upload import Uploaded, Writing
+from lafscli.primitives.encoding import b32decode
+from lafscli.storage.store import NewShare, ShareStore
 from lafscli.tree.directory import NewChild, create_directory
 from lafscli.tree.directory import edit as change
+
+_BATCH_SHARES, _BATCH_BYTES = 64, 4 << 20
 
 
 def many(client: Client, folder: Path, listed: str | None = None) -> dict[str, float]:
@@ -119,6 +127,49 @@ def tree(client: Client, alias: str) -> dict[str, float]:
     return {"seconds": seconds, "failed": objects.count - healthy + len(objects.unseen), "objects": objects.count}
 
 
+def raw(client: Client, folder: Path) -> dict[str, float]:
+    """Send each server its shares, in batches as they come from the disk."""
+    writing = client.writing(client.config.encoding, convergent=True)
+
+    def send(store: ShareStore) -> tuple[int, int]:
+        sent = failed = 0
+        for batch in _ready(folder / store.server.name, store, writing):
+            sent += len(batch)
+            failed += sum(outcome is not None for outcome in store.create_many(batch))
+        return sent, failed
+
+    began = time.perf_counter()
+    client.grid.connect()
+    answers = [answer.value for answer in client.grid.ask(send)]
+    seconds = time.perf_counter() - began
+    counts = [answer for answer in answers if isinstance(answer, tuple)]
+    silent = len(answers) - len(counts)
+    return {
+        "seconds": seconds,
+        "failed": silent + sum(failed for _, failed in counts),
+        "shares": sum(sent for sent, _ in counts),
+    }
+
+
+def _ready(folder: Path, store: ShareStore, writing: Writing) -> Iterator[list[NewShare]]:
+    batch: list[NewShare] = []
+    held = 0
+    for path in folder.glob("*/*/*"):
+        data = path.read_bytes()
+        if is_mutable(data):
+            continue
+        container = ImmutableContainer.parse_header(data[:HEAD_SIZE], len(data))
+        share = memoryview(data)[container.data_offset : container.data_offset + container.data_length]
+        si = b32decode(path.parent.name)
+        batch.append(NewShare(si, int(path.name), [share], writing.lease(si, store)))
+        held += len(share)
+        if len(batch) >= _BATCH_SHARES or held >= _BATCH_BYTES:
+            yield batch
+            batch, held = [], 0
+    if batch:
+        yield batch
+
+
 def _connect(client: Client) -> None:
     silent = [answer for answer in client.grid.ask(lambda _store: None) if isinstance(answer.value, LafsError)]
     assert not silent, f"servers did not answer: {silent}"
@@ -130,6 +181,7 @@ DRIVES: dict[str, Callable[..., dict[str, Any]]] = {
     "directory": lambda client, written, count: directory(client, Path(written), int(count)),
     "edit": lambda client, written, count: edit(client, Path(written), int(count)),
     "tree": tree,
+    "raw": lambda client, folder: raw(client, Path(folder)),
 }
 
 
