@@ -12,16 +12,16 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from lafscli.cli.directories import make_at
 from lafscli.cli.frame import Frame
+from lafscli.cli.making import make_at
 from lafscli.cli.options import DURATION, SIZE, command
 from lafscli.cli.progress import ShownProgress
 from lafscli.cli.reports import count
 from lafscli.cli.storing import enough_servers
-from lafscli.cli.targets import Target, followed, resolve
+from lafscli.cli.targets import Target, directory_at, resolve
 from lafscli.cli.text import columns, human_size, human_time
 from lafscli.config.collecting import beside
-from lafscli.errors import Busy, LafsError, NotFound, NotGranted, Partial, UsageError
+from lafscli.errors import Busy, LafsError, NotFound, Partial, UsageError
 from lafscli.formats.caps import DirectoryCap
 from lafscli.primitives.encoding import b32encode
 
@@ -367,7 +367,7 @@ def snapshots(frame: Frame, target: str) -> None:
     """List the snapshots of a backup, the oldest first."""
     from lafscli.backup.snapshots import snapshots as listed
 
-    found = listed(frame.access(), backup_at(frame, target))
+    found = listed(frame.access(), directory_at(frame, target))
     shown = [
         {
             "name": each.name,
@@ -379,13 +379,3 @@ def snapshots(frame: Frame, target: str) -> None:
     frame.out.show({"snapshots": shown}, columns([(each.name,) for each in found]) if found else "")
     if not found:
         frame.out.tell("no snapshot yet")
-
-
-def backup_at(frame: Frame, target: str) -> DirectoryCap:
-    """The directory that holds a backup's snapshots."""
-    found = followed(frame, resolve(frame, target))
-    if not isinstance(found.cap, DirectoryCap):
-        raise UsageError("TARGET is no directory")
-    if not found.cap.readable:
-        raise NotGranted("a verify cap can't read", hint="reading takes the read cap")
-    return found.cap

@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING
 import click
 
 from lafscli.cli.frame import Frame
+from lafscli.cli.making import make, make_at
 from lafscli.cli.options import command
-from lafscli.cli.storing import PRIVATE_KEY, enough_servers, hand_over, read_key, warn_of_pins
-from lafscli.cli.targets import Target, creatable, resolve
-from lafscli.errors import LafsError, UsageError
-from lafscli.formats.caps import Cap, DirectoryCap
+from lafscli.cli.storing import PRIVATE_KEY, hand_over, read_key
+from lafscli.cli.targets import resolve
+from lafscli.errors import UsageError
+from lafscli.formats.caps import DirectoryCap
 
 if TYPE_CHECKING:
-    from lafscli.primitives.ciphers import PrivateKey
     from lafscli.tree.contents import Kind
 
 
@@ -33,7 +33,7 @@ def mkdir(frame: Frame, target: str | None, format_: str | None, private_key: st
     home = frame.client_with_servers().config.home
     where = None if target is None else resolve(frame, target)
     if where is None:
-        cap, made = _make(frame, kind, private, pins=True), True
+        cap, made = make(frame, kind, private, pins=True), True
     elif not isinstance(where.cap, DirectoryCap):
         raise UsageError("TARGET is not the cap of a directory")
     elif not where.names:
@@ -49,40 +49,6 @@ def mkdir(frame: Frame, target: str | None, format_: str | None, private_key: st
         raise SystemExit(code)
 
 
-def make_at(frame: Frame, where: Target, kind: Kind, private: PrivateKey | None) -> tuple[DirectoryCap, bool]:
-    """The directory at a path, and whether it was made now."""
-    from lafscli.tree.directory import NewChild, changeable
-    from lafscli.tree.links import Occupied, plant
-    from lafscli.tree.paths import reach
-
-    creatable(where.names)
-    access = frame.access()
-    reached = reach(access, where.cap, where.names)
-    if reached.unusable is not None:
-        raise reached.unusable
-    if reached.child is not None:
-        return _directory(where, reached.child.cap), False
-    changeable(reached.above[-1])
-    cap = _make(frame, kind, private, pins=where.as_cap)
-    try:
-        plant(access, reached, where.names[-1], NewChild(cap), over="nothing")
-    except Occupied as taken:  # another was faster
-        return _directory(where, taken.child.cap), False
-    return cap, True
-
-
-def _make(frame: Frame, kind: Kind, private: PrivateKey | None, *, pins: bool) -> DirectoryCap:
-    from lafscli.tree.directory import create_directory
-
-    client = frame.client()
-    config = client.config
-    if pins:
-        warn_of_pins(frame, config.home)
-    client.require_members()
-    enough_servers(frame, config.encoding, None)
-    return create_directory(frame.access(), kind=kind, private=private)
-
-
 def _must_fit(cap: DirectoryCap, format_: str | None, private_key: str | None) -> None:
     """UsageError where the directory that is there is another one than what was asked for: it stays what it is."""
     if private_key is not None:
@@ -93,9 +59,3 @@ def _must_fit(cap: DirectoryCap, format_: str | None, private_key: str | None) -
             f"there is a directory already, which is and stays {inner}: --format {format_} contradicts that",
             hint="leave out --format to take it as it is",
         )
-
-
-def _directory(where: Target, cap: Cap) -> DirectoryCap:
-    if not isinstance(cap, DirectoryCap):
-        raise LafsError(f"{where.path}: is there already, and is no directory")
-    return cap

@@ -10,14 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from lafscli.cli.backup import backup_at
 from lafscli.cli.frame import Frame
 from lafscli.cli.landing import landing
 from lafscli.cli.options import DURATION, command
 from lafscli.cli.output import terminal
 from lafscli.cli.progress import ShownProgress
 from lafscli.cli.reports import count
-from lafscli.cli.targets import Found, followed, resolve
+from lafscli.cli.targets import Found, directory_at, followed, resolve
 from lafscli.cli.text import columns, escape, human_size
 from lafscli.errors import LafsError, NotFound, Partial, UsageError
 from lafscli.formats.caps import Cap, DirectoryCap
@@ -267,7 +266,7 @@ def forget(frame: Frame, target: str, dry_run: bool, **given: Any) -> None:
         raise UsageError(
             "no rule says what to keep", hint="for example --keep-daily 7 --keep-weekly 5 --keep-monthly 12"
         )
-    top = backup_at(frame, target)
+    top = directory_at(frame, target)
     changeable(top)
     access = frame.access()
     decisions = decide(snapshots(access, top), rules, time.time())

@@ -72,6 +72,16 @@ def followed(frame: Frame, target: Target, *, strict: bool = False) -> Found:
     return Found(child.cap, child.name, target.path, child, target)
 
 
+def directory_at(frame: Frame, text: str) -> caps.DirectoryCap:
+    """The directory that a TARGET leads to; UsageError for anything else, NotGranted for a verify cap."""
+    cap = found(frame, text).cap
+    if not isinstance(cap, caps.DirectoryCap):
+        raise UsageError("TARGET is no directory")
+    if not cap.readable:
+        raise NotGranted("a verify cap can't read", hint="reading takes the read cap")
+    return cap
+
+
 def spot(frame: Frame, text: str, *, make_parents: bool = False) -> Spot:
     """The parent directory and the name of a TARGET, which need not exist. UsageError for one without a path."""
     return spotted(frame, resolve(frame, text), make_parents=make_parents)
