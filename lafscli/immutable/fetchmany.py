@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from functools import partial
+from functools import lru_cache, partial
 from typing import TypeVar
 
 from lafscli.errors import CorruptShare, FileMissing, LafsError
@@ -256,7 +256,12 @@ def _shares(sis: Sequence[bytes], store: ShareStore) -> list[frozenset[int] | La
 
 def _length(cap: ChkCap) -> int:
     """As much as is asked for of a share: all of it, if its segments are not unusually small."""
-    return share_size(Sizes.plan(cap.k, cap.n, cap.size, _USUAL_SEGMENT), 2) + _SLACK
+    return _usual_length(cap.k, cap.n, cap.size)
+
+
+@lru_cache(maxsize=1024)
+def _usual_length(k: int, n: int, size: int) -> int:
+    return share_size(Sizes.plan(k, n, size, _USUAL_SEGMENT), 2) + _SLACK
 
 
 def _decoded(file: _File) -> list[tuple[int, CorruptShare]]:

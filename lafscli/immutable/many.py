@@ -26,7 +26,7 @@ from lafscli.storage.store import Buffer, LeaseOf, NewShare, Progress, ShareRang
 _BATCH_FILES = 256
 _BATCH_BYTES = 4 << 20
 _AHEAD_FILES = 2 * _BATCH_FILES
-_AHEAD_BYTES = 8 << 20
+_AHEAD_BYTES = 4 << 20
 """Encoded files that wait for a batch; in memory each takes (k + n) / k times its size."""
 
 _SMALL = 4 << 20
@@ -36,7 +36,7 @@ _LARGE = 32 << 20
 """Larger ones go alone, so that a signal leaves them to be gone on with; of others some go at once."""
 
 _AT_ONCE = 3
-_WRITTEN_BATCHES = 2
+_WRITTEN_BATCHES = 1
 _REMEMBERED = 1000
 
 Content = Path | SeenFile | Buffer

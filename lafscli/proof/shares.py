@@ -7,6 +7,7 @@ after the UEB that gives their length is proven, piece by piece, and no further 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from lafscli.errors import CorruptShare
@@ -59,7 +60,7 @@ class ShareReader:
         if not 0 <= self._shnum < cap.n:
             raise CorruptShare(f"share number {self._shnum} of {cap.n} shares")
         self._parts = parts = _Parts(fetch)
-        parts.want(_usual_ranges(Sizes.plan(cap.k, cap.n, cap.size, _USUAL_SEGMENT)))
+        parts.want(_usual_ranges(cap.k, cap.n, cap.size))
         self._layout = layout = Layout.parse(parts.head(HEADER_MAX))
         self._check_bounds(layout)
         _want_sections(parts, layout)
@@ -83,9 +84,7 @@ class ShareReader:
     def _check_bounds(self, layout: Layout) -> None:
         cap = self._cap
         layout.check_chain(cap.n)
-        # the longest share is that of the smallest segments
-        largest = Layout.build(Sizes(cap.k, cap.n, cap.size, cap.k), 2)
-        if layout.uri_extension > largest.uri_extension:
+        if layout.uri_extension > _farthest_ueb(cap.k, cap.n, cap.size):
             raise CorruptShare(f"share header: offset of UEB lies beyond any share of {cap.size} bytes of data")
 
     def _prove_ueb(self, strict: bool) -> Ueb:
@@ -96,7 +95,7 @@ class ShareReader:
         self.ueb = bytes(self._parts.need(layout.uri_extension + layout.length_size, length, "UEB"))
         if uri_extension_hash(self.ueb) != cap.ueb_hash:
             raise CorruptShare("UEB: its hash is not the cap's")
-        return Ueb.parse(self.ueb, cap.k, cap.n, cap.size, strict=strict)
+        return _parsed(self.ueb, cap.k, cap.n, cap.size, strict)
 
     def _prove_chain(self, ueb: Ueb) -> bytes:
         """The root of the block hash tree."""
@@ -140,14 +139,28 @@ def check_segment(segment_hash: bytes, ciphertext: Buffer) -> None:
         raise CorruptShare("crypttext segment: wrong hash")
 
 
-def _usual_ranges(sizes: Sizes) -> list[tuple[int, int]]:
+@lru_cache(maxsize=256)
+def _usual_ranges(k: int, n: int, size: int) -> Sequence[tuple[int, int]]:
     """What a usual share is read by, of either version: all of it, or its header and what follows the blocks."""
+    sizes = Sizes.plan(k, n, size, _USUAL_SEGMENT)
     end = share_size(sizes, 2)
     if end <= _WHOLE_LIMIT:
-        return [(0, end + _SLACK)]
+        return ((0, end + _SLACK),)
     head = (0, HEADER_MAX)
     trees = Layout.build(sizes, 1).crypttext_hash_tree
-    return [head, (trees, end - trees)] if end - trees <= _GUESS_LIMIT else [head]
+    return (head, (trees, end - trees)) if end - trees <= _GUESS_LIMIT else (head,)
+
+
+@lru_cache(maxsize=256)
+def _farthest_ueb(k: int, n: int, size: int) -> int:
+    """Where it lies in the longest share, which is that of the smallest segments."""
+    return Layout.build(Sizes(k, n, size, k), 2).uri_extension
+
+
+@lru_cache(maxsize=64)
+def _parsed(ueb: bytes, k: int, n: int, size: int, strict: bool) -> Ueb:
+    """All shares of a file have the same one."""
+    return Ueb.parse(ueb, k, n, size, strict=strict)
 
 
 def _want_sections(parts: _Parts, layout: Layout) -> None:
