@@ -98,7 +98,7 @@ def test_a_mode_that_changed_is_kept_without_reading(keeper: Keeper) -> None:
 @pytest.mark.parametrize("confirm", ["quick", "full"])
 def test_what_lost_its_shares_is_stored_again(keeper: Keeper, confirm: str) -> None:
     keeper.source.mkdir()
-    for number in range(20):
+    for number in range(8):
         (keeper.source / f"f{number}").write_bytes(content(3000, number))
     cap, tally = keeper.backup()
     for path in keeper.local.share_files():
@@ -107,7 +107,7 @@ def test_what_lost_its_shares_is_stored_again(keeper: Keeper, confirm: str) -> N
             path.parent.rmdir()
     again, tally = keeper.backup(confirm=confirm)
     assert again == cap
-    assert tally.reuploaded_missing == 20
+    assert tally.reuploaded_missing == 8
     assert tally.dirs_new == 1
     assert described(keeper.restore(cap)[0]) == described(keeper.source)
 

@@ -255,6 +255,7 @@ def test_diff(lafs: Lafs, tmp_path: Path) -> None:
     assert lafs("diff", "b:diff", "b:diff", code=0).stdout == b""
 
 
+@pytest.mark.slow
 def test_secrets_are_in_no_log_and_no_process_list(lafs: Lafs, tree: Path, tmp_path: Path) -> None:
     """With the cap in a file: neither arguments of any process nor the log have it, or what it leads to."""
     cap = lafs("mkdir", "b:secret", code=0).stdout.decode().strip()
@@ -280,6 +281,7 @@ def test_secrets_are_in_no_log_and_no_process_list(lafs: Lafs, tree: Path, tmp_p
         assert secret.encode() not in said
 
 
+@pytest.mark.slow
 def test_state_is_for_nobody_else(lafs: Lafs, tree: Path) -> None:
     """The database has caps in it."""
     lafs("backup", tree, "b:mode", code=0)
@@ -308,6 +310,7 @@ def ordinary(short_tmp: Path) -> Lafs:
     return command
 
 
+@pytest.mark.slow
 def test_an_ordinary_user(ordinary: Lafs) -> None:
     """What can't be read is named, and the rest is kept; what can't be given back is told, and the rest restored."""
     source = ordinary.folder.parent / f"{ordinary.folder.name}-source" if os.geteuid() else ordinary.folder.parent / "s"
