@@ -639,7 +639,8 @@ def test_who_hangs_up_in_the_middle_leaves_nothing(root: Path) -> None:
             talk.client.send_raw(ending)
             talk.hang_up()
         assert talk.notes == []
-    assert (_files(), threading.active_count()) == (before, threads)
+    assert _files() <= before
+    assert threading.active_count() <= threads
     assert backend.closed == 4
 
 
