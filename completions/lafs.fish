@@ -282,7 +282,7 @@ complete -c lafs -n '__lafs_at forget' -l keep-daily -x -d 'Of N days, the newes
 complete -c lafs -n '__lafs_at forget' -l keep-weekly -x -d 'The same of weeks'
 complete -c lafs -n '__lafs_at forget' -l keep-monthly -x -d 'The same of months'
 complete -c lafs -n '__lafs_at forget' -l keep-yearly -x -d 'The same of years'
-complete -c lafs -n '__lafs_at forget' -l keep-within -x -d 'Keep all that are younger'
+complete -c lafs -n '__lafs_at forget' -l keep-within -x -d 'Keep those of so long before the newest'
 complete -c lafs -n '__lafs_at forget' -s n -l dry-run -d 'Say what would go; remove nothing'
 complete -c lafs -n '__lafs_at forget' -F
 complete -c lafs -n '__lafs_at forget' -a '(__lafs_at_files) (__lafs_aliases :)'

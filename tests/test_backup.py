@@ -19,6 +19,7 @@ from lafscli.backup.database import Database, Row
 from lafscli.backup.excludes import Excludes
 from lafscli.backup.landing import Landing, Rights
 from lafscli.backup.names import grid_names
+from lafscli.backup.scan import Scan
 from lafscli.backup.selecting import Selecting
 from lafscli.backup.snapshots import archives, publish, snapshots
 from lafscli.errors import LafsError, NotHappy, UsageError
@@ -641,3 +642,48 @@ def test_errors_are_errors(keeper: Keeper) -> None:
     assert isinstance(cap, DirectoryCap)
     with pytest.raises(LafsError):
         Landing(str(keeper.folder / "nowhere"), Rights(False))
+
+
+@pytest.mark.parametrize("how", ["replaced", "removed"])
+def test_other_names_of_a_file_that_was_replaced_keep_its_content(
+    keeper: Keeper, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    """Between the listing and the reading, as every editor does it."""
+    keeper.source.mkdir()
+    one, other, third = (keeper.source / name for name in "abc")
+    one.write_bytes(content(700, 1))
+    os.link(one, other)
+    os.link(one, third)
+    listed = Scan.inside
+
+    def then_replaced(scan: Scan, folder: Any) -> Any:
+        found = listed(scan, folder)
+        if how == "removed":
+            one.unlink()
+        else:
+            (keeper.folder / "new").write_bytes(content(700, 2))
+            (keeper.folder / "new").rename(one)
+        return found
+
+    monkeypatch.setattr(Scan, "inside", then_replaced)
+    cap, tally = keeper.backup()
+    monkeypatch.undo()
+    assert len(tally.errors) == (how == "removed")
+    out = keeper.restore(cap)[0]
+    assert (out / "b").read_bytes() == (out / "c").read_bytes() == content(700, 1)
+    assert (out / "a").exists() == (how == "replaced")
+    if how == "replaced":
+        assert (out / "a").read_bytes() == content(700, 2)
+    again = keeper.restore(keeper.backup()[0], "again")[0]
+    assert {path.name: path.read_bytes() for path in again.iterdir()} == {
+        path.name: path.read_bytes() for path in keeper.source.iterdir()
+    }
+
+
+def test_what_is_listed_and_not_there_is_named(keeper: Keeper) -> None:
+    keeper.source.mkdir()
+    (keeper.source / "a").write_bytes(b"x")
+    _, tally = keeper.backup(only=frozenset([b"a", b"no/such"]))
+    assert [(each.path, each.reason) for each in tally.errors] == [
+        (str(keeper.source / "no/such"), "is in the list: No such file or directory")
+    ]

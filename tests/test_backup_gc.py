@@ -19,8 +19,8 @@ from lafscli.backup.restore import Restoring, restore
 from lafscli.backup.retention import Rules, decide, remove
 from lafscli.backup.runs import Settings
 from lafscli.backup.selecting import Selecting
-from lafscli.backup.snapshots import LATEST, archives, publish, snapshots
-from lafscli.formats.caps import Cap, DirectoryCap
+from lafscli.backup.snapshots import LATEST, Snapshot, archives, publish, snapshots
+from lafscli.formats.caps import Cap, DirectoryCap, LitCap
 from lafscli.tree.contents import content as content_of
 from lafscli.tree.directory import load
 from tests.grids import content
@@ -159,3 +159,11 @@ def test_every_snapshot_that_is_listed_restores(tmp_path: Path, seed: int) -> No
 @pytest.mark.parametrize("seed", range(10, 16))
 def test_every_snapshot_that_is_listed_restores_after_long(tmp_path: Path, seed: int) -> None:
     _series(tmp_path, seed, 120)
+
+
+def test_within_counts_from_the_newest() -> None:
+    """Where backups have failed for longer than that, nothing goes."""
+    days = [Snapshot(f"s{day}", day * 86400, DirectoryCap(LitCap(b""))) for day in range(10)]
+    rules = Rules(within=2 * 86400.0)
+    for now in (9 * 86400, 400 * 86400):
+        assert [each.snapshot.name for each in decide(days, rules, now) if each.reasons] == ["s7", "s8", "s9"]

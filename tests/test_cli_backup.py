@@ -353,3 +353,44 @@ def test_an_ordinary_user(ordinary: Lafs) -> None:
     again = ordinary("restore", "b:", out, "--json")
     assert [Path(each["path"]).name for each in json.loads(again.stdout)["errors"]] == errors
     assert (out / "read only").stat().st_mode & 0o777 == 0o400
+
+
+def test_a_backup_under_a_cap_is_pinned(lafs: Lafs, tmp_path: Path) -> None:
+    """Nothing else leads there from this home, and gc would take it for waste."""
+    (tmp_path / "f").write_bytes(b"x" * 1000)
+    cap = lafs.json("mkdir")["cap"]
+    pins = lafs.home / "pins"
+    pins.unlink()
+    (lafs.folder / "target.cap").write_text(cap + "\n")
+    lafs("backup", tmp_path, "@target.cap", code=0)
+    read = lafs("cap", "read", "@target.cap", code=0).stdout.decode().strip()
+    assert pins.read_text().split() == [read]
+    lafs("backup", tmp_path, "@target.cap/deep/er", code=0)
+    assert len(pins.read_text().split()) == 2
+
+
+def test_an_empty_list_makes_no_snapshot(lafs: Lafs, tmp_path: Path) -> None:
+    done = lafs("backup", "--files-from", "-", tmp_path, "b:empty list", input=b"\n# nothing\n", code=2)
+    assert b"the list is empty" in done.stderr
+    assert "empty list" not in [entry["name"] for entry in lafs.json("ls", "b:")["entries"]]
+
+
+def test_a_folder_that_is_called_as_the_roots_entry(lafs: Lafs, tmp_path: Path) -> None:
+    """In a part of a snapshot it is one like any other."""
+    key = tmp_path / "sub" / ".lafs" / "key"
+    key.parent.mkdir(parents=True)
+    key.write_bytes(b"1" * 100)
+    first = lafs("backup", tmp_path, "b:called", code=0).stdout.decode().strip()
+    assert b".lafs/key" in lafs("restore", "--tar", "b:called/Latest/sub", code=0).stdout
+    key.write_bytes(b"2" * 101)
+    lafs("backup", tmp_path, "b:called", code=0)
+    assert b"M .lafs/key" in lafs("diff", f"{first}/sub", "b:called/Latest/sub", code=0).stdout
+
+
+def test_without_latest_the_newest_is_restored(lafs: Lafs, tmp_path: Path) -> None:
+    (tmp_path / "source").mkdir()
+    (tmp_path / "source" / "f").write_bytes(b"x")
+    lafs("backup", tmp_path / "source", "b:unfinished", code=0)
+    lafs("rm", "-r", "b:unfinished/Latest", code=0)
+    lafs("restore", "b:unfinished", tmp_path / "out", code=0)
+    assert (tmp_path / "out" / "f").read_bytes() == b"x"

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from lafscli.backup.entries import ROOT_ENTRY, compared, kept_of
 from lafscli.errors import LafsError
-from lafscli.formats.caps import DirectoryCap
+from lafscli.formats.caps import DirectoryCap, LitCap
 from lafscli.formats.child import Child
 from lafscli.tree.contents import Access
 from lafscli.tree.directory import Directory, load_many
@@ -47,7 +47,10 @@ def compare(access: Access, old: DirectoryCap, new: DirectoryCap) -> Iterator[Di
 
 def _is_root_entry(table: dict[str, Child]) -> bool:
     """Whether it has what says of a snapshot's root what it was like."""
-    return ROOT_ENTRY in table and kept_of(table[ROOT_ENTRY].metadata).sort == "dir"
+    if ROOT_ENTRY not in table:
+        return False
+    child = table[ROOT_ENTRY]
+    return isinstance(child.cap, LitCap) and kept_of(child.metadata).sort == "dir"
 
 
 def _loaded(access: Access, *caps: DirectoryCap) -> list[dict[str, Child]]:

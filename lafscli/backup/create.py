@@ -257,7 +257,7 @@ class _Run:
         """It changed while it was read: read it again; if that is in vain, store what it is, under a random key."""
         try:
             item.read_from_ns = self._settings.now_ns()
-            item.found = Found(item.found.name, item.found.path, os.lstat(item.found.path))
+            self._is_now(item, os.lstat(item.found.path))
             if not stat.S_ISREG(item.found.stat.st_mode):
                 raise LafsError("became something else while it was read")
             item.tries += 1
@@ -265,7 +265,7 @@ class _Run:
                 self._items.append(item)
                 return
             found, done = store_as_it_is(self._access, item.found.path, self._progress)
-            item.found = Found(item.found.name, item.found.path, found)
+            self._is_now(item, found)
         except OSError as error:
             self._lost(item, f"cannot be read: {error.strerror}")
         except (NotHappy, Unreachable):
@@ -276,6 +276,22 @@ class _Run:
             self.tally.changing.append(item.found.shown)
             self._settings.warn(f"{item.found.shown} changed while it was read, twice: what was read is kept")
             self._stored(item, done, remember=False)
+
+    def _is_now(self, item: Item, found: os.stat_result) -> None:
+        """Another file may have taken its name: other names of the one that was listed are not names of that."""
+        before = item.found.stat
+        item.found = Found(item.found.name, item.found.path, found)
+        if (before.st_dev, before.st_ino) != (found.st_dev, found.st_ino):
+            self._hand_over(item, (before.st_dev, before.st_ino))
+
+    def _hand_over(self, item: Item, ids: tuple[int, int]) -> None:
+        """The next of the file's other names is what it is read by."""
+        self._links.pop(ids, None)
+        others, item.others = item.others, []
+        if others:
+            (node, name, other, extra), *rest = others
+            left = self._links[ids] = Item(node, name, other, extra, None, item.read_from_ns, others=rest)
+            self._items.append(left)
 
     def _stored(self, item: Item, done: Uploaded, *, remember: bool = True) -> None:
         self._sent(done)
@@ -297,8 +313,9 @@ class _Run:
         if remember:
             self._database.keep(item.node.folder.found.path, {found.name: row})
             item.node.rows[found.name] = row
-        if found.stat.st_nlink > 1:
-            self._links[found.stat.st_dev, found.stat.st_ino] = row
+        ids = found.stat.st_dev, found.stat.st_ino
+        if found.stat.st_nlink > 1 or self._links.get(ids) is item:
+            self._links[ids] = row
         self._place(item.node, item.name, found, text, extra=extra)
         self._arrived(item.node)
         for node, name, other, _ in item.others:
@@ -339,11 +356,8 @@ class _Run:
 
     def _lost(self, item: Item, reason: str) -> None:
         self._failed(item.found.shown, reason)
-        self._links.pop((item.found.stat.st_dev, item.found.stat.st_ino), None)
+        self._hand_over(item, (item.found.stat.st_dev, item.found.stat.st_ino))
         self._arrived(item.node)
-        for node, _, other, _ in item.others:
-            self._failed(other.shown, reason)
-            self._arrived(node)
 
     # ---- directories
 

@@ -16,7 +16,8 @@ from lafscli.tree.directory import edit
 @dataclass(frozen=True, slots=True)
 class Rules:
     """How many to keep of each sort: of the last ones, and of the newest of each day, week (ISO), month and year, all
-    in UTC. `within`: keep those younger than so many seconds."""
+    in UTC. `within`: keep those that are at most so many seconds older than the
+    newest, which therefore stays."""
 
     last: int = 0
     daily: int = 0
@@ -65,7 +66,7 @@ def decide(snapshots: Sequence[Snapshot], rules: Rules, now: float) -> list[Deci
                 seen.add(key)
                 reasons[name].append(word)
     for at, name in past:
-        if rules.within is not None and now - at <= rules.within:
+        if rules.within is not None and past[0][0] - at <= rules.within:
             reasons[name].append("within")
     return [Decision(each, tuple(reasons[each.name])) for each in snapshots]
 

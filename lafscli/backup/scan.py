@@ -55,6 +55,10 @@ class Scan:
         for each in self.only or ():
             parts = each.split(b"/")
             self._ways |= {b"/".join(parts[:count]) for count in range(1, len(parts))}
+            try:
+                os.lstat(os.path.join(path, each))
+            except OSError as error:
+                self.failed(os.fsdecode(os.path.join(path, each)), f"is in the list: {error.strerror}")
         return Folder(found, b"", outermost(self.excludes))
 
     def inside(self, folder: Folder) -> tuple[list[Found], Level] | None:

@@ -140,7 +140,7 @@ class _Writing:
             self._fail(f"{member.path}/{left.name}", LafsError(f"can't be used: {left.reason}"))
         for child in loaded.children():
             kept = kept_of(child.metadata)
-            if not member.path and child.name == ROOT_ENTRY and kept.sort == "dir":
+            if not member.path and child.name == ROOT_ENTRY and kept.sort == "dir" and isinstance(child.cap, LitCap):
                 continue
             name = local_name(child)
             path = f"{member.path}/{name}" if member.path else name

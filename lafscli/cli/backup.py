@@ -17,7 +17,7 @@ from lafscli.cli.making import make_at
 from lafscli.cli.options import DURATION, SIZE, command
 from lafscli.cli.progress import ShownProgress
 from lafscli.cli.reports import count
-from lafscli.cli.storing import enough_servers
+from lafscli.cli.storing import enough_servers, pin_linked
 from lafscli.cli.targets import Target, directory_at, resolve
 from lafscli.cli.text import columns, human_size, human_time
 from lafscli.config.collecting import beside
@@ -231,9 +231,12 @@ def _only(frame: Frame, name: str | None, source: bytes) -> frozenset[bytes] | N
     except OSError as error:
         raise UsageError(f"cannot read {name}: {error.strerror}") from error
     try:
-        return frozenset(listed_paths(lines, source))
+        paths = frozenset(listed_paths(lines, source))
     except ValueError as error:
         raise UsageError(f"--files-from: {error} is not in SOURCE") from None
+    if not paths:
+        raise UsageError("--files-from: the list is empty", hint="did what makes it fail?")
+    return paths
 
 
 def _directory(frame: Frame, where: Target) -> DirectoryCap:
@@ -244,6 +247,7 @@ def _directory(frame: Frame, where: Target) -> DirectoryCap:
         raise UsageError("TARGET is not the cap of a directory")
     cap = where.cap if not where.names else make_at(frame, where, "sdmf", None)[0]
     changeable(cap)
+    pin_linked(frame, where, cap)  # before anything is stored that gc might take for waste
     return cap
 
 

@@ -191,16 +191,21 @@ def _tar(frame: Frame, target: str, selecting: Selecting) -> None:
 
 def _latest(frame: Frame, found: Found) -> Found:
     """The latest snapshot of a backup; anything else as it is."""
-    from lafscli.backup.snapshots import ARCHIVES, LATEST
+    from lafscli.backup.snapshots import ARCHIVES, LATEST, snapshots
     from lafscli.tree.directory import load
 
     if not isinstance(found.cap, DirectoryCap) or not found.cap.mutable:
         return found
     table = load(frame.access(found.cap), found.cap).table
-    if LATEST not in table or ARCHIVES not in table:
-        if ARCHIVES in table:
-            raise NotFound("there is no snapshot", hint="lafs backup SOURCE TARGET makes one")
+    if ARCHIVES not in table:
         return found
+    if LATEST not in table:  # who made the first one was killed before the last step
+        dated = [each for each in snapshots(frame.access(found.cap), found.cap) if each.time is not None]
+        if not dated:
+            raise NotFound("there is no snapshot", hint="lafs backup SOURCE TARGET makes one")
+        newest = max(dated, key=lambda each: each.time or 0)
+        path = f"{ARCHIVES}/{newest.name}"
+        return Found(newest.cap, newest.name, f"{found.path}/{path}" if found.path else path, None, found.target)
     child = table.child(LATEST)
     return Found(child.cap, LATEST, f"{found.path}/{LATEST}" if found.path else LATEST, None, found.target)
 
@@ -241,7 +246,7 @@ def _access(frame: Frame, *caps: Cap) -> Access:
 @click.option("--keep-weekly", type=click.IntRange(min=0), default=0, metavar="N", help="The same of weeks.")
 @click.option("--keep-monthly", type=click.IntRange(min=0), default=0, metavar="N", help="The same of months.")
 @click.option("--keep-yearly", type=click.IntRange(min=0), default=0, metavar="N", help="The same of years.")
-@click.option("--keep-within", type=DURATION, metavar="DURATION", help="Keep all that are younger.")
+@click.option("--keep-within", type=DURATION, metavar="DURATION", help="Keep those of so long before the newest.")
 @click.option("-n", "--dry-run", is_flag=True, help="Say what would go; remove nothing.")
 def forget(frame: Frame, target: str, dry_run: bool, **given: Any) -> None:
     """Remove snapshots, but for those that rules keep.
