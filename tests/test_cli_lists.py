@@ -6,6 +6,7 @@ from __future__ import annotations
 import signal
 import tomllib
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -156,8 +157,9 @@ def test_killed_while_it_changes_the_list(lafs: Lafs) -> None:
         name, before = f"n{number}", there(lafs, "a")["epoch"]
         victim = lafs.start("server", "add", name, url(lafs, name), "-q")
         while victim.poll() is None and there(lafs, "a")["epoch"] == before:
-            if list(folder(lafs, "a").glob(seen)):
-                break
+            with suppress(FileNotFoundError):  # what the victim removes while it is looked into
+                if list(folder(lafs, "a").glob(seen)):
+                    break
         victim.send_signal(signal.SIGKILL)
         victim.wait()
         done = lafs("server", "add", name, url(lafs, name))

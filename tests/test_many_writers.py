@@ -48,9 +48,12 @@ def finished(lafs: Lafs, number: int, process: subprocess.Popen[bytes], children
     assert len(lines.splitlines()) == children
 
 
-def all_are_there(lafs: Lafs, servers: SshServers) -> None:
+def all_are_there(lafs: Lafs) -> None:
     listed = lafs("ls", "docs:", code=0).stdout.decode().split()
     assert sorted(listed) == sorted(f"{number}.{child}" for number in range(PROCESSES) for child in range(CHILDREN))
+
+
+def no_guard_is_left(servers: SshServers) -> None:
     left = [path.name for i in range(servers.count) for path in (servers.root(i) / "locks").iterdir()]
     # one that was being made when its process was killed is none yet; the sweep takes it
     assert [name for name in left if not name.startswith(".") or name.startswith(".broken")] == []
@@ -71,7 +74,8 @@ def test_eight_processes_of_which_three_are_killed(lafs: Lafs, servers: SshServe
     for number, process in running.items():
         finished(lafs, number, process, CHILDREN)
     lafs("check", "--verify", "docs:", code=0)
-    all_are_there(lafs, servers)
+    all_are_there(lafs)
+    no_guard_is_left(servers)
 
 
 @pytest.mark.slow
@@ -90,6 +94,8 @@ def test_eight_processes_while_three_servers_are_killed(lafs: Lafs, servers: Ssh
         servers.start(index)
     for number, process in running.items():
         finished(lafs, number, process, CHILDREN - (6 if number == 0 else 0))
-    all_are_there(lafs, servers)
+    all_are_there(lafs)
+    # who had a guard on a server that was killed, and ended before it was back, leaves that to the next writer
     lafs("repair", "docs:", code=0)
+    no_guard_is_left(servers)
     lafs("check", "--verify", "docs:", code=0)
