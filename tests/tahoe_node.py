@@ -24,6 +24,8 @@ from types import TracebackType
 from typing import Any, Self
 from urllib.parse import quote
 
+import pytest
+
 from lafscli.placement import Encoding
 
 RELEASE = "tahoe-lafs==1.20.0"  # what spec 09 was tried on
@@ -53,6 +55,16 @@ def tahoe_command() -> Path:
             _install([str(command), "--version"])
             complete.write_text(RELEASE)
     return command
+
+
+def needed_tahoe() -> Path:
+    """The command, for tests that need it: where Tahoe can't be installed they are skipped, in CI they fail."""
+    try:
+        return tahoe_command()
+    except NoTahoe as error:
+        if os.environ.get("CI", "").lower() in ("1", "true"):
+            pytest.fail(str(error))
+        pytest.skip(str(error))
 
 
 def _install(step: list[str]) -> None:

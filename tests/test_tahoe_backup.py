@@ -14,7 +14,7 @@ from lafscli.placement import Encoding
 from lafscli.primitives.encoding import b32encode
 from tests.grids import content
 from tests.lafs_process import Lafs
-from tests.tahoe_node import Gateway, NoTahoe, TahoeGrid, tahoe_command
+from tests.tahoe_node import Gateway, TahoeGrid, needed_tahoe
 from tests.trees import described, every_kind
 
 pytestmark = [pytest.mark.tahoe, pytest.mark.slow, pytest.mark.xdist_group("tahoe")]
@@ -25,12 +25,7 @@ SECRETS = {"convergence": b32encode(b"c" * 32), "secret": b32encode(b"s" * 32)}
 @pytest.fixture(scope="module")
 def nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TahoeGrid]:
     """Three storage nodes and a gateway; in CI it must be possible to install them."""
-    try:
-        command = tahoe_command()
-    except NoTahoe as error:
-        if os.environ.get("CI", "").lower() in ("1", "true"):
-            pytest.fail(str(error))
-        pytest.skip(str(error))
+    command = needed_tahoe()
     with TahoeGrid(command, tmp_path_factory.mktemp("tahoe"), 3, SECRETS) as grid:
         grid.start_gateways(ENCODING)
         yield grid
@@ -53,7 +48,7 @@ def lafs(nodes: TahoeGrid, gateway: Gateway, tmp_path_factory: pytest.TempPathFa
 def tahoe(gateway: Gateway, *words: str | Path, code: int = 0) -> str:
     """Run the program of the gateway's node."""
     done = subprocess.run(
-        [tahoe_command(), "-d", gateway.folder, *words], capture_output=True, text=True, timeout=120, check=False
+        [needed_tahoe(), "-d", gateway.folder, *words], capture_output=True, text=True, timeout=120, check=False
     )
     assert done.returncode == code, done.stderr
     return done.stdout

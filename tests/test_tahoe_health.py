@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,7 +11,7 @@ from lafscli.placement import Encoding
 from lafscli.primitives.encoding import b32encode
 from tests.grids import content
 from tests.lafs_process import Lafs
-from tests.tahoe_node import Gateway, NoTahoe, TahoeGrid, tahoe_command
+from tests.tahoe_node import Gateway, TahoeGrid, needed_tahoe
 from tests.versions import share_in
 
 pytestmark = [pytest.mark.tahoe, pytest.mark.slow, pytest.mark.xdist_group("tahoe")]
@@ -23,12 +22,7 @@ SECRETS = {"convergence": b32encode(b"c" * 32), "secret": b32encode(b"s" * 32)}
 @pytest.fixture(scope="module")
 def nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TahoeGrid]:
     """Three storage nodes and a gateway; in CI it must be possible to install them."""
-    try:
-        command = tahoe_command()
-    except NoTahoe as error:
-        if os.environ.get("CI", "").lower() in ("1", "true"):
-            pytest.fail(str(error))
-        pytest.skip(str(error))
+    command = needed_tahoe()
     with TahoeGrid(command, tmp_path_factory.mktemp("tahoe"), 3, SECRETS) as grid:
         grid.start_gateways(ENCODING)
         yield grid
