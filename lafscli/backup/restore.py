@@ -23,7 +23,7 @@ from lafscli.formats.child import Child
 from lafscli.immutable.fetchmany import SMALL, download_many
 from lafscli.storage.store import Buffer, Progress
 from lafscli.tree.contents import Access, content, read
-from lafscli.tree.copy import Chain, Throughout
+from lafscli.tree.copy import Chain, Throughout, Trouble
 from lafscli.tree.directory import Directory, load_many
 from lafscli.tree.folders import NoRoom, Place, unfit
 
@@ -33,14 +33,6 @@ _BATCH_FOLDERS = 64
 _BATCH_FILES = 512
 _LONGEST_TARGET = 1 << 16
 _NODES = ("fifo", "socket", "chr", "blk")
-
-
-@dataclass(frozen=True, slots=True)
-class Trouble:
-    """Something that could not be restored."""
-
-    path: str
-    error: LafsError
 
 
 @dataclass(slots=True)

@@ -9,14 +9,14 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 from lafscli.backup.entries import ROOT_ENTRY, Kept, kept_of
-from lafscli.backup.restore import Restored, Trouble, local_name, same_file, target_of
+from lafscli.backup.restore import Restored, local_name, same_file, target_of
 from lafscli.backup.selecting import Selecting
 from lafscli.errors import LafsError, Unreachable
 from lafscli.formats.caps import Cap, ChkCap, DirectoryCap, LitCap, UnknownCap
 from lafscli.immutable.fetchmany import SMALL, download_many
 from lafscli.storage.store import Buffer, Progress
 from lafscli.tree.contents import Access, content, read
-from lafscli.tree.copy import Chain, Throughout
+from lafscli.tree.copy import Chain, Throughout, Trouble
 from lafscli.tree.directory import load_many
 from lafscli.tree.folders import unfit
 

@@ -24,9 +24,10 @@ from lafscli.formats.child import Child
 
 if TYPE_CHECKING:
     from lafscli.backup.landing import Unkept
-    from lafscli.backup.restore import Overwrite, Restored, Trouble
+    from lafscli.backup.restore import Overwrite, Restored
     from lafscli.backup.selecting import Selecting
     from lafscli.tree.contents import Access
+    from lafscli.tree.copy import Trouble
 
 
 @command("restore")
