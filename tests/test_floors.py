@@ -62,6 +62,7 @@ DOORS = {
     "multiprocessing": THREADS,
     "asyncio": THREADS,
     "shiv": (),
+    **dict.fromkeys(("starlette", "uvicorn", "httptools", "jinja2", "markupsafe", "multipart", "anyio"), GATEWAY),
 }
 NO_THREAD = ("concurrent.futures", "Future")  # what Grid.submit answers (DESIGN §3); it starts nothing
 ENVIRONMENT = {"environ", "environb", "getenv", "getenvb", "putenv", "unsetenv", "expanduser", "expandvars"}

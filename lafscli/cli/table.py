@@ -52,6 +52,7 @@ FAMILIES = (
     Family("recovery", SETUP, "What brings this home back on another machine."),
     Family("cap", FILES, "What a cap is and what it grants."),
     Family("share", HEALTH, "Shares on servers and on disk."),
+    Family("gateway", SERVING, "The grid for programs that know no caps."),
 )
 
 COMMANDS = (
@@ -141,6 +142,8 @@ COMMANDS = (
     Command(
         "serve", "lafscli.cli.serve", "serve", SERVING, "Serve a folder of shares over SFTP, and keep them from harm."
     ),
+    Command("gateway http", "lafscli.cli.gatehttp", "http", SERVING, "Offer the grid over HTTP or HTTPS."),
+    Command("gateway sftp", "lafscli.cli.gatesftp", "sftp", SERVING, "Offer directories of the grid over SFTP."),
     Command("completion", "lafscli.cli.generate", "completion", TOOL, "Print the completion script for a shell."),
     Command("help", "lafscli.cli.generate", "help_", TOOL, "Show the help of a command, or list the commands."),
     Command("man", "lafscli.cli.generate", "man", TOOL, "Show the manual page of a command."),
