@@ -8,7 +8,8 @@ of the counts: who reads only to the first of them knows that something is missi
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from starlette.responses import Response, StreamingResponse
@@ -19,7 +20,7 @@ from lafscli.gateway.asked import Asked, Refusal
 from lafscli.gateway.deep import Deep, How, Turn, checking, mending
 from lafscli.gateway.deepdoc import described
 from lafscli.gateway.desk import Desk
-from lafscli.gateway.reportdoc import NodeIds, checked, node_ids, repaired
+from lafscli.gateway.reportdoc import NodeIds, checked, node_ids, repaired, summary
 from lafscli.gateway.steps import Steps, pulled
 from lafscli.health.check import check as check_one
 from lafscli.health.repair import mend_many
@@ -44,19 +45,32 @@ def document(value: Any) -> Response:
 # ---- one object
 
 
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """What a check found `before`, and what a repair left `after`, or the same; `ids` are of the servers."""
+
+    cap: Cap = field(repr=False)
+    before: CheckReport
+    after: CheckReport
+    ids: NodeIds
+
+
 async def check(desk: Desk, asked: Asked) -> Response:
-    """POST ?t=check."""
+    """POST ?t=check. Without output=JSON there is one line; the page about it is drawn elsewhere."""
     how = how_asked(asked)
-    before, after, ids = await desk.run(_checked, desk, asked, how)
-    return document(repaired(before, after, ids) if how.repair else checked(before, ids))
+    found = await desk.run(check_now, desk, asked.cap, asked.names, how)
+    if asked.query.get("output", "").lower() != "json":
+        return Response(summary(found.after) + "\n", media_type=PLAIN)
+    return document(repaired(found.before, found.after, found.ids) if how.repair else checked(found.before, found.ids))
 
 
-def _checked(desk: Desk, asked: Asked, how: How) -> tuple[CheckReport, CheckReport, NodeIds]:
+def check_now(desk: Desk, cap: Cap, names: Sequence[str], how: How) -> Checked:
+    """Check an object, by a thread of the desk."""
     with desk.access() as access:
-        cap = follow(access, asked.cap, asked.names)
+        cap = follow(access, cap, names)
         with desk.recent.begin(f"{'repair' if how.repair else 'check'} {cap.abbreviation}".rstrip()):
             before, after = looked_at(access, cap, how, desk.turn)
-        return before, after, node_ids(access.grid)
+        return Checked(cap, before, after, node_ids(access.grid))
 
 
 def looked_at(access: Access, cap: Cap, how: How, turn: Turn) -> tuple[CheckReport, CheckReport]:
