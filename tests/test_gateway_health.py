@@ -17,18 +17,20 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from lafscli.config.home import Home
-from lafscli.formats.caps import Cap, DirectoryCap, LitCap, UnknownCap, parse
+from lafscli.formats.caps import Cap, DirectoryCap, LitCap, MutableWriteCap, UnknownCap, parse
 from lafscli.gateway import checking, operations, welcome
 from lafscli.gateway.asked import Asked, Refusal
 from lafscli.gateway.desk import Desk
 from lafscli.immutable.upload import upload
 from lafscli.mutable import publish
+from lafscli.primitives.ciphers import PrivateKey
 from lafscli.primitives.encoding import b32encode
 from lafscli.tree.contents import Access, store
 from lafscli.tree.directory import NewChild, create_directory
 from tests.grids import LocalGrid, content
 from tests.homes import age
 from tests.lafs_process import Lafs
+from tests.versions import KEYS
 
 
 class World:
@@ -37,6 +39,7 @@ class World:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.notes: list[str] = []
+        self.keys = iter(KEYS)
         self.desk = self.begin()
         with self.desk.access() as access:
             self.ids = {store.server.name: b32encode(store.server.node_id) for store in access.grid.stores}
@@ -53,11 +56,22 @@ class World:
         return upload(access.grid, content(size, seed), access.writing).cap
 
     def slot(self, size: int = 300, seed: int = 0) -> Cap:
-        return store(self.access(), content(size, seed), "sdmf").cap
+        return self.holding(content(size, seed))
+
+    def holding(self, data: bytes) -> MutableWriteCap:
+        """A mutable file of this content."""
+        cap = store(self.access(), data, "sdmf", private=self.key()).cap
+        assert isinstance(cap, MutableWriteCap)
+        return cap
+
+    def key(self) -> PrivateKey | None:
+        """One that no other object here has; making keys takes long."""
+        return next(self.keys, None)
 
     def directory(self, kind: str = "sdmf", /, **children: Cap) -> DirectoryCap:
         given = {name: NewChild(cap) for name, cap in children.items()}
-        return create_directory(self.access(), given, kind=kind)  # type: ignore[arg-type]
+        private = None if kind == "chk" else self.key()
+        return create_directory(self.access(), given, kind=kind, private=private)  # type: ignore[arg-type]
 
     def shares(self, cap: Cap) -> dict[int, tuple[str, Path]]:
         """Server and file of each share."""
@@ -395,7 +409,7 @@ def test_stream_of_checks_and_repairs(world: World) -> None:
 
 def test_a_stream_ends_with_what_could_not_be_read(world: World) -> None:
     """All that can be reached comes; the counts do not, since they would be wrong."""
-    bad = DirectoryCap(store(world.access(), b"this is no table", "sdmf").cap)
+    bad = DirectoryCap(world.holding(b"this is no table"))
     top = world.directory(**{"n\n": bad}, b=world.directory(c=LIT))
     for what in ("stream-manifest", "stream-deep-check"):
         lines = world.stream(top, what)
@@ -505,13 +519,12 @@ def test_operations_that_count_and_list(world: World) -> None:
         "verifycaps": [str(cap.verify_cap()) for _, cap in order if cap.storage_index],
         "storage-index": [b32encode(cap.storage_index) for _, cap in order if cap.storage_index],
     }
-    access = world.access()
     lost = world.directory()
     above = world.directory(lost=lost)
     world.lose(lost)
     status, text = world.operate(above, "start-deep-stats")
     assert (status, text.startswith("lost: ")) == (410, True)
-    bad = DirectoryCap(store(access, b"this is no table", "sdmf").cap)
+    bad = DirectoryCap(world.holding(b"this is no table"))
     status, found = world.operate(world.directory(bad=bad), "start-deep-check")
     assert (status, found["errors"][0][0], found["count-objects-unhealthy"]) == (200, ["bad"], 0)
 
