@@ -14,7 +14,7 @@ from urllib.parse import parse_qsl
 
 import pytest
 from starlette.requests import Request
-from starlette.responses import Response
+from starlette.responses import Response, StreamingResponse
 
 from lafscli.config.home import Home
 from lafscli.formats.caps import Cap, DirectoryCap, LitCap, MutableWriteCap, UnknownCap, parse
@@ -107,7 +107,7 @@ class World:
         async def whole() -> bytes:
             response = await checking.stream(self.desk, self.asked(cap, **query), what)  # type: ignore[arg-type]
             assert response.status_code == 200
-            return b"".join([piece async for piece in response.body_iterator])  # type: ignore[attr-defined]
+            return await body_of(response)
 
         return asyncio.run(whole()).decode("ascii").splitlines()
 
@@ -130,12 +130,18 @@ def asked(cap: Cap, names: tuple[str, ...] = (), query: str = "") -> Asked:
     return Asked(request("POST", query), cap, str(cap), names, dict(parse_qsl(query, keep_blank_values=True)))
 
 
+async def body_of(response: Response) -> bytes:
+    if isinstance(response, StreamingResponse):
+        return b"".join([bytes(piece) async for piece in response.body_iterator])  # type: ignore[arg-type]
+    return bytes(response.body)
+
+
 async def until_finished(desk: Desk, handle: str) -> tuple[int, Any]:
     for _ in range(2000):
         response = await operations.operation(desk, request(query="output=JSON"), handle)
         if response.status_code != 200:
-            return response.status_code, bytes(response.body).decode()
-        document = json.loads(bytes(response.body))
+            return response.status_code, (await body_of(response)).decode()
+        document = json.loads(await body_of(response))
         if document["finished"]:
             return 200, document
         await asyncio.sleep(0.005)
@@ -582,6 +588,25 @@ def test_handles(world: World) -> None:
         await gone("asked")
 
     asyncio.run(act())
+
+
+def test_a_manifest_for_people(world: World) -> None:
+    """And one whose handle goes while it is read."""
+    top = world.directory(**{"two\nlines": LIT, "b": world.directory("chk", c=LIT)})
+
+    async def act() -> str:
+        await operations.start(world.desk, asked(top, (), "ophandle=h&release-after-complete=1"), "start-manifest")
+        while not operations.operations_of(world.desk)._known["h"].finished:
+            await asyncio.sleep(0.001)
+        response = await operations.operation(world.desk, request(query="output=text"), "h")
+        assert not operations.operations_of(world.desk)._known
+        return (await body_of(response)).decode()
+
+    empty = "URI:DIR2-LIT:"
+    head, *lines = asyncio.run(act()).splitlines()
+    assert (head, lines[0], lines[1]) == ("finished: yes", f" {top}", f"two\\nlines {LIT}")
+    assert lines[2].startswith(f"b {empty}")
+    assert lines[3:] == [f"b/c {LIT}"]
 
 
 def test_handles_are_few(world: World, monkeypatch: pytest.MonkeyPatch) -> None:

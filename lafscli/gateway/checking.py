@@ -146,6 +146,8 @@ class Lines:
                 if self._stopped:
                     return
                 for found in self._documents(deep, node_ids(access.grid)):
+                    if self._stopped:
+                        return
                     yield _line(found)
                 if deep.unread:
                     record.end(failed=True)
