@@ -19,21 +19,16 @@ MOST_LISTED = 10_000
 def described(path: Path, cap: Cap) -> dict[str, Any]:
     """An object by its path below the root. `repaircap` is the least that repairs it; nothing for an immutable
     directory, as in Tahoe."""
-    verify, si = cap.verify_cap(), cap.storage_index
+    verify, si, text = cap.verify_cap(), cap.storage_index, str(cap)
+    verify_text = "" if verify is None else str(verify)
     return {
         "path": list(path),
-        "cap": str(cap),
+        "cap": text,
         "type": "directory" if cap.is_directory else "unknown" if isinstance(cap, UnknownCap) else "file",
-        "verifycap": "" if verify is None else str(verify),
-        "repaircap": _repair_cap(cap),
+        "verifycap": verify_text,
+        "repaircap": verify_text if isinstance(cap, ChkCap | ChkVerifyCap) else text if cap.writable else "",
         "storage-index": "" if si is None else b32encode(si),
     }
-
-
-def _repair_cap(cap: Cap) -> str:
-    if isinstance(cap, ChkCap | ChkVerifyCap):
-        return str(cap.verify_cap())
-    return str(cap) if cap.writable and not isinstance(cap, UnknownCap) else ""
 
 
 def stats_document(stats: Stats) -> dict[str, Any]:
