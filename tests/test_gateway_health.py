@@ -7,7 +7,7 @@ import json
 import shutil
 import threading
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl
@@ -19,6 +19,7 @@ from starlette.responses import Response, StreamingResponse
 from lafscli.config.home import Home
 from lafscli.formats.caps import Cap, DirectoryCap, LitCap, MutableWriteCap, UnknownCap, parse
 from lafscli.gateway import checking, operations, welcome
+from lafscli.gateway import desk as desks
 from lafscli.gateway.asked import Asked, Refusal
 from lafscli.gateway.desk import Desk
 from lafscli.immutable.upload import upload
@@ -439,21 +440,35 @@ def test_streams_of_what_is_no_directory(world: World) -> None:
             assert caught.value.status == 400
 
 
-def test_a_client_that_goes_away_ends_the_walk(world: World) -> None:
-    """And one that reads nothing holds no thread: the work stands still meanwhile."""
-    top = world.directory(**{f"n{number:04}": LIT for number in range(2500)})
+def test_slow_clients_hold_no_threads(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """More streams are begun than there are threads, and none is read on; one that is left ends its walk."""
+    monkeypatch.setattr(desks, "_THREADS", 2)
+    world.desk.close()
+    world.desk = world.begin()
+    top = world.directory(**{f"n{number:04}": LIT for number in range(400)})
 
-    async def leave() -> None:
-        response = await checking.stream(world.desk, world.asked(top), "stream-manifest")
-        pieces: AsyncIterator[bytes] = response.body_iterator  # type: ignore[attr-defined]
-        first = await anext(pieces)
-        assert 0 < len(first) < 100_000
-        assert not [thread for thread in threading.enumerate() if thread.name == "lafs-ending"]
-        await pieces.aclose()  # type: ignore[attr-defined]
-        with pytest.raises(StopAsyncIteration):
-            await anext(pieces)
+    async def act() -> list[str]:
+        begun = []
+        for _ in range(5):
+            response = await checking.stream(world.desk, world.asked(top), "stream-manifest")
+            assert isinstance(response, StreamingResponse)
+            pieces: Any = response.body_iterator
+            assert 0 < len(await anext(pieces)) < 30_000
+            begun.append(pieces)
+        assert [line.state for line in world.desk.recent.lines()] == ["under way"] * 5
+        assert await asyncio.wait_for(world.desk.run(lambda: 7), 5) == 7
+        for pieces in begun[1:]:
+            await pieces.aclose()
+        rest = b"".join([piece async for piece in begun[0]])
+        assert json.loads(rest.splitlines()[-1])["type"] == "stats"
+        for _ in range(500):
+            states: list[str] = [line.state for line in world.desk.recent.lines()]
+            if "under way" not in states:
+                break
+            await asyncio.sleep(0.01)
+        return states
 
-    asyncio.run(leave())
+    assert asyncio.run(act()) == ["failed"] * 4 + ["done"]
 
 
 # ---- operations
