@@ -1,42 +1,32 @@
-"""The objects of a manifest that is asked for later: kept encrypted outside memory, however many there are."""
+"""Long lists that are asked for later, entry by entry: kept encrypted outside memory, however long they are."""
 
 from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import chain
 from typing import Any
 
-from lafscli.formats.caps import Cap
-from lafscli.gateway.deepdoc import Path
 from lafscli.gateway.desk import Desk
 from lafscli.gateway.spool import Spool
-from lafscli.primitives.encoding import b32encode
 
 _PIECE = 64 << 10
 
 
 class Listed:
-    """Objects, one after the other. What is there may be read by other threads while more are added; closing it waits
-    for those that read."""
+    """Lists by their names. What is there may be read by other threads while more is added; closing waits for those
+    that read."""
 
-    def __init__(self, desk: Desk) -> None:
-        self._lists = {name: desk.spool() for name in ("manifest", "verifycaps", "storage-index")}
+    def __init__(self, desk: Desk, names: Sequence[str]) -> None:
+        self._lists = {name: desk.spool() for name in names}
         self._lock = threading.Lock()
         self._readers = 0
         self._closed = False
 
-    def add(self, path: Path, cap: Cap) -> None:
-        """One more object."""
-        verify, si = cap.verify_cap(), cap.storage_index
-        self._append("manifest", [list(path), str(cap)])
-        if verify is not None and si is not None:
-            self._append("verifycaps", str(verify))
-            self._append("storage-index", b32encode(si))
-
-    def _append(self, name: str, value: Any) -> None:
+    def append(self, name: str, value: Any) -> None:
+        """One more entry of a list."""
         spool = self._lists[name]
         spool.append(b",\n" * bool(spool.size) + json.dumps(value).encode())
 
@@ -44,9 +34,10 @@ class Listed:
         """JSON of an object: what `head` says, then the lists. From now on until the end of it nothing is closed."""
         return _begun(self._document(head))
 
-    def lines(self, head: str) -> Generator[bytes, None, None]:
-        """For people: the head, then a line for each object. From now on until the end of it nothing is closed."""
-        return _begun(self._lines(head))
+    def lines(self, head: str, name: str, shown: Callable[[Any], str]) -> Generator[bytes, None, None]:
+        """For people: the head, then a line for each entry of a list. From now on until the end of it nothing is
+        closed."""
+        return _begun(self._lines(head, name, shown))
 
     def _document(self, head: dict[str, Any]) -> Generator[bytes, None, None]:
         with self._reading():
@@ -57,16 +48,14 @@ class Listed:
                 yield b"\n]"
             yield b"}\n"
 
-    def _lines(self, head: str) -> Generator[bytes, None, None]:
+    def _lines(self, head: str, name: str, shown: Callable[[Any], str]) -> Generator[bytes, None, None]:
         with self._reading():
             yield head.encode()
             rest = b""
-            for piece in chain(_pieces(self._lists["manifest"]), [b"\n"]):
+            for piece in chain(_pieces(self._lists[name]), [b"\n"]):
                 *whole, rest = (rest + piece).split(b"\n")
                 for line in filter(None, whole):
-                    path, cap = json.loads(line.removesuffix(b","))
-                    shown = "/".join(path).replace("\\", "\\\\").replace("\n", "\\n")
-                    yield f"{shown} {cap}\n".encode()
+                    yield shown(json.loads(line.removesuffix(b","))).encode() + b"\n"
 
     def close(self) -> None:
         """Forget everything, as soon as nobody reads it."""

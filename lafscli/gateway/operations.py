@@ -23,7 +23,7 @@ from lafscli.formats.caps import DirectoryCap
 from lafscli.gateway.asked import Asked, Refusal, refused
 from lafscli.gateway.checking import PLAIN, directory_asked, document, how_asked, one_line
 from lafscli.gateway.deep import Deep, How
-from lafscli.gateway.deepdoc import Counted
+from lafscli.gateway.deepdoc import MANIFEST, Counted, list_object
 from lafscli.gateway.desk import Desk
 from lafscli.gateway.listed import Listed
 from lafscli.gateway.reportdoc import node_ids
@@ -58,7 +58,8 @@ class Operation:
         self._how = how
         self._deep: Deep | None = None
         self._counted: Counted | None = None
-        self._listed = Listed(desk) if kind == "start-manifest" else None
+        lists = {"start-manifest": MANIFEST, "start-deep-check": Counted.lists(mended=how.repair)}
+        self._listed = Listed(desk, lists.get(kind, ()))
         self._adding = threading.Lock()
         self._cancelled = False
         self._warn: Callable[[str], None] = lambda _: None
@@ -96,7 +97,8 @@ class Operation:
             self._warn = access.warn
             with self._adding:
                 if self.kind == "start-deep-check":
-                    self._counted = Counted(self._root, node_ids(access.grid), mended=self._how.repair)
+                    ids, append = node_ids(access.grid), self._listed.append
+                    self._counted = Counted(self._root, ids, append, mended=self._how.repair)
                 self._deep = deep
             if self._cancelled:
                 return
@@ -111,8 +113,8 @@ class Operation:
                 for path, cap in deep.objects():
                     if self._cancelled:
                         return
-                    if self._listed is not None:
-                        self._listed.add(path, cap)
+                    if self.kind == "start-manifest":
+                        list_object(self._listed.append, path, cap)
                     yield
         if deep.unread and self._counted is None:
             path, error = deep.unread[0]
@@ -121,8 +123,7 @@ class Operation:
     def close(self) -> None:
         """Its handle is gone: forget what it keeps, and end."""
         self.cancel()
-        if self._listed is not None:
-            self._listed.close()
+        self._listed.close()
 
     # ---- what is told
 
@@ -145,7 +146,7 @@ class Operation:
         return sum(int(stats.get(f"size-{what}", 0)) for what in ("immutable-files", "literal-files", "directories"))
 
     def document(self, over: bool) -> dict[str, Any]:
-        """What has come of it so far; of a manifest without its objects."""
+        """What has come of it so far, but for the lists."""
         finished = {"finished": over}
         if self.kind == "start-deep-stats":
             return self.stats() | finished
@@ -174,15 +175,30 @@ class Operation:
 
     def told(self, output: str, over: bool) -> Response:
         """The answer to who asks: JSON, or text."""
-        if self._listed is not None:
-            if output == "json":
-                pieces = self._listed.document(self.document(over))
-            else:
-                pieces = self._listed.lines(self.text(over))
-            return StreamingResponse(pulled(self._desk, Steps(pieces, lambda: None)), media_type=PLAIN)
-        if output != "json" and self.kind != "start-deep-stats":
-            return Response(self.text(over), media_type=PLAIN)
-        return document(self.document(over))
+        json = output == "json" or self.kind == "start-deep-stats"
+        if self.kind in ("start-deep-stats", "start-deep-size"):
+            return document(self.document(over)) if json else Response(self.text(over), media_type=PLAIN)
+        if json:
+            pieces = self._listed.document(self.document(over))
+        elif self.kind == "start-manifest":
+            pieces = self._listed.lines(self.text(over), "manifest", _manifest_line)
+        else:
+            pieces = self._listed.lines(self.text(over), "list-unhealthy-files", _unhealthy_line)
+        return StreamingResponse(pulled(self._desk, Steps(pieces, lambda: None)), media_type=PLAIN)
+
+
+def _manifest_line(entry: Any) -> str:
+    path, cap = entry
+    return f"{_on_a_line(path)} {cap}"
+
+
+def _unhealthy_line(entry: Any) -> str:
+    path, found = entry
+    return f"{_on_a_line(path)}: {found['summary']}"
+
+
+def _on_a_line(path: list[str]) -> str:
+    return "/".join(path).replace("\\", "\\\\").replace("\n", "\\n")
 
 
 class Operations:
