@@ -194,12 +194,14 @@ def settle(futures: Iterable[tuple[T, Future[R]]]) -> Iterator[tuple[T, R | Lafs
 
 
 def fetcher(
-    store: ShareStore, si: StorageIndex, shnum: int, *, keep: bool = False
+    store: ShareStore, si: StorageIndex, shnum: int, *, keep: bool = False, keeper: int = 0
 ) -> Callable[[Sequence[tuple[int, int]]], list[Buffer]]:
     """For `ShareReader.open`: read ranges (offset, length) of one share; to be called in the server's worker."""
 
     def fetch(ranges: Sequence[tuple[int, int]]) -> list[Buffer]:
-        answers = store.read([ShareRange(si, shnum, offset, length, keep) for offset, length in ranges]).finish()
+        answers = store.read(
+            [ShareRange(si, shnum, offset, length, keep, keeper=keeper) for offset, length in ranges]
+        ).finish()
         good: list[Buffer] = []
         for answer in answers:
             if isinstance(answer, LafsError):
