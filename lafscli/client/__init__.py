@@ -22,6 +22,7 @@ from lafscli.storage.grid import Grid, shared_rate
 from lafscli.storage.store import Files
 
 if TYPE_CHECKING:
+    from lafscli.config.home import Home
     from lafscli.formats.caps import Cap
     from lafscli.health.members import Listed
     from lafscli.immutable.pipeline import Codec
@@ -58,6 +59,8 @@ class Client:
         self._grid: Grid | None = None
         self._seen: Seen | None = None
         self._codec: Codec | None = None
+        self._list: tuple[Config, Membership | None] | None = None
+        self._secrets: dict[str, bytes] = {}
 
     @property
     def grid(self) -> Grid:
@@ -99,9 +102,15 @@ class Client:
         from lafscli.storage.journal import Journal
 
         home = self.config.home
-        convergence = secrets.convergence(home) if convergent else None
+        convergence = self._secret("convergence", secrets.convergence) if convergent else None
+        lease_secret = self._secret("lease", secrets.lease_secret)
         journal = Journal(home.state / "uploads")
-        return Writing(encoding, convergence, secrets.lease_secret(home), int(time.time()), os.urandom, journal)
+        return Writing(encoding, convergence, lease_secret, int(time.time()), os.urandom, journal)
+
+    def _secret(self, name: str, read: Callable[[Home], bytes]) -> bytes:
+        if name not in self._secrets:
+            self._secrets[name] = read(self.config.home)
+        return self._secrets[name]
 
     def access(
         self,
@@ -166,7 +175,10 @@ class Client:
         """The list of the grid's servers, as far as this home knows it."""
         from lafscli.health import members
 
-        return members.known_list(self.config)
+        config, parsed = self.config, self._list
+        if parsed is None or parsed[0] is not config:
+            parsed = self._list = config, members.known_list(config)
+        return parsed[1]
 
     def require_members(self) -> None:
         """UsageError as long as servers of the grid's list are not configured here: nothing mutable is written then."""
