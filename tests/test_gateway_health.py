@@ -7,7 +7,7 @@ import json
 import shutil
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl
@@ -665,6 +665,33 @@ def test_welcome(world: World) -> None:
         }
     with pytest.raises(Refusal):
         asyncio.run(welcome.welcome(world.desk, request(query="t=bogus")))
+
+
+def test_what_it_has_done(world: World) -> None:
+    """As the real client's `status` reads it."""
+    file = world.file()
+    world.check(file)
+    world.desk.counters.add(requests=3, bytes_out=17)
+
+    async def ask(view: Callable[[Desk, Request], Awaitable[Response]], query: str) -> Any:
+        return json.loads(await body_of(await view(world.desk, request("POST", query))))
+
+    found = asyncio.run(ask(welcome.statistics, "t=json"))
+    assert found["counters"]["requests"] == 3
+    assert found["counters"]["downloader.bytes_downloaded"] == 17
+    assert set(found["counters"]) > {
+        "uploader.files_uploaded",
+        "uploader.bytes_uploaded",
+        "downloader.files_downloaded",
+    }
+    assert found["stats"]["node.uptime"] > 0
+    found = asyncio.run(ask(welcome.status, "t=json"))
+    si = b32encode(file.storage_index or b"")[:5]
+    row = {"type": "check", "storage-index-string": si, "total-size": 0, "status": "done"}
+    assert found == {"active": [], "recent": [row]}
+    for view in (welcome.statistics, welcome.status):
+        with pytest.raises(Refusal):
+            asyncio.run(ask(view, "t=bogus"))
 
 
 class Hanging:

@@ -16,18 +16,18 @@ from urllib.parse import quote
 from weakref import WeakKeyDictionary
 
 from starlette.requests import Request
-from starlette.responses import Response, StreamingResponse
+from starlette.responses import Response
 
 from lafscli.errors import LafsError
 from lafscli.formats.caps import DirectoryCap
-from lafscli.gateway.asked import Asked, Refusal, refused
-from lafscli.gateway.checking import PLAIN, directory_asked, document, how_asked, one_line
+from lafscli.gateway.asked import PLAIN, Asked, Refusal, flag, refused, shown
+from lafscli.gateway.checking import directory_asked, document, how_asked, one_line
 from lafscli.gateway.deep import Deep, How
 from lafscli.gateway.deepdoc import MANIFEST, Counted, list_object
 from lafscli.gateway.desk import Desk
 from lafscli.gateway.listed import Listed
 from lafscli.gateway.reportdoc import node_ids
-from lafscli.gateway.steps import Steps, pulled
+from lafscli.gateway.steps import Steps, Stream
 from lafscli.primitives.encoding import b32encode
 
 Kind = Literal["start-deep-check", "start-deep-stats", "start-manifest", "start-deep-size"]
@@ -184,7 +184,7 @@ class Operation:
             pieces = self._listed.lines(self.text(over), "manifest", _manifest_line)
         else:
             pieces = self._listed.lines(self.text(over), "list-unhealthy-files", _unhealthy_line)
-        return StreamingResponse(pulled(self._desk, Steps(pieces, lambda: None)), media_type=PLAIN)
+        return Stream(self._desk, Steps(pieces, lambda: None))
 
 
 def _manifest_line(entry: Any) -> str:
@@ -230,7 +230,7 @@ class Operations:
         """The job of a handle; a Refusal where there is none."""
         self._expire()
         if handle not in self._known:
-            raise Refusal(404, f"unknown/expired handle '{one_line(handle[:_LONGEST_HANDLE])}'")
+            raise Refusal(404, f"unknown/expired handle '{shown(handle)}'")
         return self._known[handle]
 
     def release(self, handle: str) -> None:
@@ -287,7 +287,7 @@ async def start(desk: Desk, asked: Asked, what: Kind) -> Response:
 
 def _keeping(query: Mapping[str, str]) -> Callable[[Operation], None]:
     """What is said of how long a handle is to be kept; a Refusal for what is no number of seconds."""
-    text, release = query.get("retain-for"), query.get("release-after-complete", "").lower() in ("true", "t", "1", "on")
+    text, release = query.get("retain-for"), flag(query, "release-after-complete")
     if text is not None and not (text.isascii() and text.isdigit() and len(text) < 10):
         raise Refusal(400, "retain-for= takes a number of seconds")
 
@@ -304,10 +304,10 @@ async def operation(desk: Desk, request: Request, handle: str) -> Response:
     query, operations = request.query_params, operations_of(desk)
     t = query.get("t", "status")
     if t not in ("", "status", "cancel"):
-        raise Refusal(400, f"an operation can do t=status and t=cancel, not t={one_line(t[:100])}")
+        raise Refusal(400, f"an operation can do t=status and t=cancel, not t={shown(t)}")
     output = query.get("output", "").lower()
     if output not in ("", "json", "text", "html"):
-        raise Refusal(400, f"Unknown output value: '{one_line(output[:100])}'")
+        raise Refusal(400, f"Unknown output value: '{shown(output)}'")
     known = operations.find(handle)
     over = known.finished  # when the question came: who is told that it is not over will ask again
     if t == "cancel":
