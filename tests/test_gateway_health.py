@@ -17,6 +17,7 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
 from lafscli.config.home import Home
+from lafscli.errors import UsageError
 from lafscli.formats.caps import Cap, DirectoryCap, LitCap, MutableWriteCap, UnknownCap, parse
 from lafscli.gateway import checking, operations, welcome
 from lafscli.gateway import desk as desks
@@ -244,9 +245,11 @@ def test_document_of_a_mutable_file(world: World) -> None:
 
 
 def test_what_has_no_shares(world: World) -> None:
-    for cap in (LIT, world.directory("chk"), UnknownCap("URI:FUTURE:x"), parse("URI:CHK:x")):
+    for cap in (LIT, world.directory("chk"), UnknownCap("URI:FUTURE:x")):
         assert world.check(cap, verify="1", add_lease="on") == NOTHING
         assert world.check(cap, repair="true") == {"storage-index": "", "repair-attempted": False}
+    with pytest.raises(UsageError, match="malformed"):
+        world.check(parse("URI:CHK:x"))
 
 
 def test_a_name_leads_to_the_object(world: World) -> None:
