@@ -10,9 +10,12 @@ import click
 
 from lafscli.cli.frame import Frame
 from lafscli.cli.options import DURATION, command
-from lafscli.cli.servefiles import CONNECTIONS, IDLE, LOGIN, parse_address
+from lafscli.cli.servefiles import CONNECTIONS, LOGIN, parse_address
 from lafscli.cli.systemd import raise_open_files, tell_systemd
 from lafscli.errors import UsageError
+
+IDLE = "24h"
+"""Mounted folders are silent for long."""
 
 
 @command("gateway sftp")
@@ -39,8 +42,8 @@ from lafscli.errors import UsageError
     "--idle-timeout",
     metavar="DURATION",
     type=DURATION,
-    default=f"{IDLE // 60}m",
-    help=f"End a connection that is silent for so long (default: {IDLE // 60}m).",
+    default=IDLE,
+    help=f"End a connection that asks for nothing for so long (default: {IDLE}).",
 )
 def sftp(frame: Frame, **given: Any) -> None:
     """Offer directories of the grid over SFTP.

@@ -26,6 +26,8 @@ from lafscli.tree.metadata import mode_of
 
 Place = tuple[DirectoryCap, str]
 """A directory, and a name in it."""
+LONGEST = 1 << 40
+"""Bytes of a file that is written here: a client may ask for any size, and all of it would be stored."""
 
 
 class Draft:
@@ -82,6 +84,7 @@ class Draft:
     def write(self, handle: object, offset: int | None, data: memoryview) -> None:
         """Write at an offset, or (None) at the end."""
         with self.lock:
+            self._bounded((self.size() if offset is None else offset) + len(data))
             spool = self._loaded()
             self._touch(handle)
             if offset is None:
@@ -91,6 +94,7 @@ class Draft:
 
     def truncate(self, handle: object, size: int) -> None:
         with self.lock:
+            self._bounded(size)
             if size == 0:
                 fresh = self._desk.spool()
                 self._let_go()
@@ -102,6 +106,10 @@ class Draft:
                     return
                 self._loaded().truncate(size)
             self._touch(handle)
+
+    def _bounded(self, end: int) -> None:
+        if end > LONGEST:
+            raise Refused(FAILURE, f"files of more than {LONGEST >> 40} TiB are not taken here")
 
     def _touch(self, handle: object) -> None:
         self._unsaved.add(handle)

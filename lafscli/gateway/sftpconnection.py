@@ -17,10 +17,16 @@ from lafscli.server.hostkey import HostKey
 from lafscli.server.keys import Key
 from lafscli.server.session import serve
 from lafscli.server.streams import Buffer
+from lafscli.storage.packets import escaped
 
 _SLICE = 0.25
 """Seconds between two looks whether the conversation is to end."""
 _PIECE = 256 * 1024
+_LINES = 100
+_LONGEST = 500
+_PATIENCE = 1.0
+_TAKES_NOTHING = 600.0
+"""Seconds after which a client is given up that takes none of its answers."""
 
 
 class ChannelStream:
@@ -30,6 +36,7 @@ class ChannelStream:
         self._channel = channel
         self._timeout = timeout
         self._closed = False
+        self._told = 0
         self.ending = False
         """Set from outside: the client seems to be at its end, as soon as no request is under way."""
 
@@ -53,11 +60,20 @@ class ChannelStream:
         for part in parts:
             self._channel.sendall(bytes(part))
 
-    def close(self) -> None:
+    def tell(self, line: str) -> None:
+        """A line for people besides the answers: many clients show of a refusal its status alone. Not too many of
+        them: who does not read them has less and less room for answers."""
+        self._told += 1
+        if self._told <= _LINES:
+            self._channel.settimeout(_PATIENCE)
+            with suppress(Exception):
+                self._channel.sendall_stderr(f"lafs: {escaped(line, _LONGEST)}\n".encode())
+
+    def close(self, status: int = 0) -> None:
         if not self._closed:
             self._closed = True
             with suppress(Exception):  # the connection is lost, in whatever way paramiko says that
-                self._channel.send_exit_status(0)
+                self._channel.send_exit_status(status)
             with suppress(Exception):
                 self._channel.close()
 
@@ -121,20 +137,19 @@ class Connection(SshSide):
         def note(line: str) -> None:
             self._note(f"{account.name}: {line}", key=account.key.fingerprint)
 
-        stream = ChannelStream(channel, timeout=self._limits.idle)
+        stream = ChannelStream(channel, timeout=min(self._limits.idle, _TAKES_NOTHING))
         self._streams.append(stream)
+
+        def told(line: str) -> None:
+            note(line)
+            stream.tell(line)
+
         try:
-            root = root_of(self._shared.desk, account)
-            backend = GridFiles(self._shared, account.name, root, note)
+            backend = GridFiles(self._shared, account.name, root_of(self._shared.desk, account), told)
             serve(stream, backend, idle=self._limits.idle, note=note)
         except LafsError as error:
-            note(f"its directory can't be opened: {error.message}")
-            with suppress(Exception):
-                channel.sendall_stderr(
-                    f"lafs: the directory of this account can't be opened: {error.message}\n".encode()
-                )
-                channel.send_exit_status(1)
-                channel.close()
+            told(f"the directory of this account can't be opened: {error.message}")
+            stream.close(1)
         finally:
             stream.close()
             self._streams.remove(stream)
