@@ -19,11 +19,12 @@ from lafscli.cli.progress import ShownProgress
 from lafscli.cli.reports import count
 from lafscli.cli.storing import enough_servers, pin_linked
 from lafscli.cli.targets import Target, directory_at, resolve
-from lafscli.cli.text import columns, human_size, human_time
+from lafscli.cli.text import columns
 from lafscli.config.collecting import beside
 from lafscli.errors import Busy, LafsError, NotFound, Partial, UsageError
 from lafscli.formats.caps import DirectoryCap
 from lafscli.primitives.encoding import b32encode
+from lafscli.primitives.text import human_size, human_time
 
 if TYPE_CHECKING:
     from lafscli.backup.excludes import Excludes

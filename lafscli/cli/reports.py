@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 
 from lafscli.cli.targets import like_a_cap
-from lafscli.cli.text import escape
 from lafscli.health.report import CheckReport, Repair
 from lafscli.health.summary import Summary
+from lafscli.primitives.text import escape
 
 
 def text(report: CheckReport, target: str) -> str:
