@@ -46,3 +46,8 @@ def human_time(seconds: float) -> str:
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.0f} h"
+
+
+def count(number: int, noun: str) -> str:
+    """`1 share`, `2 shares`."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
