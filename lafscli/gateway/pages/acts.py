@@ -15,7 +15,7 @@ from starlette.responses import PlainTextResponse, Response
 from lafscli.errors import LafsError, NotFound
 from lafscli.formats.caps import Cap, DirectoryCap, UnknownCap, parse
 from lafscli.gateway import verbs
-from lafscli.gateway.asked import Refusal, status_of
+from lafscli.gateway.asked import Refusal, status_of, without_caps
 from lafscli.gateway.desk import Desk
 from lafscli.gateway.pages.forms import Form, Sent, read_form
 from lafscli.gateway.pages.objects import base_of, checked
@@ -25,6 +25,7 @@ from lafscli.gateway.pages.tokens import is_token
 from lafscli.primitives.text import count, escape
 from lafscli.tree.contents import store
 from lafscli.tree.directory import create_directory
+from lafscli.tree.links import Over
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,27 +70,33 @@ async def act(desk: Desk, request: Request, action: str, *, unlinked: bool = Tru
         back = given.place.href if given.cap is not None else "/"
         done = await desk.run(work, desk, given)
     except Refusal as refusal:
-        return _failed(plain, refusal.status, refusal.text, "", back)
+        return _failed(plain, refusal.status, refusal.text, back)
     except LafsError as error:
-        return _failed(plain, status_of(error), error.message, "", back)
+        return _failed(plain, status_of(error), error.message, back)
     finally:
         if form is not None:
             form.close()
     if isinstance(done, Response):
         return done
-    return PlainTextResponse("done", 200, HEADERS) if plain else Response(status_code=303, headers=HEADERS | {"Location": done})
+    return (
+        PlainTextResponse("done", 200, HEADERS)
+        if plain
+        else Response(status_code=303, headers=HEADERS | {"Location": done})
+    )
 
 
-def _failed(plain: bool, status: int, text: str, hint: str, back: str) -> Response:
+def _failed(plain: bool, status: int, text: str, back: str) -> Response:
     if plain:
-        return PlainTextResponse(escape(text), status, HEADERS)
-    return error_page(status, text, hint=hint, back=back)
+        return PlainTextResponse(escape(without_caps(text)), status, HEADERS)
+    return error_page(status, without_caps(text), back=back)
 
 
 def _admit(form: Form, action: str, unlinked: bool) -> None:
     cap = "" if action == "open" else form.get("cap")
     if not is_token(form.get("token"), cap):
-        raise Refusal(403, "this form is not from a page of this gateway as it runs now: load the page again, then try again")
+        raise Refusal(
+            403, "this form is not from a page that this gateway made since it was started: load the page again"
+        )
     if not cap and action != "open" and not unlinked:
         raise Refusal(403, "this gateway stores nothing that no directory links to")
 
@@ -106,7 +113,7 @@ def _given(form: Form, request: Request) -> Given:
 # ---- what they do
 
 
-def _open(desk: Desk, given: Given) -> str:
+def _open(_: Desk, given: Given) -> str:
     cap = given.cap
     if cap is None:
         raise Refusal(400, "paste a cap first")
@@ -123,7 +130,7 @@ def _upload(desk: Desk, given: Given) -> str:
     if given.cap is None:
         return _upload_unlinked(desk, sent[0])
     root, names = given.directory, given.place.names
-    over: verbs.Over = "files" if given.form.get("over") == "files" else "nothing"
+    over: Over = "files" if given.form.get("over") == "files" else "nothing"
     failed: list[tuple[str, LafsError]] = []
     for each in sent:
         try:

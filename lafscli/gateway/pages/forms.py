@@ -51,7 +51,7 @@ Admit = Callable[[Form], None]
 
 
 async def read_form(desk: Desk, request: Request, admit: Admit) -> Form:
-    """Read a form of either encoding; Refusal for what is none. `admit` is asked before the first file, or at the end."""
+    """Read a form of either encoding; Refusal for what is none. `admit` is asked before the first file."""
     media, options = parse_options_header(request.headers.get("content-type", ""))
     if media == b"application/x-www-form-urlencoded":
         form = await _urlencoded(request)

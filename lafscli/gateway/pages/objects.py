@@ -38,15 +38,18 @@ class Found:
     unusable: MalformedDirectory | None = None
 
 
-def find(access: Access, cap: Cap, names: tuple[str, ...]) -> Found:
+def find(desk: Desk, access: Access, cap: Cap, names: tuple[str, ...]) -> Found:
     """Follow a path; NotFound names what is missing."""
     if not names:
         return Found(cap)
-    reached = reach(access, cap, names)
+    reached = reach(access, cap, names, desk.directory)
     if reached.missing:
         raise missing(names, reached)
     return Found(
-        None if reached.child is None else reached.child.cap, reached.child, reached.above[-1].writable, reached.unusable
+        None if reached.child is None else reached.child.cap,
+        reached.child,
+        reached.above[-1].writable,
+        reached.unusable,
     )
 
 
@@ -98,7 +101,7 @@ async def info(desk: Desk, asked: Asked) -> Response:
 
 def _info(desk: Desk, place: Place, cap: Cap, base: str) -> Response:
     with desk.access() as access:
-        found = find(access, cap, place.names)
+        found = find(desk, access, cap, place.names)
     return _page(place, found, base, None)
 
 
@@ -107,12 +110,12 @@ def checked(desk: Desk, place: Place, cap: Cap, how: str, base: str) -> Response
     if how not in HOWS:
         raise Refusal(400, "it is not said how to check")
     with desk.access() as access:
-        found = find(access, cap, place.names)
+        found = find(desk, access, cap, place.names)
         target = found.cap
         if target is None or isinstance(target, UnknownCap):
             raise Refusal(400, "an object of a kind that lafs does not know can't be checked")
         with desk.recent.begin(f"{how} {target.abbreviation}".rstrip()):
-            before, after = looked_at(access, target, HOWS[how], desk.turn)
+            _, after = looked_at(access, target, HOWS[how], desk.turn)
         servers = [store.server.name for store in access.grid.stores]
     return _page(place, found, base, share_grid(after, servers))
 

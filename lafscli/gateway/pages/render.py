@@ -33,15 +33,22 @@ HEADERS = {
 _TYPES = {"css": "text/css; charset=utf-8", "js": "text/javascript; charset=utf-8", "svg": "image/svg+xml"}
 
 
-def page(template: str, status: int = 200, **values: Any) -> Response:
+def page(template: str, code: int = 200, **values: Any) -> Response:
     """A page that nobody else may frame, fetch or keep."""
     text = _environment().get_template(template).render(values)
-    return Response(text, status, HEADERS, "text/html; charset=utf-8")
+    return Response(text, code, HEADERS, "text/html; charset=utf-8")
 
 
-def error_page(status: int, text: str, *, hint: str = "", back: str = "/") -> Response:
+def error_page(status: int, text: str, *, back: str = "/") -> Response:
     """What went wrong, where a person is looking. `back`: an address of ours to go on from."""
-    return page("error.html", status, text=text, hint=hint, back=back, heading=_HEADINGS.get(status, "That failed"))
+    return page(
+        "error.html",
+        status,
+        status=status,
+        text=text,
+        back=back,
+        heading=_HEADINGS.get(status, "That failed"),
+    )
 
 
 _HEADINGS = {
@@ -60,7 +67,9 @@ async def static(request: Request, name: str) -> Response:
     if found is None:
         return PlainTextResponse("no such file", 404, HEADERS)
     data, tag = found
-    kept = {"Cache-Control": "public, max-age=31536000, immutable" if request.query_params.get("v") == tag else "no-cache"}
+    kept = {
+        "Cache-Control": "public, max-age=31536000, immutable" if request.query_params.get("v") == tag else "no-cache"
+    }
     headers = HEADERS | kept | {"ETag": f'"{tag}"'}
     if request.headers.get("if-none-match") == f'"{tag}"':
         return Response(status_code=304, headers=headers)

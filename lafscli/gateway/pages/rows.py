@@ -20,7 +20,7 @@ PAGE = 5000
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One entry. `href`: what a click on its name opens, nothing where it can't be opened; `info`: the page about it."""
+    """One entry. `href`: what its name opens, nothing where it can't be opened; `info`: the page about it."""
 
     name: str
     sort: Sort

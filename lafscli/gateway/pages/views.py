@@ -17,15 +17,13 @@ from lafscli.gateway.welcome import server_states
 _RECENT = 20
 
 
-async def front(desk: Desk, request: Request, *, unlinked: bool = True) -> Response:
+async def front(desk: Desk, _: Request, *, unlinked: bool = True) -> Response:
     """GET /."""
     return await desk.run(_front, desk, unlinked)
 
 
 def _front(desk: Desk, unlinked: bool) -> Response:
-    return page(
-        "front.html", servers=server_states(desk), recent=desk.recent.lines()[:_RECENT], unlinked=unlinked
-    )
+    return page("front.html", servers=server_states(desk), recent=desk.recent.lines()[:_RECENT], unlinked=unlinked)
 
 
 async def directory(desk: Desk, asked: Asked) -> Response:
@@ -38,7 +36,7 @@ async def directory(desk: Desk, asked: Asked) -> Response:
 
 def _directory(desk: Desk, place: Place, root: Cap, number: int) -> Response:
     with desk.access() as access:
-        cap = find(access, root, place.names).cap
+        cap = find(desk, access, root, place.names).cap
         if not isinstance(cap, DirectoryCap):
             raise Refusal(400, "this is not a directory")
         found = desk.directory(access, cap)
