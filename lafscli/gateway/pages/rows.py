@@ -59,7 +59,7 @@ def rows(place: Place, children: Iterable[Child], left_out: Iterable[LeftOut]) -
     """Directories first, then the rest, each by name; then what can't be shown."""
     here = place.href
     files = []
-    for child in children:
+    for child in sorted(children, key=lambda child: child.name.casefold()):
         row = _row(here, place, child)
         if row.sort == "directory":
             yield row
