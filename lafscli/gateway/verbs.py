@@ -17,7 +17,7 @@ from lafscli.tree import links
 from lafscli.tree.contents import Access, Kind, overwrite, store
 from lafscli.tree.directory import NewChild, changeable, create_directory, edit
 from lafscli.tree.links import Occupied, Over, plant
-from lafscli.tree.paths import Reached, Spot, missing, reach
+from lafscli.tree.paths import Reached, Spot, child_at, missing, reach
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,14 +176,7 @@ def set_metadata(
 
 def find(desk: Desk, access: Access, cap: Cap, names: Sequence[str]) -> Cap:
     """What a path leads to, from a cap. NotFound, and NoDirectory where it goes through a file."""
-    if not names:
-        return cap
-    reached = _reached(desk, access, cap, names)
-    if reached.unusable is not None:
-        raise reached.unusable
-    if reached.child is None:
-        raise missing(names, reached)
-    return reached.child.cap
+    return child_at(access, cap, names, desk.directory).cap if names else cap
 
 
 def _reached(desk: Desk, access: Access, cap: Cap, names: Sequence[str]) -> Reached:

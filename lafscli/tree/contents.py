@@ -17,14 +17,14 @@ from lafscli.formats.caps import Cap, ChkCap, DirectoryCap, LitCap, MutableReadC
 from lafscli.immutable.download import Held, download
 from lafscli.immutable.fetchmany import download_many
 from lafscli.immutable.upload import Uploaded, Writing, upload
-from lafscli.mutable import publish, retrieve
+from lafscli.mutable import patching, publish, retrieve
 from lafscli.mutable.publish import Published, Publishing
 from lafscli.mutable.retrieve import Reading
 from lafscli.placement import Encoding
 from lafscli.primitives.ciphers import PrivateKey
 from lafscli.storage.grid import Grid
 from lafscli.storage.report import BadShare
-from lafscli.storage.source import Source
+from lafscli.storage.source import Source, opened
 from lafscli.storage.store import Buffer, Progress
 
 Kind = Literal["chk", "sdmf", "mdmf"]
@@ -181,6 +181,15 @@ def overwrite(
     """Replace the content of a mutable file, which keeps its cap."""
     need_servers(access)
     return publish.overwrite(access.grid, cap, source, access.publishing, progress=progress)
+
+
+def patch(
+    access: Access, cap: MutableWriteCap, offset: int, source: bytes | Source, progress: Progress | None = None
+) -> Published:
+    """Put `source`, whose length is known, into a mutable file from `offset` on, and leave what else is in it."""
+    need_servers(access)
+    with opened(source, 0) as patched:
+        return patching.patch(access.grid, cap, offset, patched, access.publishing, progress)
 
 
 def need_servers(access: Access) -> None:

@@ -53,9 +53,9 @@ def follow(access: Access, cap: Cap, names: Sequence[str]) -> Cap:
     return child_at(access, cap, names).cap if names else cap
 
 
-def child_at(access: Access, cap: Cap, names: Sequence[str]) -> Child:
+def child_at(access: Access, cap: Cap, names: Sequence[str], loading: Loading = load) -> Child:
     """The entry that a path of at least one name leads to; NotFound names the part that is missing."""
-    reached = reach(access, cap, names)
+    reached = reach(access, cap, names, loading)
     if reached.unusable is not None:
         raise reached.unusable
     if reached.child is None:
