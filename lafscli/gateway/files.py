@@ -17,7 +17,7 @@ from starlette.types import Receive, Scope, Send
 from lafscli.errors import LafsError
 from lafscli.formats.caps import Cap, ChkCap
 from lafscli.gateway.desk import Desk
-from lafscli.gateway.ranges import Part, Unsatisfiable, part
+from lafscli.gateway.ranges import Part, part
 from lafscli.gateway.reading import Content, open_content
 from lafscli.gateway.recent import Operation
 from lafscli.primitives.encoding import b32encode

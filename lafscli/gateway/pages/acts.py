@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
@@ -16,8 +17,8 @@ from lafscli.errors import LafsError, NotFound
 from lafscli.formats.caps import Cap, DirectoryCap, UnknownCap, parse
 from lafscli.gateway import verbs
 from lafscli.gateway.asked import Refusal, status_of, without_caps
+from lafscli.gateway.bodies import Form, Sent, form_of
 from lafscli.gateway.desk import Desk
-from lafscli.gateway.pages.forms import Form, Sent, read_form
 from lafscli.gateway.pages.objects import base_of, checked
 from lafscli.gateway.pages.places import Place, names_of
 from lafscli.gateway.pages.render import HEADERS, error_page
@@ -37,6 +38,10 @@ class Given:
     form: Form
     base: str
 
+    def get(self, name: str) -> str:
+        """A field; nothing where there is none."""
+        return self.form.fields.get(name, "")
+
     @property
     def directory(self) -> DirectoryCap:
         """The root that its path starts from; a Refusal where it is no directory."""
@@ -52,6 +57,9 @@ class Given:
         return self.place.names
 
 
+MOST_FILES = 100
+"""Files of one upload."""
+
 Action = Callable[[Desk, Given], Response | str]
 """What it did: a page, or the address to go to."""
 
@@ -65,9 +73,11 @@ async def act(desk: Desk, request: Request, action: str, *, unlinked: bool = Tru
     try:
         if work is None:
             raise Refusal(404, "there is no such form")
-        form = await read_form(desk, request, lambda form: _admit(form, action, unlinked))
+        admit = partial(_admit, action, unlinked)
+        form = await form_of(desk, request, most_files=MOST_FILES, admit=admit)
+        admit(form)
         given = _given(form, request)
-        back = given.place.href if given.cap is not None else "/"
+        back = _back(action, given)
         done = await desk.run(work, desk, given)
     except Refusal as refusal:
         return _failed(plain, refusal.status, refusal.text, back)
@@ -75,14 +85,21 @@ async def act(desk: Desk, request: Request, action: str, *, unlinked: bool = Tru
         return _failed(plain, status_of(error), error.message, back)
     finally:
         if form is not None:
-            form.close()
+            form.__exit__()
     if isinstance(done, Response):
         return done
-    return (
-        PlainTextResponse("done", 200, HEADERS)
-        if plain
-        else Response(status_code=303, headers=HEADERS | {"Location": done})
-    )
+    if plain:
+        return PlainTextResponse("done", 200, HEADERS)
+    return Response(status_code=303, headers=HEADERS | {"Location": done})
+
+
+def _back(action: str, given: Given) -> str:
+    """The page to go on from when it failed."""
+    if given.cap is None or action == "open":
+        return "/"
+    if action == "health":
+        return given.place.info
+    return (given.place.up if action in ("rename", "unlink") else given.place).href
 
 
 def _failed(plain: bool, status: int, text: str, back: str) -> Response:
@@ -91,9 +108,9 @@ def _failed(plain: bool, status: int, text: str, back: str) -> Response:
     return error_page(status, without_caps(text), back=back)
 
 
-def _admit(form: Form, action: str, unlinked: bool) -> None:
-    cap = "" if action == "open" else form.get("cap")
-    if not is_token(form.get("token"), cap):
+def _admit(action: str, unlinked: bool, form: Form) -> None:
+    cap = "" if action == "open" else form.fields.get("cap", "")
+    if not is_token(form.fields.get("token", ""), cap):
         raise Refusal(
             403, "this form is not from a page that this gateway made since it was started: load the page again"
         )
@@ -102,9 +119,9 @@ def _admit(form: Form, action: str, unlinked: bool) -> None:
 
 
 def _given(form: Form, request: Request) -> Given:
-    text = form.get("cap").strip()
+    text = form.fields.get("cap", "").strip()
     try:
-        names = names_of(form.get("at"))
+        names = names_of(form.fields.get("at", ""))
     except ValueError:
         raise Refusal(400, "the form's path can't be read") from None
     return Given(Place(text, names), parse(text) if text else None, form, base_of(request))
@@ -130,11 +147,11 @@ def _upload(desk: Desk, given: Given) -> str:
     if given.cap is None:
         return _upload_unlinked(desk, sent[0])
     root, names = given.directory, given.place.names
-    over: Over = "files" if given.form.get("over") == "files" else "nothing"
+    over: Over = "files" if given.get("over") == "files" else "nothing"
     failed: list[tuple[str, LafsError]] = []
     for each in sent:
         try:
-            name = _name(given.form.get("name") if len(sent) == 1 and given.form.get("name") else each.name)
+            name = _name((given.get("name") if len(sent) == 1 else "") or base_name(each.name))
             with desk.access() as access:
                 verbs.put(desk, access, root, (*names, name), each.spool, None, over)
         except LafsError as error:
@@ -156,7 +173,7 @@ def _mkdir(desk: Desk, given: Given) -> str:
     if given.cap is None:
         with desk.access() as access, desk.recent.begin("mkdir"):
             return Place(str(create_directory(access))).href
-    name = _name(given.form.get("name"))
+    name = _name(given.get("name"))
     with desk.access() as access:
         verbs.make_directory(desk, access, given.directory, (*given.place.names, name), "sdmf")
     return given.place.below(name).href
@@ -164,7 +181,7 @@ def _mkdir(desk: Desk, given: Given) -> str:
 
 def _rename(desk: Desk, given: Given) -> str:
     *above, old = given.entry
-    new = _name(given.form.get("to"))
+    new = _name(given.get("to"))
     if new != old:
         with desk.access() as access:
             verbs.move(desk, access, given.directory, given.entry, given.directory, (*above, new), "nothing")
@@ -175,6 +192,11 @@ def _unlink(desk: Desk, given: Given) -> str:
     with desk.access() as access:
         verbs.unlink(desk, access, given.directory, given.entry)
     return given.place.up.href
+
+
+def base_name(name: str) -> str:
+    """What a client calls a file, without its folders."""
+    return name.replace("\\", "/").rpartition("/")[2]
 
 
 def _name(text: str) -> str:
@@ -189,7 +211,7 @@ def _name(text: str) -> str:
 def _health(desk: Desk, given: Given) -> Response:
     if given.cap is None:
         raise Refusal(400, "the form names no object")
-    return checked(desk, given.place, given.cap, given.form.get("how"), given.base)
+    return checked(desk, given.place, given.cap, given.get("how"), given.base)
 
 
 ACTIONS: Mapping[str, Action] = {
