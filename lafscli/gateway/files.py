@@ -167,7 +167,7 @@ def headers_of(cap: Cap, shown: Shown, *, fixed: bool) -> dict[str, str]:
 
 def unsatisfiable(size: int) -> Response:
     """The answer to a range that has no byte of the file."""
-    return Response(b"First beyond end of file\n", 416, {"Content-Range": f"bytes */{size}"}, PLAIN)
+    return Response(b"First beyond end of file", 416, {"Content-Range": f"bytes */{size}"}, PLAIN)
 
 
 # ---- sending -----------------------------------------------------------------------------------------------------
@@ -186,7 +186,7 @@ class Download(Response):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002
         """Send it. LafsError where it can't be sent to its end."""
         opened = self._opened
-        outlet = Outlet(send, scope.get("extensions", {}).get(CONNECTION), self._patience)
+        outlet = Outlet(send, transport_of(scope), self._patience)
         try:
             await outlet.send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
             piece: bytes | None = opened.first
@@ -197,6 +197,12 @@ class Download(Response):
                 piece = await self._desk.run(opened.next) if left > 0 else None
         finally:
             await self._desk.run(opened.close)
+
+
+def transport_of(scope: Scope) -> asyncio.Transport | None:
+    """The transport of the connection by which a request came, if the server tells."""
+    found: asyncio.Transport | None = scope.get("extensions", {}).get(CONNECTION)
+    return found
 
 
 class Outlet:
