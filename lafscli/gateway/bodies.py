@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Self
 
@@ -82,24 +82,42 @@ async def _pieces(desk: Desk, request: Request) -> AsyncIterator[bytes]:
 # ---- forms -------------------------------------------------------------------------------------------------------
 
 
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """A file of a form. `name`: as the client calls it."""
+
+    name: str
+    spool: Spool = field(repr=False)
+
+
 @dataclass(slots=True)
 class Form:
-    """Fields of a form, and its file if it has one. A context manager: the file is forgotten in the end."""
+    """Fields of a form, and its files. A context manager: the files are forgotten in the end."""
 
-    fields: dict[str, str] = field(default_factory=dict)
-    filename: str = ""
-    file: Spool | None = None
+    fields: dict[str, str] = field(default_factory=dict, repr=False)
+    files: list[Sent] = field(default_factory=list)
+
+    @property
+    def filename(self) -> str:
+        return self.files[0].name if self.files else ""
+
+    @property
+    def file(self) -> Spool | None:
+        return self.files[0].spool if self.files else None
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self.file is not None:
-            self.file.close()
+        for sent in self.files:
+            sent.spool.close()
 
 
-async def form_of(desk: Desk, request: Request) -> Form:
-    """The form in a body; no fields where it is none. Refusal for one that is broken."""
+async def form_of(
+    desk: Desk, request: Request, *, most_files: int = 1, admit: Callable[[Form], None] = lambda _: None
+) -> Form:
+    """The form in a body; no fields where it is none. Refusal for one that is broken. `admit` is asked before the first
+    file is taken, with the fields before it, and may raise what ends it."""
     sort, options = parse_options_header(request.headers.get("content-type", ""))
     if sort == b"application/x-www-form-urlencoded":
         return Form(query_of(await small(desk, request, _MOST_FIELDS)))
@@ -108,7 +126,7 @@ async def form_of(desk: Desk, request: Request) -> Form:
     boundary = options.get(b"boundary", b"")
     if not 1 <= len(boundary) <= 200:
         raise Refusal(400, "a multipart body needs a boundary")
-    parts = _Parts(desk, boundary)
+    parts = _Parts(desk, boundary, most_files, admit)
     try:
         async for piece in _pieces(desk, request):
             await desk.run(parts.feed, piece)
@@ -122,9 +140,11 @@ async def form_of(desk: Desk, request: Request) -> Form:
 class _Parts:
     """Puts the parts of a multipart body where they belong."""
 
-    def __init__(self, desk: Desk, boundary: bytes) -> None:
+    def __init__(self, desk: Desk, boundary: bytes, most_files: int, admit: Callable[[Form], None]) -> None:
         self.form = Form()
         self._desk = desk
+        self._most_files = most_files
+        self._admit = admit
         self._header = [b"", b""]
         self._headers: dict[bytes, bytes] = {}
         self._name: str | None = None
@@ -178,9 +198,13 @@ class _Parts:
             filename = options.get(b"filename", b"").decode()
         except UnicodeDecodeError:
             raise Refusal(400, "the names in a form must be UTF-8") from None
-        if self._name == _FILE and self.form.file is None:
-            self._into = self.form.file = self._desk.spool()
-            self.form.filename = filename
+        if self._name == _FILE and len(self.form.files) == self._most_files > 1:
+            raise Refusal(413, f"a form may have {self._most_files} files")
+        if self._name == _FILE and len(self.form.files) < self._most_files:
+            if not self.form.files:
+                self._admit(self.form)
+            self._into = self._desk.spool()
+            self.form.files.append(Sent(filename, self._into))
         else:
             self._into = bytearray()
 
