@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Barrier
 
 import pytest
 
 from lafscli.config.home import Home
-from lafscli.formats.caps import MutableWriteCap
+from lafscli.formats.caps import Cap, MutableWriteCap
 from lafscli.gateway.desk import Desk
 from lafscli.gateway.reading import open_content
 from lafscli.gateway.spool import Spool
 from lafscli.tree import contents
 from lafscli.tree.directory import NewChild, create_directory
+from lafscli.tree.links import link
 from tests.lafs_process import Lafs
 
 
@@ -125,3 +128,77 @@ def test_patch_leaves_what_is_around_it(desk: Desk, kind: contents.Kind, size: i
                 model += bytes(max(0, offset + length - len(model)))
                 model[offset : offset + length] = piece
             assert contents.content(access, cap) == model
+
+
+def together(count: int, work: Callable[[int], object]) -> None:
+    """Have so many threads do it at the same time; the first error is raised."""
+    start = Barrier(count)
+
+    def one(number: int) -> None:
+        start.wait()
+        work(number)
+
+    with ThreadPoolExecutor(count) as pool:
+        list(pool.map(one, range(count)))
+
+
+def test_threads_that_store_the_same_content_all_get_its_cap(desk: Desk) -> None:
+    for size in (10_000, 1_500_000):
+        data = os.urandom(size)
+        caps: list[Cap] = []
+
+        def store(_: int, data: bytes = data, caps: list[Cap] = caps) -> None:
+            with desk.access() as access, desk.spool() as spool:
+                spool.append(data)
+                caps.append(contents.store(access, spool, "chk").cap)
+
+        together(8, store)
+        assert len(caps) == 8
+        assert len(set(caps)) == 1
+        with desk.access() as access:
+            assert contents.content(access, caps[0]) == data
+
+
+def test_threads_that_do_all_sorts_of_things_at_once(desk: Desk) -> None:
+    """Sixteen of them; nothing is lost, nothing is mixed up, and no change of one directory undoes another."""
+    with desk.access() as access:
+        directory = create_directory(access)
+        shared = contents.store(access, bytes(160_000), "mdmf").cap
+    assert isinstance(shared, MutableWriteCap)
+
+    def work(number: int) -> None:
+        data = os.urandom(20_000 + 30_000 * (number % 4))
+        with desk.access() as access, desk.spool() as spool:
+            spool.append(data)
+            cap = contents.store(access, spool, "chk").cap
+            mine = contents.store(access, data[:3000], "sdmf").cap
+            assert isinstance(mine, MutableWriteCap)
+            with desk.turn(directory):
+                link(access, directory, f"file {number}", NewChild(cap), over="nothing")
+            contents.overwrite(access, mine, data[3000:9000])
+            with desk.turn(shared):
+                contents.patch(access, shared, 10_000 * number, bytes([number]) * 10_000)
+            for one, wanted in ((cap, data), (mine, data[3000:9000])):
+                content = open_content(access, one)
+                assert b"".join(map(bytes, content.pieces())) == wanted
+                assert content.read(500, 1000) == wanted[500:1500]
+                content.close()
+            assert f"file {number}" in desk.directory(access, directory).table
+
+    together(16, work)
+    with desk.access() as access:
+        names = [child.name for child in desk.directory(access, directory).children()]
+        assert names == sorted(f"file {number}" for number in range(16))
+        assert contents.content(access, shared) == b"".join(bytes([number]) * 10_000 for number in range(16))
+
+
+def test_threads_that_take_no_turns_lose_nothing_either(desk: Desk) -> None:
+    with desk.access() as access:
+        directory = create_directory(access)
+        child = contents.store(access, b"x", "chk").cap
+
+        def work(number: int) -> None:
+            link(access, directory, f"{number}", NewChild(child), over="nothing")
+
+        together(4, work)
+        assert len(desk.directory(access, directory).table) == 4
