@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import subprocess
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from threading import Barrier
 
@@ -21,9 +23,9 @@ from lafscli.tree.links import link
 from tests.lafs_process import Lafs
 
 
-def grid_of_folders(lafs: Lafs, count: int = 10) -> Home:
+def grid_of_folders(lafs: Lafs, count: int = 10, encoding: str = "3/7/10") -> Home:
     """A home with servers that are folders here."""
-    lines = ["init"]
+    lines = ["init", f"encoding {encoding}"]
     for index in range(count):
         (lafs.folder / f"s{index}").mkdir()
         lines.append(f"server add s{index} file://{lafs.folder}/s{index}")
@@ -202,3 +204,36 @@ def test_threads_that_take_no_turns_lose_nothing_either(desk: Desk) -> None:
 
         together(4, work)
         assert len(desk.directory(access, directory).table) == 4
+
+
+def test_desk_goes_on_when_a_server_is_added_by_another_process(tmp_path: Path) -> None:
+    """With connections of the new configuration; what was begun under the old one ends there."""
+    lafs = Lafs(tmp_path)
+    home = grid_of_folders(lafs, 4, "1/3/4")
+    notes: list[str] = []
+    desk = Desk(home, note=notes.append)
+    with desk.access() as before:
+        directory = create_directory(before)
+        reading = open_content(before, contents.store(before, bytes(3_000_000), "chk").cap)
+        pieces = reading.pieces()
+        got = len(next(pieces))
+        (tmp_path / "s4").mkdir()
+        adding = lafs.start("server", "add", "s4", f"file://{tmp_path}/s4", stdout=subprocess.DEVNULL)
+        made = 0
+        while adding.poll() is None:
+            name, made = f"{made}", made + 1
+            desk.write(partial(link, parent=directory, name=name, new=NewChild(directory), over="nothing"))
+        assert adding.returncode == 0
+        assert made > 0
+        desk.write(partial(link, parent=directory, name="last", new=NewChild(directory), over="nothing"))
+        with desk.access() as after:
+            assert len(after.grid.stores) == 5
+            assert len(desk.directory(after, directory).table) == made + 1
+        assert got + sum(map(len, pieces)) == 3_000_000
+    assert notes == []
+    home.config_file.write_text("[")
+    desk._looked = 0.0
+    with desk.access() as access:
+        assert len(access.grid.stores) == 5
+    assert "is used" in notes.pop()
+    desk.close()
