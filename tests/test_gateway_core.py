@@ -3,24 +3,29 @@
 from __future__ import annotations
 
 import os
+import stat
 import subprocess
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
-from threading import Barrier
+from threading import Barrier, active_count
 
 import pytest
 
 from lafscli.config.home import Home
-from lafscli.formats.caps import Cap, MutableWriteCap
+from lafscli.errors import CannotTell, LafsError, NotGranted, NotRecoverable, SourceChanged
+from lafscli.formats.caps import Cap, ChkCap, MutableWriteCap
 from lafscli.gateway.desk import Desk
 from lafscli.gateway.reading import open_content
-from lafscli.gateway.spool import Spool
+from lafscli.gateway.spool import NoRoom, Spool
+from lafscli.placement import Encoding
 from lafscli.tree import contents
 from lafscli.tree.directory import NewChild, create_directory
 from lafscli.tree.links import link
+from tests.grids import LocalGrid
 from tests.lafs_process import Lafs
+from tests.mutable_access import access_to
 
 
 def grid_of_folders(lafs: Lafs, count: int = 10, encoding: str = "3/7/10") -> Home:
@@ -237,3 +242,120 @@ def test_desk_goes_on_when_a_server_is_added_by_another_process(tmp_path: Path) 
         assert len(access.grid.stores) == 5
     assert "is used" in notes.pop()
     desk.close()
+
+
+def test_spool_on_the_disk_can_not_be_read(tmp_path: Path) -> None:
+    """What is written twice to one place is encrypted with other key stream each time."""
+    spool = Spool(tmp_path, os.urandom, limit=0)
+    states = []
+    for text in (b"a", b"b"):
+        spool.write(0, text * 600_000)
+        spool.read(599_999, 1)
+        spool.read(0, 1)
+        assert spool._disk is not None
+        states.append(os.pread(spool._disk._file.fileno(), 512 << 10, 0))
+    assert all(b"aaaa" not in state and b"bbbb" not in state for state in states)
+    difference = bytes(a ^ b for a, b in zip(states[0], states[1], strict=True))
+    assert difference.count(ord("a") ^ ord("b")) < 10_000
+    spool.close()
+    with pytest.raises(LafsError, match="closed"):
+        spool.read(0, 1)
+
+
+def test_spool_that_finds_no_room_says_so(tmp_path: Path, mount: Callable[[Path, str], None]) -> None:
+    mount(tmp_path / "small", "size=1m")
+    with Spool(tmp_path / "small" / "spools", os.urandom) as spool, pytest.raises(NoRoom, match="no room"):
+        spool.append(os.urandom(3_000_000))
+    assert list((tmp_path / "small" / "spools").iterdir()) == []
+    assert stat.S_IMODE((tmp_path / "small" / "spools").stat().st_mode) == 0o700
+    with Spool(tmp_path / "small" / "spools", os.urandom, 10) as spool:
+        spool.append(b"there is room again")
+        assert spool.read(0, 100) == b"there is room again"
+
+
+def test_spool_that_changes_while_it_is_stored_is_not_stored(desk: Desk) -> None:
+    with desk.access() as access, desk.spool() as spool:
+        spool.append(os.urandom(3_000_000))
+        inner = spool.readinto
+        reads, when = 0, 5
+
+        def readinto(buffer: memoryview) -> int:
+            nonlocal reads
+            reads += 1
+            if reads == when:
+                spool.write(1_000_000, os.urandom(100))
+            return inner(buffer)
+
+        spool.readinto = readinto  # type: ignore[method-assign]
+        with pytest.raises(SourceChanged):
+            contents.store(access, spool, "chk")
+        reads, when = 0, 2
+        with pytest.raises(SourceChanged):
+            contents.store(access, spool, "mdmf")
+
+
+def test_readers_that_are_slow_hold_no_threads(desk: Desk) -> None:
+    data = os.urandom(6_000_000)
+    with desk.access() as access:
+        cap = contents.store(access, data, "chk").cap
+        before = active_count()
+        slow = [open_content(access, cap).pieces(number) for number in range(30)]
+        firsts = [bytes(next(pieces)) for pieces in slow]
+        assert active_count() <= before + 12  # one for each server, two that decode
+        assert open_content(access, cap).read(5, 5) == data[5:10]
+        rest = [first + b"".join(map(bytes, pieces)) for first, pieces in zip(firsts[:3], slow, strict=False)]
+        assert rest == [data[number:] for number in range(3)]
+        for pieces in slow:
+            pieces.close()
+
+
+def test_pieces_may_be_pulled_by_one_thread_after_another(desk: Desk) -> None:
+    data = os.urandom(5_000_000)
+    with desk.access() as access, ThreadPoolExecutor(3) as pool:
+        pieces = open_content(access, contents.store(access, data, "chk").cap).pieces()
+        got = b""
+        while (piece := pool.submit(next, pieces, None).result()) is not None:
+            got += bytes(piece)
+        assert got == data
+
+
+@pytest.mark.parametrize("kind", ["chk", "mdmf"])
+def test_servers_that_fail_in_the_middle_are_replaced_and_then_named(
+    tmp_path: Path, kind: contents.Kind, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lafscli.storage.grid._RETRY_AFTER", 0.0)
+    local = LocalGrid(tmp_path, 5)
+    access = access_to(local.grid(), Encoding(2, 3, 5))
+    data = os.urandom(8_000_000)
+    cap = contents.store(access, data, kind).cap
+    content = open_content(access, cap)
+    pieces = content.pieces()
+    got = bytes(next(pieces))
+    for dial in local.dials[:3]:
+        dial.dead = True
+    assert got + b"".join(map(bytes, pieces)) == data
+    pieces = content.pieces(2_000_000)
+    next(pieces)
+    local.dials[3].dead = True
+    with pytest.raises(CannotTell):
+        list(pieces)
+    for dial in local.dials:
+        dial.dead = False
+    assert content.read(7_000_000, 2_000_000) == data[7_000_000:]
+    content.close()
+    local.close()
+
+
+def test_what_can_not_be_read_is_refused(desk: Desk) -> None:
+    with desk.access() as access:
+        for kind in ("chk", "sdmf"):
+            cap = contents.store(access, bytes(1000), kind).cap
+            verify = cap.verify_cap()
+            assert verify is not None
+            with pytest.raises(NotGranted):
+                open_content(access, verify)
+        missing = ChkCap(bytes(16), bytes(32), 3, 10, 1000)
+        with pytest.raises(NotRecoverable):
+            list(open_content(access, missing).pieces())
+        with pytest.raises(NotRecoverable):
+            open_content(access, MutableWriteCap(False, bytes(16), bytes(32)))
