@@ -394,5 +394,11 @@ def test_over_http(world: World) -> None:
         assert ask("GET", "/operations/x%2Fy?t=status&output=JSON")[0] == 404
         status, found = ask("GET", "/?t=json")
         assert (status, len(found["servers"])) == (200, 10)
-        assert ask("POST", "/statistics?t=json")[0] == 200
-        assert ask("POST", "/status?t=json")[0] == 200
+        _, _, cap = gateway.ask("PUT", "/uri", b"x" * 100)
+        assert gateway.ask("GET", f"/uri/{cap.decode()}")[2] == b"x" * 100
+        status, found = ask("POST", "/statistics?t=json")
+        assert status == 200
+        assert found["counters"]["uploader.files_uploaded"] == found["counters"]["downloader.files_downloaded"] == 1
+        status, found = ask("POST", "/status?t=json")
+        assert (status, found["active"]) == (200, [])
+        assert [row["type"] for row in found["recent"]] == ["get", "deep-stats", "repair", "check", "check"]
