@@ -31,6 +31,10 @@ Kind = Literal["chk", "sdmf", "mdmf"]
 Readable = LitCap | ChkCap | MutableReadCap | MutableWriteCap
 
 
+class NoServers(UsageError):
+    """No server is configured."""
+
+
 @dataclass(frozen=True, slots=True)
 class Access:
     """The servers, and what reading and writing there takes. `now`: Unix seconds, for the times of links. `warn` is
@@ -191,7 +195,7 @@ def patch(
 def need_servers(access: Access) -> None:
     """UsageError where none is configured."""
     if not access.grid.stores:
-        raise UsageError("no server is configured", hint="lafs server add NAME URL, or lafs grid import FILE")
+        raise NoServers("no server is configured", hint="lafs server add NAME URL, or lafs grid import FILE")
 
 
 def _need_servers(access: Access, file: Readable) -> None:
