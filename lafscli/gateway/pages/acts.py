@@ -13,7 +13,7 @@ from functools import partial
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 
-from lafscli.errors import LafsError, NotFound
+from lafscli.errors import LafsError
 from lafscli.formats.caps import Cap, DirectoryCap, UnknownCap, parse
 from lafscli.gateway import verbs
 from lafscli.gateway.asked import Refusal, status_of, without_caps
@@ -202,7 +202,7 @@ def base_name(name: str) -> str:
 def _name(text: str) -> str:
     """A name that an entry may be given on a page."""
     if not text:
-        raise NotFound("a name is missing")
+        raise Refusal(400, "a name is missing")
     if "/" in text:
         raise Refusal(400, "a name can't have a slash in it")
     return text
