@@ -7,18 +7,19 @@ import json
 import shutil
 import threading
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl
 
 import pytest
 from starlette.requests import Request
-from starlette.responses import Response
+from starlette.responses import Response, StreamingResponse
 
 from lafscli.config.home import Home
 from lafscli.formats.caps import Cap, DirectoryCap, LitCap, MutableWriteCap, UnknownCap, parse
 from lafscli.gateway import checking, operations, welcome
+from lafscli.gateway import desk as desks
 from lafscli.gateway.asked import Asked, Refusal
 from lafscli.gateway.desk import Desk
 from lafscli.immutable.upload import upload
@@ -107,7 +108,7 @@ class World:
         async def whole() -> bytes:
             response = await checking.stream(self.desk, self.asked(cap, **query), what)  # type: ignore[arg-type]
             assert response.status_code == 200
-            return b"".join([piece async for piece in response.body_iterator])  # type: ignore[attr-defined]
+            return await body_of(response)
 
         return asyncio.run(whole()).decode("ascii").splitlines()
 
@@ -130,12 +131,18 @@ def asked(cap: Cap, names: tuple[str, ...] = (), query: str = "") -> Asked:
     return Asked(request("POST", query), cap, str(cap), names, dict(parse_qsl(query, keep_blank_values=True)))
 
 
+async def body_of(response: Response) -> bytes:
+    if isinstance(response, StreamingResponse):
+        return b"".join([bytes(piece) async for piece in response.body_iterator])  # type: ignore[arg-type]
+    return bytes(response.body)
+
+
 async def until_finished(desk: Desk, handle: str) -> tuple[int, Any]:
     for _ in range(2000):
         response = await operations.operation(desk, request(query="output=JSON"), handle)
         if response.status_code != 200:
-            return response.status_code, bytes(response.body).decode()
-        document = json.loads(bytes(response.body))
+            return response.status_code, (await body_of(response)).decode()
+        document = json.loads(await body_of(response))
         if document["finished"]:
             return 200, document
         await asyncio.sleep(0.005)
@@ -433,21 +440,35 @@ def test_streams_of_what_is_no_directory(world: World) -> None:
             assert caught.value.status == 400
 
 
-def test_a_client_that_goes_away_ends_the_walk(world: World) -> None:
-    """And one that reads nothing holds no thread: the work stands still meanwhile."""
-    top = world.directory(**{f"n{number:04}": LIT for number in range(2500)})
+def test_slow_clients_hold_no_threads(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """More streams are begun than there are threads, and none is read on; one that is left ends its walk."""
+    monkeypatch.setattr(desks, "_THREADS", 2)
+    world.desk.close()
+    world.desk = world.begin()
+    top = world.directory(**{f"n{number:04}": LIT for number in range(400)})
 
-    async def leave() -> None:
-        response = await checking.stream(world.desk, world.asked(top), "stream-manifest")
-        pieces: AsyncIterator[bytes] = response.body_iterator  # type: ignore[attr-defined]
-        first = await anext(pieces)
-        assert 0 < len(first) < 100_000
-        assert not [thread for thread in threading.enumerate() if thread.name == "lafs-ending"]
-        await pieces.aclose()  # type: ignore[attr-defined]
-        with pytest.raises(StopAsyncIteration):
-            await anext(pieces)
+    async def act() -> list[str]:
+        begun = []
+        for _ in range(5):
+            response = await checking.stream(world.desk, world.asked(top), "stream-manifest")
+            assert isinstance(response, StreamingResponse)
+            pieces: Any = response.body_iterator
+            assert 0 < len(await anext(pieces)) < 30_000
+            begun.append(pieces)
+        assert [line.state for line in world.desk.recent.lines()] == ["under way"] * 5
+        assert await asyncio.wait_for(world.desk.run(lambda: 7), 5) == 7
+        for pieces in begun[1:]:
+            await pieces.aclose()
+        rest = b"".join([piece async for piece in begun[0]])
+        assert json.loads(rest.splitlines()[-1])["type"] == "stats"
+        for _ in range(500):
+            states: list[str] = [line.state for line in world.desk.recent.lines()]
+            if "under way" not in states:
+                break
+            await asyncio.sleep(0.01)
+        return states
 
-    asyncio.run(leave())
+    assert asyncio.run(act()) == ["failed"] * 4 + ["done"]
 
 
 # ---- operations
@@ -584,6 +605,25 @@ def test_handles(world: World) -> None:
     asyncio.run(act())
 
 
+def test_a_manifest_for_people(world: World) -> None:
+    """And one whose handle goes while it is read."""
+    top = world.directory(**{"two\nlines": LIT, "b": world.directory("chk", c=LIT)})
+
+    async def act() -> str:
+        await operations.start(world.desk, asked(top, (), "ophandle=h&release-after-complete=1"), "start-manifest")
+        while not operations.operations_of(world.desk)._known["h"].finished:
+            await asyncio.sleep(0.001)
+        response = await operations.operation(world.desk, request(query="output=text"), "h")
+        assert not operations.operations_of(world.desk)._known
+        return (await body_of(response)).decode()
+
+    empty = "URI:DIR2-LIT:"
+    head, *lines = asyncio.run(act()).splitlines()
+    assert (head, lines[0], lines[1]) == ("finished: yes", f" {top}", f"two\\nlines {LIT}")
+    assert lines[2].startswith(f"b {empty}")
+    assert lines[3:] == [f"b/c {LIT}"]
+
+
 def test_handles_are_few(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """Finished ones make room; while all are under way nothing is begun."""
     monkeypatch.setattr(operations, "_MOST", 5)
@@ -625,6 +665,33 @@ def test_welcome(world: World) -> None:
         }
     with pytest.raises(Refusal):
         asyncio.run(welcome.welcome(world.desk, request(query="t=bogus")))
+
+
+def test_what_it_has_done(world: World) -> None:
+    """As the real client's `status` reads it."""
+    file = world.file()
+    world.check(file)
+    world.desk.counters.add(requests=3, bytes_out=17)
+
+    async def ask(view: Callable[[Desk, Request], Awaitable[Response]], query: str) -> Any:
+        return json.loads(await body_of(await view(world.desk, request("POST", query))))
+
+    found = asyncio.run(ask(welcome.statistics, "t=json"))
+    assert found["counters"]["requests"] == 3
+    assert found["counters"]["downloader.bytes_downloaded"] == 17
+    assert set(found["counters"]) > {
+        "uploader.files_uploaded",
+        "uploader.bytes_uploaded",
+        "downloader.files_downloaded",
+    }
+    assert found["stats"]["node.uptime"] > 0
+    found = asyncio.run(ask(welcome.status, "t=json"))
+    si = b32encode(file.storage_index or b"")[:5]
+    row = {"type": "check", "storage-index-string": si, "total-size": 0, "status": "done"}
+    assert found == {"active": [], "recent": [row]}
+    for view in (welcome.statistics, welcome.status):
+        with pytest.raises(Refusal):
+            asyncio.run(ask(view, "t=bogus"))
 
 
 class Hanging:

@@ -12,16 +12,16 @@ from collections.abc import Callable, Generator, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from starlette.responses import Response, StreamingResponse
+from starlette.responses import Response
 
 from lafscli.errors import CannotTell, LafsError, NotRecoverable
 from lafscli.formats.caps import Cap, DirectoryCap, LitCap, UnknownCap
-from lafscli.gateway.asked import Asked, Refusal
+from lafscli.gateway.asked import PLAIN, Asked, Refusal
 from lafscli.gateway.deep import Deep, How, Turn, checking, mending
 from lafscli.gateway.deepdoc import described
 from lafscli.gateway.desk import Desk
 from lafscli.gateway.reportdoc import NodeIds, checked, node_ids, repaired, summary
-from lafscli.gateway.steps import Steps, pulled
+from lafscli.gateway.steps import Steps, Stream
 from lafscli.health.check import check as check_one
 from lafscli.health.repair import mend_many
 from lafscli.health.report import CheckReport
@@ -29,7 +29,6 @@ from lafscli.tree.contents import Access, need_servers
 from lafscli.tree.paths import follow
 
 Streamed = Literal["stream-manifest", "stream-deep-check"]
-PLAIN = "text/plain; charset=utf-8"
 
 
 def how_asked(asked: Asked) -> How:
@@ -102,7 +101,7 @@ async def stream(desk: Desk, asked: Asked, what: Streamed) -> Response:
     how = how_asked(asked) if what == "stream-deep-check" else None
     root = await desk.run(directory_asked, desk, asked, what)
     lines = Lines(desk, root, how)
-    return StreamingResponse(pulled(desk, Steps(lines.lines(), lines.stop)), media_type=PLAIN)
+    return Stream(desk, Steps(lines.lines(), lines.stop))
 
 
 def directory_asked(desk: Desk, asked: Asked, what: str) -> DirectoryCap:
@@ -146,6 +145,8 @@ class Lines:
                 if self._stopped:
                     return
                 for found in self._documents(deep, node_ids(access.grid)):
+                    if self._stopped:
+                        return
                     yield _line(found)
                 if deep.unread:
                     record.end(failed=True)

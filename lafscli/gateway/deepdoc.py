@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from lafscli.formats.caps import Cap, ChkCap, ChkVerifyCap, UnknownCap
@@ -12,28 +13,36 @@ from lafscli.tree.stats import Stats
 
 Path = tuple[str, ...]
 
-MOST_LISTED = 10_000
-"""Corrupt shares, and unhealthy files, that are listed; the counts go on."""
+Append = Callable[[str, Any], None]
+"""Takes an entry of the list of that name."""
 
 
 def described(path: Path, cap: Cap) -> dict[str, Any]:
     """An object by its path below the root. `repaircap` is the least that repairs it; nothing for an immutable
     directory, as in Tahoe."""
-    verify, si = cap.verify_cap(), cap.storage_index
+    verify, si, text = cap.verify_cap(), cap.storage_index, str(cap)
+    verify_text = "" if verify is None else str(verify)
     return {
         "path": list(path),
-        "cap": str(cap),
+        "cap": text,
         "type": "directory" if cap.is_directory else "unknown" if isinstance(cap, UnknownCap) else "file",
-        "verifycap": "" if verify is None else str(verify),
-        "repaircap": _repair_cap(cap),
+        "verifycap": verify_text,
+        "repaircap": verify_text if isinstance(cap, ChkCap | ChkVerifyCap) else text if cap.writable else "",
         "storage-index": "" if si is None else b32encode(si),
     }
 
 
-def _repair_cap(cap: Cap) -> str:
-    if isinstance(cap, ChkCap | ChkVerifyCap):
-        return str(cap.verify_cap())
-    return str(cap) if cap.writable and not isinstance(cap, UnknownCap) else ""
+MANIFEST = ("manifest", "verifycaps", "storage-index")
+"""Names of the lists of a manifest."""
+
+
+def list_object(append: Append, path: Path, cap: Cap) -> None:
+    """One more object of a manifest."""
+    verify, si = cap.verify_cap(), cap.storage_index
+    append("manifest", [list(path), str(cap)])
+    if verify is not None and si is not None:
+        append("verifycaps", str(verify))
+        append("storage-index", b32encode(si))
 
 
 def stats_document(stats: Stats) -> dict[str, Any]:
@@ -42,16 +51,23 @@ def stats_document(stats: Stats) -> dict[str, Any]:
 
 
 class Counted:
-    """What a deep check came to. `mended`: it was to repair, and each object comes as it was and as it is now."""
+    """What a deep check came to. `mended`: it was to repair, and each object comes as it was and as it is now. What is
+    not counted but listed goes to `append`, of the `lists` that there are."""
 
-    def __init__(self, root: Cap, ids: NodeIds, *, mended: bool) -> None:
+    def __init__(self, root: Cap, ids: NodeIds, append: Append, *, mended: bool) -> None:
         self._root = "" if root.storage_index is None else b32encode(root.storage_index)
         self._ids = ids
+        self._append = append
         self._mended = mended
         self._checked = self._attempted = self._successful = 0
-        self._before = _Tally(ids)
-        self._after = _Tally(ids)
-        self._unhealthy: list[list[Any]] = []
+        self._before = _Tally()
+        self._after = _Tally()
+
+    @staticmethod
+    def lists(*, mended: bool) -> list[str]:
+        """Names of the lists."""
+        remaining = ["list-remaining-corrupt-shares"] if mended else []
+        return ["list-corrupt-shares", *remaining, "list-unhealthy-files"]
 
     def add(self, path: Path, before: CheckReport, after: CheckReport) -> None:
         """Count an object; what is all in its cap is none that can be checked."""
@@ -60,46 +76,47 @@ class Counted:
         self._checked += 1
         self._before.add(before)
         self._after.add(after)
+        self._list_corrupt("list-corrupt-shares", before)
+        if self._mended:
+            self._list_corrupt("list-remaining-corrupt-shares", after)
         if after.repair is not None and after.repair.attempted:
             self._attempted += 1
             self._successful += after.repair.successful
-        if not healthy(after) and len(self._unhealthy) < MOST_LISTED:
-            self._unhealthy.append([list(path), checked(after, self._ids)])
+        if not healthy(after):
+            self._append("list-unhealthy-files", [list(path), checked(after, self._ids)])
+
+    def _list_corrupt(self, name: str, report: CheckReport) -> None:
+        for bad in report.corrupt:
+            assert report.cap is not None, "it has shares"
+            self._append(name, [self._ids[bad.server], b32encode(report.cap.si), bad.shnum])
 
     def document(self) -> dict[str, Any]:
         """The counts so far."""
         found: dict[str, Any] = {"root-storage-index": self._root, "count-objects-checked": self._checked}
         if not self._mended:
-            found |= {
+            return found | {
                 "count-objects-healthy": self._before.healthy,
                 "count-objects-unhealthy": self._before.unhealthy,
                 "count-corrupt-shares": self._before.corrupt,
-                "list-corrupt-shares": self._before.listed,
             }
-        else:
-            found |= {
-                "count-objects-healthy-pre-repair": self._before.healthy,
-                "count-objects-unhealthy-pre-repair": self._before.unhealthy,
-                "count-objects-healthy-post-repair": self._after.healthy,
-                "count-objects-unhealthy-post-repair": self._after.unhealthy,
-                "count-repairs-attempted": self._attempted,
-                "count-repairs-successful": self._successful,
-                "count-repairs-unsuccessful": self._attempted - self._successful,
-                "count-corrupt-shares-pre-repair": self._before.corrupt,
-                "count-corrupt-shares-post-repair": self._after.corrupt,
-                "list-corrupt-shares": self._before.listed,
-                "list-remaining-corrupt-shares": self._after.listed,
-            }
-        return found | {"list-unhealthy-files": self._unhealthy}
+        return found | {
+            "count-objects-healthy-pre-repair": self._before.healthy,
+            "count-objects-unhealthy-pre-repair": self._before.unhealthy,
+            "count-objects-healthy-post-repair": self._after.healthy,
+            "count-objects-unhealthy-post-repair": self._after.unhealthy,
+            "count-repairs-attempted": self._attempted,
+            "count-repairs-successful": self._successful,
+            "count-repairs-unsuccessful": self._attempted - self._successful,
+            "count-corrupt-shares-pre-repair": self._before.corrupt,
+            "count-corrupt-shares-post-repair": self._after.corrupt,
+        }
 
 
 class _Tally:
     """Objects by their health, and corrupt shares."""
 
-    def __init__(self, ids: NodeIds) -> None:
-        self._ids = ids
+    def __init__(self) -> None:
         self.healthy = self.unhealthy = self.corrupt = 0
-        self.listed: list[list[Any]] = []
 
     def add(self, report: CheckReport) -> None:
         if healthy(report):
@@ -107,6 +124,3 @@ class _Tally:
         else:
             self.unhealthy += 1
         self.corrupt += len(report.corrupt)
-        si = "" if report.storage_index is None else b32encode(report.storage_index)
-        room = MOST_LISTED - len(self.listed)
-        self.listed += [[self._ids[bad.server], si, bad.shnum] for bad in report.corrupt[:room]]

@@ -14,12 +14,11 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from lafscli.errors import LafsError
 from lafscli.formats.caps import Cap, ChkCap
+from lafscli.gateway.asked import PLAIN
 from lafscli.gateway.desk import Desk
 from lafscli.gateway.ranges import Part, part
 from lafscli.gateway.reading import Content, open_content
-from lafscli.gateway.recent import Operation
 from lafscli.primitives.encoding import b32encode
 from lafscli.storage.store import Buffer
 from lafscli.tree.contents import Access
@@ -90,6 +89,16 @@ class Opened:
     rest: Generator[Buffer]
     _stack: ExitStack = field(repr=False)
 
+    def whole(self, headers: Mapping[str, str]) -> Response:
+        """The answer whose bytes are all there, or not wanted."""
+        return Response(self.first, 200 if self.part.whole else 206, {**headers, **self.said})
+
+    @property
+    def said(self) -> dict[str, str]:
+        """What is said of the part that is wanted."""
+        length = {"Content-Length": str(self.part.length)}
+        return length if self.part.whole else {**length, "Content-Range": self.part.content_range}
+
     def next(self) -> bytes | None:
         """The next piece; None at the end."""
         piece = next(self.rest, None)
@@ -108,7 +117,7 @@ class Opened:
 
 def open_file(stack: ExitStack, access: Access, cap: Cap, header: str | None, *, head: bool) -> Opened:
     """Open a file and pull the first piece of the part that is wanted, so that what can't be read is an error and no
-    answer. `stack` is closed with it. Unsatisfiable."""
+    answer. What is on the `stack` is closed with it. Unsatisfiable."""
     content = open_content(access, cap)
     stack.callback(content.close)
     wanted = part(header, content.size)
@@ -120,7 +129,7 @@ def open_file(stack: ExitStack, access: Access, cap: Cap, header: str | None, *,
         for piece in pieces:
             whole += piece
         first = bytes(whole)
-    return Opened(content, wanted, first, pieces, stack)
+    return Opened(content, wanted, first, pieces, stack.pop_all())
 
 
 # ---- what was there before ---------------------------------------------------------------------------------------
@@ -148,16 +157,17 @@ def range_header(request: Request, entity: str | None) -> str | None:
     return request.headers.get("range")
 
 
-def headers_of(cap: Cap, shown: Shown) -> dict[str, str]:
-    """What is said of a file whatever part of it is wanted."""
+def headers_of(cap: Cap, shown: Shown, *, fixed: bool) -> dict[str, str]:
+    """What is said of a file whatever part of it is wanted; `fixed`: what it was asked by leads to it for ever."""
     entity = tag(cap)
-    headers = {**shown.headers(), "Accept-Ranges": "bytes", "Cache-Control": "no-cache" if cap.mutable else _FOREVER}
+    kept = _FOREVER if fixed and not cap.mutable else "no-cache"
+    headers = {**shown.headers(), "Accept-Ranges": "bytes", "Cache-Control": kept}
     return headers if entity is None else {**headers, "ETag": entity}
 
 
-def unsatisfiable(cap: Cap, size: int | None) -> Response:
-    headers = {} if size is None else {"Content-Range": f"bytes */{size}"}
-    return Response(b"First beyond end of file\n", 416, headers, "text/plain; charset=utf-8")
+def unsatisfiable(size: int) -> Response:
+    """The answer to a range that has no byte of the file."""
+    return Response(b"First beyond end of file", 416, {"Content-Range": f"bytes */{size}"}, PLAIN)
 
 
 # ---- sending -----------------------------------------------------------------------------------------------------
@@ -167,44 +177,32 @@ class Download(Response):
     """An answer whose bytes are pulled while it is sent. What fails in the middle ends the connection: the client sees
     fewer bytes than it was told."""
 
-    def __init__(
-        self, desk: Desk, opened: Opened, headers: Mapping[str, str], operation: Operation, patience: float = _PATIENCE
-    ) -> None:
-        wanted = opened.part
-        more = {"Content-Length": str(wanted.length)}
-        if not wanted.whole:
-            more["Content-Range"] = wanted.content_range
-        super().__init__(b"", 200 if wanted.whole else 206, {**headers, **more})
-        self.sent = 0
-        self.failure: LafsError | None = None
+    def __init__(self, desk: Desk, opened: Opened, headers: Mapping[str, str], patience: float = _PATIENCE) -> None:
+        super().__init__(b"", 200 if opened.part.whole else 206, {**headers, **opened.said})
         self._desk = desk
         self._opened = opened
-        self._operation = operation
         self._patience = patience
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002
+        """Send it. LafsError where it can't be sent to its end."""
         opened = self._opened
-        transport = scope.get("extensions", {}).get(CONNECTION)
-        outlet = Outlet(send, transport, self._patience)
-        failed = True
+        outlet = Outlet(send, transport_of(scope), self._patience)
         try:
             await outlet.send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
-            piece: bytes | None = b"" if scope["method"] == "HEAD" else opened.first
-            left = 0 if scope["method"] == "HEAD" else opened.part.length
+            piece: bytes | None = opened.first
+            left = opened.part.length
             while piece is not None and not outlet.gone:
                 left -= len(piece)
-                self.sent += len(piece)
-                self._operation.bytes = self.sent
                 await outlet.send({"type": "http.response.body", "body": piece, "more_body": left > 0})
-                if left <= 0:
-                    failed = outlet.gone
-                    return
-                piece = await self._desk.run(opened.next)
-        except LafsError as error:  # without an end of the body the server closes the connection
-            self.failure = error
+                piece = await self._desk.run(opened.next) if left > 0 else None
         finally:
-            self._operation.end(failed=failed)
             await self._desk.run(opened.close)
+
+
+def transport_of(scope: Scope) -> asyncio.Transport | None:
+    """The transport of the connection by which a request came, if the server tells."""
+    found: asyncio.Transport | None = scope.get("extensions", {}).get(CONNECTION)
+    return found
 
 
 class Outlet:

@@ -8,7 +8,6 @@ event loop alone.
 from __future__ import annotations
 
 import asyncio
-import json
 import threading
 import time
 from collections.abc import Callable, Generator, Mapping
@@ -21,12 +20,14 @@ from starlette.responses import Response
 
 from lafscli.errors import LafsError
 from lafscli.formats.caps import DirectoryCap
-from lafscli.gateway.asked import Asked, Refusal, refused
-from lafscli.gateway.checking import PLAIN, directory_asked, document, how_asked, one_line
+from lafscli.gateway.asked import PLAIN, Asked, Refusal, flag, refused, shown
+from lafscli.gateway.checking import directory_asked, document, how_asked, one_line
 from lafscli.gateway.deep import Deep, How
-from lafscli.gateway.deepdoc import Counted
+from lafscli.gateway.deepdoc import MANIFEST, Counted, list_object
 from lafscli.gateway.desk import Desk
+from lafscli.gateway.listed import Listed
 from lafscli.gateway.reportdoc import node_ids
+from lafscli.gateway.steps import Steps, Stream
 from lafscli.primitives.encoding import b32encode
 
 Kind = Literal["start-deep-check", "start-deep-stats", "start-manifest", "start-deep-size"]
@@ -39,8 +40,6 @@ _MOST = 100
 _AT_ONCE = 4
 _LONGEST_HANDLE = 200
 _STEP_SECONDS = 0.5
-_MOST_OBJECTS = 200_000
-"""What a manifest may hold: it lies in memory until its handle goes. The stream of a manifest has no limit."""
 
 
 class Operation:
@@ -59,8 +58,8 @@ class Operation:
         self._how = how
         self._deep: Deep | None = None
         self._counted: Counted | None = None
-        self._objects: list[tuple[list[str], str]] = []
-        self._verify: dict[str, str] = {}
+        lists = {"start-manifest": MANIFEST, "start-deep-check": Counted.lists(mended=how.repair)}
+        self._listed = Listed(desk, lists.get(kind, ()))
         self._adding = threading.Lock()
         self._cancelled = False
         self._warn: Callable[[str], None] = lambda _: None
@@ -98,7 +97,8 @@ class Operation:
             self._warn = access.warn
             with self._adding:
                 if self.kind == "start-deep-check":
-                    self._counted = Counted(self._root, node_ids(access.grid), mended=self._how.repair)
+                    ids, append = node_ids(access.grid), self._listed.append
+                    self._counted = Counted(self._root, ids, append, mended=self._how.repair)
                 self._deep = deep
             if self._cancelled:
                 return
@@ -106,23 +106,24 @@ class Operation:
                 for item in deep.checked(self._how):
                     with self._adding:
                         self._counted.add(item.path, item.before, item.after)
+                    if self._cancelled:
+                        return
                     yield
             else:
                 for path, cap in deep.objects():
+                    if self._cancelled:
+                        return
                     if self.kind == "start-manifest":
-                        self._list(list(path), str(cap), cap.verify_cap(), cap.storage_index)
+                        list_object(self._listed.append, path, cap)
                     yield
         if deep.unread and self._counted is None:
             path, error = deep.unread[0]
             raise type(error)(f"{'/'.join(path) or 'the directory'}: {error.message}")
 
-    def _list(self, path: list[str], cap: str, verify: object, si: bytes | None) -> None:
-        if len(self._objects) >= _MOST_OBJECTS:
-            raise LafsError(f"there are more than {_MOST_OBJECTS} objects: ask for t=stream-manifest")
-        with self._adding:
-            self._objects.append((path, cap))
-            if verify is not None and si is not None:
-                self._verify[str(verify)] = b32encode(si)
+    def close(self) -> None:
+        """Its handle is gone: forget what it keeps, and end."""
+        self.cancel()
+        self._listed.close()
 
     # ---- what is told
 
@@ -144,41 +145,60 @@ class Operation:
         stats = self.stats()
         return sum(int(stats.get(f"size-{what}", 0)) for what in ("immutable-files", "literal-files", "directories"))
 
-    def document(self) -> dict[str, Any]:
-        """What has come of it so far."""
-        finished = {"finished": self.finished}
+    def document(self, over: bool) -> dict[str, Any]:
+        """What has come of it so far, but for the lists."""
+        finished = {"finished": over}
         if self.kind == "start-deep-stats":
             return self.stats() | finished
         if self.kind == "start-deep-size":
             return finished | {"size": self.size()}
+        if self.kind == "start-manifest":
+            origin = "" if self._root.storage_index is None else b32encode(self._root.storage_index)
+            return {"stats": self.stats()} | finished | {"origin": origin}
         with self._adding:
-            if self.kind == "start-manifest":
-                listed = {
-                    "manifest": list(self._objects),
-                    "verifycaps": list(self._verify),
-                    "storage-index": list(dict.fromkeys(self._verify.values())),
-                }
-                origin = "" if self._root.storage_index is None else b32encode(self._root.storage_index)
-                return {"stats": self.stats()} | finished | {"origin": origin} | listed
             found = finished | ({} if self._counted is None else self._counted.document())
             found["stats"] = self.stats()
             if self._deep is not None and self._deep.unread:
                 found["errors"] = [[list(path), one_line(error.message)] for path, error in self._deep.unread]
             return found
 
-    def text(self) -> str:
+    def text(self, over: bool) -> str:
         """The same for people."""
-        lines = [f"finished: {'yes' if self.finished else 'no'}"]
-        if self.kind == "start-manifest":
-            with self._adding:
-                lines += [f"{_on_a_line('/'.join(path))} {cap}" for path, cap in self._objects]
-        elif self.kind == "start-deep-size":
+        lines = [f"finished: {'yes' if over else 'no'}"]
+        if self.kind == "start-deep-size":
             lines.append(f"size: {self.size()}")
-        else:
-            found = self.document()
-            found = (found.pop("stats") | found) if "stats" in found else found
+        elif self.kind == "start-deep-check":
+            found = self.document(over)
+            found = found.pop("stats") | found
             lines += [f"{key}: {value}" for key, value in found.items() if isinstance(value, int) and key != "finished"]
         return "\n".join(lines) + "\n"
+
+    def told(self, output: str, over: bool) -> Response:
+        """The answer to who asks: JSON, or text."""
+        json = output == "json" or self.kind == "start-deep-stats"
+        if self.kind in ("start-deep-stats", "start-deep-size"):
+            return document(self.document(over)) if json else Response(self.text(over), media_type=PLAIN)
+        if json:
+            pieces = self._listed.document(self.document(over))
+        elif self.kind == "start-manifest":
+            pieces = self._listed.lines(self.text(over), "manifest", _manifest_line)
+        else:
+            pieces = self._listed.lines(self.text(over), "list-unhealthy-files", _unhealthy_line)
+        return Stream(self._desk, Steps(pieces, lambda: None))
+
+
+def _manifest_line(entry: Any) -> str:
+    path, cap = entry
+    return f"{_on_a_line(path)} {cap}"
+
+
+def _unhealthy_line(entry: Any) -> str:
+    path, found = entry
+    return f"{_on_a_line(path)}: {found['summary']}"
+
+
+def _on_a_line(path: list[str]) -> str:
+    return "/".join(path).replace("\\", "\\\\").replace("\n", "\\n")
 
 
 class Operations:
@@ -195,12 +215,12 @@ class Operations:
         """Start a job under a handle, in the place of one that has it. A Refusal when too many are under way."""
         self._expire()
         if (before := self._known.pop(handle, None)) is not None:
-            before.cancel()
+            before.close()
         while len(self._known) >= _MOST:
             done = [each for each, known in self._known.items() if known.finished]
             if not done:
                 raise Refusal(503, f"{_MOST} operations are under way already: cancel some, or wait")
-            del self._known[min(done, key=lambda each: self._known[each].expires())]
+            self.release(min(done, key=lambda each: self._known[each].expires()))
         self._known[handle] = operation
         task = asyncio.get_running_loop().create_task(self._run(operation))
         self._tasks.add(task)
@@ -210,17 +230,13 @@ class Operations:
         """The job of a handle; a Refusal where there is none."""
         self._expire()
         if handle not in self._known:
-            raise Refusal(404, f"unknown/expired handle '{one_line(handle[:_LONGEST_HANDLE])}'")
+            raise Refusal(404, f"unknown/expired handle '{shown(handle)}'")
         return self._known[handle]
 
-    def cancel(self, handle: str) -> None:
-        """Stop the job and forget the handle."""
-        self.find(handle).cancel()
-        del self._known[handle]
-
     def release(self, handle: str) -> None:
-        """Forget the handle."""
-        self._known.pop(handle, None)
+        """Forget the handle; what is under way ends."""
+        if (known := self._known.pop(handle, None)) is not None:
+            known.close()
 
     async def _run(self, operation: Operation) -> None:
         try:
@@ -236,7 +252,7 @@ class Operations:
     def _expire(self) -> None:
         now = self._now()
         for handle in [handle for handle, known in self._known.items() if known.expires() <= now]:
-            del self._known[handle]
+            self.release(handle)
 
 
 _OPERATIONS: WeakKeyDictionary[Desk, Operations] = WeakKeyDictionary()
@@ -271,7 +287,7 @@ async def start(desk: Desk, asked: Asked, what: Kind) -> Response:
 
 def _keeping(query: Mapping[str, str]) -> Callable[[Operation], None]:
     """What is said of how long a handle is to be kept; a Refusal for what is no number of seconds."""
-    text, release = query.get("retain-for"), query.get("release-after-complete", "").lower() in ("true", "t", "1", "on")
+    text, release = query.get("retain-for"), flag(query, "release-after-complete")
     if text is not None and not (text.isascii() and text.isdigit() and len(text) < 10):
         raise Refusal(400, "retain-for= takes a number of seconds")
 
@@ -288,33 +304,21 @@ async def operation(desk: Desk, request: Request, handle: str) -> Response:
     query, operations = request.query_params, operations_of(desk)
     t = query.get("t", "status")
     if t not in ("", "status", "cancel"):
-        raise Refusal(400, f"an operation can do t=status and t=cancel, not t={one_line(t[:100])}")
+        raise Refusal(400, f"an operation can do t=status and t=cancel, not t={shown(t)}")
     output = query.get("output", "").lower()
     if output not in ("", "json", "text", "html"):
-        raise Refusal(400, f"Unknown output value: '{one_line(output[:100])}'")
+        raise Refusal(400, f"Unknown output value: '{shown(output)}'")
     known = operations.find(handle)
     over = known.finished  # when the question came: who is told that it is not over will ask again
     if t == "cancel":
         if request.method != "POST":
             raise Refusal(400, "t=cancel takes POST")
-        operations.cancel(handle)
+        known.cancel()
     _keeping(query)(known)
     known.collected = True
     if known.failure is not None and over:
         return refused(known.failure)
-    response = await desk.run(_told, known, output)
-    if over and known.release:
+    response = await desk.run(known.told, output, over)
+    if t == "cancel" or (over and known.release):
         operations.release(handle)
     return response
-
-
-def _told(known: Operation, output: str) -> Response:
-    if output != "json" and known.kind != "start-deep-stats":
-        return Response(known.text(), media_type=PLAIN)
-    if known.kind == "start-manifest":  # it may be large: an indent makes the encoder ten times slower
-        return Response(json.dumps(known.document()) + "\n", media_type=PLAIN)
-    return document(known.document())
-
-
-def _on_a_line(path: str) -> str:
-    return path.replace("\\", "\\\\").replace("\n", "\\n")

@@ -9,7 +9,11 @@ _RANGE = re.compile(r"bytes=\s*(\d{0,19})-(\d{0,19})\s*", re.ASCII | re.IGNORECA
 
 
 class Unsatisfiable(Exception):
-    """No byte of the file is in the range."""
+    """No byte of the file, which has `size`, is in the range."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__(size)
+        self.size = size
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,12 +39,12 @@ def part(header: str | None, size: int) -> Part:
     if not first:
         length = min(int(last), size)
         if int(last) == 0:
-            raise Unsatisfiable
+            raise Unsatisfiable(size)
         # of an empty file the last bytes are all of it, which no Content-Range can say
         return Part(size - length, length, size, whole=not size)
     start, end = int(first), int(last) if last else size - 1
     if last and end < start:
         return Part(0, size, size, whole=True)
     if start >= size:
-        raise Unsatisfiable
+        raise Unsatisfiable(size)
     return Part(start, min(end, size - 1) - start + 1, size)

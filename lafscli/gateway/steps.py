@@ -7,10 +7,16 @@ import time
 from collections.abc import AsyncIterator, Callable, Generator
 from contextlib import suppress
 
+from starlette.responses import StreamingResponse
+from starlette.types import Receive, Scope, Send
+
+from lafscli.gateway.asked import PLAIN
 from lafscli.gateway.desk import Desk
+from lafscli.gateway.files import CONNECTION, Outlet
 
 _PIECE = 16 << 10
 _SECONDS = 0.5
+_PATIENCE = 300.0
 
 
 class Steps:
@@ -48,8 +54,18 @@ class Steps:
             self._pieces.close()
 
 
-async def pulled(desk: Desk, steps: Steps) -> AsyncIterator[bytes]:
-    """The pieces, as the client takes them; ends the work when the client has gone."""
+class Stream(StreamingResponse):
+    """Steps as an answer, as the client takes them. They end when it goes away, or takes nothing for five minutes."""
+
+    def __init__(self, desk: Desk, steps: Steps) -> None:
+        super().__init__(_pulled(desk, steps), media_type=PLAIN)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        transport = scope.get("extensions", {}).get(CONNECTION)
+        await super().__call__(scope, receive, Outlet(send, transport, _PATIENCE).send)  # type: ignore[arg-type]
+
+
+async def _pulled(desk: Desk, steps: Steps) -> AsyncIterator[bytes]:
     try:
         while piece := await desk.run(steps.some):
             yield piece

@@ -179,6 +179,12 @@ def find(desk: Desk, access: Access, cap: Cap, names: Sequence[str]) -> Cap:
     return child_at(access, cap, names, desk.directory).cap if names else cap
 
 
+def look(desk: Desk, access: Access, root: DirectoryCap, names: Sequence[str]) -> Cap | None:
+    """What has this path; None where nothing has. NoDirectory."""
+    reached = _reached(desk, access, root, names)
+    return None if reached.child is None else reached.child.cap
+
+
 def _reached(desk: Desk, access: Access, cap: Cap, names: Sequence[str]) -> Reached:
     if not names:
         raise UsageError("that takes a name in the directory")

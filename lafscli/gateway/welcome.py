@@ -20,7 +20,7 @@ from starlette.responses import JSONResponse, Response
 from lafscli.client import Client
 from lafscli.config.servers import ServerRecord
 from lafscli.errors import LafsError, ServerError
-from lafscli.gateway.asked import Refusal
+from lafscli.gateway.asked import Refusal, shown
 from lafscli.gateway.checking import document, one_line
 from lafscli.gateway.desk import Desk
 from lafscli.primitives.encoding import b32encode
@@ -194,7 +194,7 @@ def _server(state: ServerState) -> dict[str, Any]:
 async def welcome(desk: Desk, request: Request) -> Response:
     """GET /?t=json."""
     if request.query_params.get("t") != "json":
-        raise Refusal(400, f"Unknown t value: '{one_line(request.query_params.get('t', '')[:100])}'")
+        raise Refusal(400, f"Unknown t value: '{shown(request.query_params.get('t', ''))}'")
     servers = [_server(state) for state in await desk.run(server_states, desk)]
     return JSONResponse({"introducers": {"statuses": []}, "servers": servers})
 
@@ -205,7 +205,7 @@ async def welcome(desk: Desk, request: Request) -> Response:
 async def statistics(desk: Desk, request: Request) -> Response:
     """GET and POST of /statistics?t=json; the counters carry Tahoe's names where there are such."""
     if (t := request.query_params.get("t", "json")) != "json":
-        raise Refusal(400, f"Unknown t value: '{one_line(t[:100])}'")
+        raise Refusal(400, f"Unknown t value: '{shown(t)}'")
     counts = desk.counters.now
     counters = {
         "requests": counts.requests,
@@ -224,10 +224,10 @@ async def statistics(desk: Desk, request: Request) -> Response:
 async def status(desk: Desk, request: Request) -> Response:
     """GET and POST of /status?t=json: the last operations, newest first, those under way apart."""
     if (t := request.query_params.get("t", "json")) != "json":
-        raise Refusal(400, f"Unknown t value: '{one_line(t[:100])}'")
+        raise Refusal(400, f"Unknown t value: '{shown(t)}'")
     found: dict[str, list[dict[str, Any]]] = {"active": [], "recent": []}
     for line in desk.recent.lines():
         verb, _, si = line.what.partition(" ")
-        shown = {"type": verb, "storage-index-string": si, "total-size": line.bytes, "status": line.state}
-        found["active" if line.state == "under way" else "recent"].append(shown)
+        row = {"type": verb, "storage-index-string": si, "total-size": line.bytes, "status": line.state}
+        found["active" if line.state == "under way" else "recent"].append(row)
     return JSONResponse(found)
