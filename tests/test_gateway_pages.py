@@ -313,7 +313,7 @@ def test_the_front_page_shows_no_cap_and_all_servers(world: World) -> None:
     found = world.front()
     assert not re.search(r"URI:[A-Z0-9-]+:[a-z2-7]", found.source)
     assert found.text.count("answers") == 10
-    assert "put" in found.text
+    assert "upload" in found.text
     assert found.actions == {"/page/open", "/page/upload", "/page/mkdir"}
 
 
@@ -545,7 +545,15 @@ def test_good_corrupt_missing_and_unknown_are_four_things() -> None:
     assert grid.rows[1].notes == ("share 2 is corrupt: its block hash is wrong",)
     assert grid.rows[2].notes == ("did not answer: no route",)
     facts = Facts.of(CHK, None, "")
-    values = {"name": "", "unusable": None, "openable": True, "directory": False, "editable": False, "signs": SIGNS}
+    values = {
+        "name": "",
+        "abbreviation": "x",
+        "unusable": None,
+        "openable": True,
+        "directory": False,
+        "editable": False,
+        "signs": SIGNS,
+    }
     text = page("object.html", place=Place(str(CHK)), facts=facts, grid=grid, **values)
     words = re.findall(r'class="quiet">([a-z ]+)</span>', bytes(text.body).decode())
     assert {"good", "corrupt", "unknown", "none", "not seen"} <= set(words)
@@ -556,7 +564,7 @@ def test_good_corrupt_missing_and_unknown_are_four_things() -> None:
 
 def listed(place: Place, shown_rows: list[Row]) -> Response:
     values = {"name": "x", "abbreviation": "abcde", "writable": True, "mutable": True, "number": 1, "pages": 1}
-    return page("directory.html", place=place, trail=[place], rows=shown_rows, entries=len(shown_rows), **values)
+    return page("directory.html", place=place, rows=shown_rows, entries=len(shown_rows), **values)
 
 
 def test_five_thousand_entries_are_shown_in_well_under_a_second() -> None:

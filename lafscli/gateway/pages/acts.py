@@ -19,7 +19,7 @@ from lafscli.gateway import verbs
 from lafscli.gateway.asked import Refusal, status_of, without_caps
 from lafscli.gateway.bodies import Form, Sent, form_of
 from lafscli.gateway.desk import Desk
-from lafscli.gateway.pages.objects import base_of, checked
+from lafscli.gateway.pages.objects import HOWS, base_of, checked
 from lafscli.gateway.pages.places import Place, names_of
 from lafscli.gateway.pages.render import HEADERS, error_page
 from lafscli.gateway.pages.tokens import is_token
@@ -78,7 +78,9 @@ async def act(desk: Desk, request: Request, action: str, *, unlinked: bool = Tru
         admit(form)
         given = _given(form, request)
         back = _back(action, given)
-        done = await desk.run(work, desk, given)
+        with desk.recent.begin(_what(action, given)) as record:
+            record.bytes = sum(sent.spool.size for sent in form.files)
+            done = await desk.run(work, desk, given)
     except Refusal as refusal:
         return _failed(plain, refusal.status, refusal.text, back)
     except LafsError as error:
@@ -91,6 +93,12 @@ async def act(desk: Desk, request: Request, action: str, *, unlinked: bool = Tru
     if plain:
         return PlainTextResponse("done", 200, HEADERS)
     return Response(status_code=303, headers=HEADERS | {"Location": done})
+
+
+def _what(action: str, given: Given) -> str:
+    """The operation in words that show no cap."""
+    verb = given.get("how") if action == "health" and given.get("how") in HOWS else action
+    return f"{verb} {'' if given.cap is None else given.cap.abbreviation}".rstrip()
 
 
 def _back(action: str, given: Given) -> str:
@@ -164,14 +172,13 @@ def _upload(desk: Desk, given: Given) -> str:
 
 
 def _upload_unlinked(desk: Desk, sent: Sent) -> str:
-    with desk.access() as access, desk.recent.begin("put") as record:
-        record.bytes = sent.spool.size
+    with desk.access() as access:
         return Place(str(store(access, sent.spool, "chk").cap)).info
 
 
 def _mkdir(desk: Desk, given: Given) -> str:
     if given.cap is None:
-        with desk.access() as access, desk.recent.begin("mkdir"):
+        with desk.access() as access:
             return Place(str(create_directory(access))).href
     name = _name(given.get("name"))
     with desk.access() as access:

@@ -47,7 +47,6 @@ def _directory(desk: Desk, place: Place, root: Cap, number: int) -> Response:
         "directory.html",
         place=place,
         name=place.names[-1] if place.names else "",
-        trail=[Place(place.root, place.names[:depth]) for depth in range(len(place.names) + 1)],
         abbreviation=root.abbreviation,
         writable=cap.writable,
         mutable=cap.mutable,
