@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from starlette.requests import Request
 from starlette.responses import Response
 
-from lafscli.errors import MalformedDirectory, NotFound
+from lafscli.errors import CannotTell, MalformedDirectory, NotFound, NotRecoverable
 from lafscli.formats.caps import Cap, ChkCap, ChkVerifyCap, DirectoryCap, UnknownCap
 from lafscli.formats.child import Child
 from lafscli.gateway.asked import Asked, Refusal
@@ -114,9 +114,16 @@ def checked(desk: Desk, place: Place, cap: Cap, how: str, base: str) -> Response
         target = found.cap
         if target is None or isinstance(target, UnknownCap):
             raise Refusal(400, "an object of a kind that lafs does not know can't be checked")
-        _, after = looked_at(access, target, HOWS[how], desk.turn)
+        refused = ""
+        try:
+            _, after = looked_at(access, target, HOWS[how], desk.turn)
+        except (NotRecoverable, CannotTell) as error:
+            if not HOWS[how].repair:
+                raise
+            refused = error.message
+            _, after = looked_at(access, target, HOWS["check"], desk.turn)
         servers = [store.server.name for store in access.grid.stores]
-    return _page(place, cap, found, base, share_grid(after, servers))
+    return _page(place, cap, found, base, share_grid(after, servers, refused))
 
 
 def _page(place: Place, root: Cap, found: Found, base: str, grid: ShareGrid | None) -> Response:
