@@ -21,7 +21,7 @@ from lafscli.gateway.asked import Asked, Refusal, asked_of, decoded, query_of, r
 from lafscli.gateway.changes import Changes
 from lafscli.gateway.described import Documents
 from lafscli.gateway.desk import Desk
-from lafscli.gateway.files import transport_of
+from lafscli.gateway.files import PATIENCE, transport_of
 from lafscli.gateway.hosts import Hosts
 from lafscli.gateway.pins import Pins
 from lafscli.gateway.posts import Posts
@@ -49,19 +49,29 @@ def application(
     unlinked: bool = True,
     note: Callable[[str], None] = lambda _: None,
     every: bool = False,
+    patience: float = 300.0,
 ) -> ASGIApp:
     """The gateway. Without `unlinked` nothing is stored that is in no directory. `note` is told of each request that
-    failed, or of `every` one; no caps are in that."""
-    return _Application(desk, hosts, unlinked, note, every)
+    failed, or of `every` one; no caps are in that. A client may take or send nothing for `patience` seconds."""
+    return _Application(desk, hosts, unlinked, note, every, patience)
 
 
 class _Application:
-    def __init__(self, desk: Desk, hosts: Hosts, unlinked: bool, note: Callable[[str], None], every: bool) -> None:
+    def __init__(
+        self,
+        desk: Desk,
+        hosts: Hosts,
+        unlinked: bool,
+        note: Callable[[str], None],
+        every: bool,
+        patience: float,
+    ) -> None:
         self._desk = desk
         self._hosts = hosts
         self._unlinked = unlinked
         self._note = note
         self._every = every
+        self._patience = patience
         self._documents = Documents()
         self._changes = Changes(desk, Pins(desk))
         self._posts = Posts(desk, self._changes)
@@ -69,6 +79,7 @@ class _Application:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return
+        scope.setdefault("extensions", {})[PATIENCE] = self._patience
         request = Request(scope, receive)
         sent = _Sent(self._desk, send)
         began = time.monotonic()

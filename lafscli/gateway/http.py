@@ -71,6 +71,7 @@ def serve(
     ready: Callable[[list[str]], None],
     note: Callable[[str], None],
     every: bool = False,
+    patience: float = 300.0,
 ) -> int:
     """Serve until a signal, whose number is the answer; `ready` hears the addresses that are listened at. With
     `every` each request is noted, else what went wrong. LafsError where that can't begin."""
@@ -81,7 +82,7 @@ def serve(
     logging.getLogger("uvicorn").setLevel(logging.CRITICAL + 1)
     logging.getLogger("asyncio").setLevel(logging.CRITICAL + 1)
     config = uvicorn.Config(
-        application(desk, hosts, unlinked=unlinked, note=note, every=every),
+        application(desk, hosts, unlinked=unlinked, note=note, every=every, patience=patience),
         http=_Connection,
         loop="asyncio",
         ws="none",
