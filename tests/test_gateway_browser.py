@@ -74,9 +74,15 @@ def test_a_day_with_files(browser: Browser, base: str, root: str, tmp_path: Path
     browser.one("#upload button").click()
     browser.until(lambda: names(browser) == ["big.bin", "notes.txt"], "both files")
 
-    browser.one("#file").type(str(tmp_path / "notes.txt"))
+    (tmp_path / "more.txt").write_bytes(b"more")
+    browser.one("#file").type(f"{tmp_path / 'notes.txt'}\n{tmp_path / 'more.txt'}")
     browser.one("#upload button").click()
     browser.until(lambda: "there is an entry of that name already" in browser.text, "the refusal")
+    browser.link("Show the directory as it is now").click()
+    browser.until(lambda: names(browser) == ["big.bin", "more.txt", "notes.txt"], "the one that could be stored")
+    browser.all("tr a[data-ask=remove]")[1].click()
+    browser.one("dialog[open] button.danger").click()
+    browser.until(lambda: names(browser) == ["big.bin", "notes.txt"], "two again")
 
     browser.one("#mkdir").type("été & <b>")
     browser.one("form[action='/page/mkdir'] button").click()

@@ -23,6 +23,7 @@ from lafscli.formats.child import Child
 from lafscli.gateway import pages
 from lafscli.gateway.asked import Asked, Refusal
 from lafscli.gateway.desk import Desk
+from lafscli.gateway.hosts import Hosts
 from lafscli.gateway.pages.marks import shown, titled
 from lafscli.gateway.pages.objects import Facts
 from lafscli.gateway.pages.places import Place, names_of
@@ -180,14 +181,14 @@ class World:
         return Parsed(asyncio.run(pages.front(self.desk, request(), unlinked=unlinked)))
 
 
-def request(body: bytes = b"", headers: dict[str, str] | None = None) -> Request:
+def request(body: bytes = b"", headers: dict[str, str] | None = None, path: str = "/") -> Request:
     raw = [(name.encode(), value.encode()) for name, value in {"host": HOST, **(headers or {})}.items()]
     messages = iter([{"type": "http.request", "body": body, "more_body": False}])
 
     async def receive() -> dict[str, object]:
         return next(messages)
 
-    scope = {"type": "http", "method": "POST", "query_string": b"", "headers": raw, "path": "/", "scheme": "http"}
+    scope = {"type": "http", "method": "POST", "query_string": b"", "headers": raw, "path": path, "scheme": "http"}
     return Request({**scope, "server": ("127.0.0.1", 3456)}, receive)
 
 
@@ -407,6 +408,34 @@ def test_forms_without_their_token_change_nothing(world: World, action: str) -> 
     answer = world.post(action, {name: value for name, value in right.items() if name != "token"})
     assert answer.status_code == 403
     assert world.names(world.root) == before
+
+
+@pytest.mark.parametrize(
+    ("path", "origin", "site", "admitted"),
+    [
+        ("/page/mkdir", "null", "same-origin", True),
+        ("/uri/x", "null", "same-origin", True),
+        ("/page/mkdir", "null", None, True),
+        ("/uri/x", "null", None, False),
+        ("/page/mkdir", "null", "cross-site", False),
+        ("/page/mkdir", "null", "same-site", False),
+        ("/page/mkdir", "http://evil.example", None, False),
+        ("/page/mkdir", "http://evil.example", "same-origin", False),
+        ("/page/mkdir", f"http://{HOST}", "same-origin", True),
+        ("/page/mkdir", f"http://{HOST}", "cross-site", False),
+        ("/page/mkdir", None, None, True),
+    ],
+)
+def test_whose_forms_are_read(path: str, origin: str | None, site: str | None, admitted: bool) -> None:
+    """A page that tells nobody where it is sends a form from nowhere: its browser, or its token, says whose it is."""
+    given = {name: value for name, value in (("origin", origin), ("sec-fetch-site", site)) if value is not None}
+    asking = request(headers=given, path=path)
+    hosts = Hosts([("127.0.0.1", 3456)])
+    if admitted:
+        hosts.admit(asking)
+    else:
+        with pytest.raises(Refusal):
+            hosts.admit(asking)
 
 
 def test_tokens_are_of_one_cap_and_one_process() -> None:
