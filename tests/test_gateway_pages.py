@@ -16,9 +16,10 @@ from hypothesis import strategies as st
 from starlette.requests import Request
 from starlette.responses import Response
 
+from lafscli.config import secrets
 from lafscli.config.home import Home
-from lafscli.errors import NotFound
-from lafscli.formats.caps import Cap, ChkCap, DirectoryCap, LitCap, parse
+from lafscli.errors import NotFound, NotRecoverable
+from lafscli.formats.caps import Cap, ChkCap, DirectoryCap, LitCap, MutableReadCap, parse
 from lafscli.formats.child import Child
 from lafscli.gateway import pages
 from lafscli.gateway.asked import Asked, Refusal
@@ -31,6 +32,7 @@ from lafscli.gateway.pages.render import POLICY, page
 from lafscli.gateway.pages.rows import Row, rows
 from lafscli.gateway.pages.shares import SIGNS, share_grid
 from lafscli.gateway.pages.tokens import is_token, token
+from lafscli.gateway.pins import Pins
 from lafscli.health.report import CheckReport, Damage, Silence
 from lafscli.immutable.upload import upload
 from lafscli.primitives.encoding import b32encode, netstring
@@ -123,6 +125,7 @@ class World:
         Lafs(folder)("init", "--local", code=0)
         self.folder = folder
         self.desk = Desk(Home.find(str(folder / "home")))
+        self.pins = Pins(self.desk)
         self._keys = iter(KEYS)
         self.root = self.directory({"notes.txt": FILE, "sub": self.directory({"deep.txt": FILE})})
 
@@ -163,7 +166,7 @@ class World:
     def post(self, action: str, fields: dict[str, str], *, unlinked: bool = True, **headers: str) -> Response:
         body = urlencode(fields).encode()
         given = {"content-type": "application/x-www-form-urlencoded", **headers}
-        return asyncio.run(pages.act(self.desk, request(body, given), action, unlinked=unlinked))
+        return asyncio.run(pages.act(self.desk, self.pins, request(body, given), action, unlinked=unlinked))
 
     def upload(self, fields: dict[str, str], *files: tuple[str, bytes], **headers: str) -> Response:
         parts = [
@@ -175,7 +178,7 @@ class World:
         ]
         body = b"".join(b"--frontier\r\n" + part + b"\r\n" for part in parts) + b"--frontier--\r\n"
         given = {"content-type": "multipart/form-data; boundary=frontier", **headers}
-        return asyncio.run(pages.act(self.desk, request(body, given), "upload"))
+        return asyncio.run(pages.act(self.desk, self.pins, request(body, given), "upload"))
 
     def front(self, *, unlinked: bool = True) -> Parsed:
         return Parsed(asyncio.run(pages.front(self.desk, request(), unlinked=unlinked)))
@@ -313,6 +316,7 @@ def test_the_front_page_shows_no_cap_and_all_servers(world: World) -> None:
     answer = world.upload({"token": token("")}, ("a.txt", b"unlinked" * 100))
     assert answer.status_code == 303
     assert answer.headers["location"].startswith("/uri/URI:CHK:")
+    assert unquote(answer.headers["location"]).partition("?")[0].removeprefix("/uri/") in secrets.pinned(world.desk.home)
     found = world.front()
     assert not re.search(r"URI:[A-Z0-9-]+:[a-z2-7]", found.source)
     assert found.text.count("answers") == 10
@@ -492,7 +496,7 @@ def test_whatever_a_form_says_is_answered(world: World, action: str, cap: str, f
     ),
 )
 def test_what_is_no_form_is_refused(world: World, body: bytes, media: str) -> None:
-    answer = asyncio.run(pages.act(world.desk, request(body, {"content-type": media}), "mkdir"))
+    answer = asyncio.run(pages.act(world.desk, world.pins, request(body, {"content-type": media}), "mkdir"))
     assert answer.status_code in (400, 403, 413)
 
 
@@ -518,6 +522,7 @@ def test_a_day_with_a_directory(world: World) -> None:
     root = parse(unquote(made.headers["location"]).removeprefix("/uri/"))
     assert isinstance(root, DirectoryCap)
     assert made.status_code == 303
+    assert str(root.read_cap()) in secrets.pinned(world.desk.home)
     fields = world.get(root).fields("/page/upload")
     sent = world.upload(fields, ("a.txt", b"one"), ("C:\\folder\\b <b>.txt", b"two"), ("", b""))
     assert (sent.status_code, sent.headers["location"]) == (303, f"/uri/{root}")
@@ -606,6 +611,18 @@ def test_what_cannot_be_repaired_is_drawn_too(world: World) -> None:
     assert "Lost: 2 of 10 shares on 2 servers, 3 are needed." in found.text
     assert "can't be repaired" in found.text
     assert len([td for td in found.all("td") if td.get("class") == "mark missing"]) == 8
+
+
+def test_a_directory_that_is_gone_leads_to_its_health(world: World) -> None:
+    gone = DirectoryCap(MutableReadCap(False, b"r" * 16, b"f" * 32))
+    asked = Asked(request(headers={"accept": "text/html,*/*"}), gone, str(gone), (), {})
+    found = Parsed(answer := asyncio.run(pages.directory(world.desk, asked)))
+    assert answer.status_code == 410
+    [on] = [address for address in found.addresses if address.endswith("?t=info")]
+    drawn = Parsed(world.post("health", {**world.follow(on).fields("/page/health"), "how": "check"}))
+    assert "Lost" in drawn.text
+    with pytest.raises(NotRecoverable):
+        asyncio.run(pages.directory(world.desk, Asked(request(), gone, str(gone), (), {})))
 
 
 def test_good_corrupt_missing_and_unknown_are_four_things() -> None:

@@ -73,7 +73,8 @@ class _Application:
         self._every = every
         self._patience = patience
         self._documents = Documents()
-        self._changes = Changes(desk, Pins(desk))
+        self._pins = Pins(desk)
+        self._changes = Changes(desk, self._pins)
         self._posts = Posts(desk, self._changes)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -158,7 +159,7 @@ class _Application:
         if first == b"static" and name and method in ("GET", "HEAD"):
             return lambda: pages.static(request, name)
         if first == b"page" and name and method == "POST":
-            return lambda: pages.act(desk, request, name, unlinked=self._unlinked)
+            return lambda: pages.act(desk, self._pins, request, name, unlinked=self._unlinked)
         if not first and not parts and method in ("GET", "HEAD"):
             if query.get("t"):
                 return lambda: welcome.welcome(desk, request)
