@@ -11,6 +11,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
@@ -20,6 +21,7 @@ from lafscli.config.home import Home
 from lafscli.config.settings import Config
 from lafscli.errors import LafsError, OtherList
 from lafscli.formats.caps import Cap, DirectoryCap
+from lafscli.gateway.edits import Edits
 from lafscli.gateway.recent import Counters, Recent
 from lafscli.gateway.spool import Spool
 from lafscli.tree.contents import Access, content
@@ -62,6 +64,7 @@ class Desk:
         self._identity: list[object] = []
         self._closed = False
         self._turns = _Turns()
+        self._edits = Edits()
         self._directories = _Directories()
         self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="lafs-gateway")
 
@@ -83,7 +86,7 @@ class Desk:
     def access(self) -> Iterator[Access]:
         """What reading and writing takes, for one operation."""
         with self.client() as client:
-            yield client.access(warn=self._note)
+            yield replace(client.access(warn=self._note), edits=self._edits)
 
     def write(self, call: Callable[[Access], T]) -> T:
         """Have `call` write something. Where the grid has a new list of servers it is called once more, as soon as this
