@@ -389,3 +389,24 @@ def test_what_can_not_be_read_is_refused(desk: Desk) -> None:
             list(open_content(access, missing).pieces())
         with pytest.raises(NotRecoverable):
             open_content(access, MutableWriteCap(False, bytes(16), bytes(32)))
+
+
+def test_turns_that_are_shared_wait_for_those_that_are_not(desk: Desk) -> None:
+    """And the other way round; nobody is left out."""
+    caps = [ChkCap(bytes([number]) * 16, bytes(32), 3, 10, 1000) for number in range(3)]
+    inside: list[str] = []
+    seen: list[list[str]] = []
+
+    def work(number: int) -> None:
+        for _ in range(50):
+            alone = number % 3 == 0
+            wanted = caps if number % 2 else caps[::-1]
+            with desk.turn(*wanted, shared=not alone):
+                inside.append("alone" if alone else "shared")
+                seen.append(list(inside))
+                inside.remove("alone" if alone else "shared")
+
+    together(9, work)
+    assert all(state == ["alone"] or "alone" not in state for state in seen)
+    assert len(seen) == 450
+    assert desk._turns._turns == {}
