@@ -77,7 +77,8 @@ class _Application:
         self._every = every
         self._patience = patience
         self._documents = Documents()
-        self._changes = Changes(desk, Pins(desk))
+        self._pins = Pins(desk)
+        self._changes = Changes(desk, self._pins)
         self._posts = Posts(desk, self._changes)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -162,9 +163,11 @@ class _Application:
         if first == b"static" and name and method in ("GET", "HEAD"):
             return lambda: pages.static(request, name)
         if first == b"page" and name and method == "POST":
-            return lambda: pages.act(desk, request, name)
+            return lambda: pages.act(desk, self._pins, request, name, unlinked=self._unlinked)
         if not first and not parts and method in ("GET", "HEAD"):
-            return (lambda: welcome.welcome(desk, request)) if query.get("t") else (lambda: pages.front(desk, request))
+            if query.get("t"):
+                return lambda: welcome.welcome(desk, request)
+            return lambda: pages.front(desk, request, unlinked=self._unlinked)
         raise Refusal(404, "there is nothing at this address")
 
     def _without_cap(self, request: Request, query: Mapping[str, str]) -> Route:
