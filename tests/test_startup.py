@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 import lafscli
 from lafscli.cli import table
 
-HEAVY = {"paramiko", "rich", "cryptography", "nacl", "sqlite3", "asyncio", "lafscli.storage.sftp"}
+WEB = {"starlette", "uvicorn", "httptools", "h11", "jinja2", "markupsafe", "multipart", "python_multipart", "anyio"}
+HEAVY = {"paramiko", "rich", "cryptography", "nacl", "sqlite3", "asyncio", "lafscli.storage.sftp", *WEB}
 CLICK = {"click", "lafscli.cli.main"}
 
 
@@ -49,6 +51,15 @@ def test_help_of_a_command_loads_no_other_command_and_nothing_heavy(row: table.C
         "lafscli.cli.batch"
     }  # which has the worse of two exit codes
     assert loaded & modules == {row.module} & modules
+
+
+def test_a_command_that_opens_no_gateway_loads_no_web_library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LAFS_HOME", str(tmp_path / "home"))
+    assert not imported("init", "--local") & WEB
+    (tmp_path / "file").write_bytes(bytes(1000))
+    stored = imported("put", str(tmp_path / "file"))
+    assert "lafscli.immutable.upload" in stored
+    assert not stored & WEB
 
 
 def test_both_ways_to_ask_for_the_version_agree() -> None:

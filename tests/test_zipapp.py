@@ -119,6 +119,33 @@ def test_no_path_of_the_builder_is_inside(archive: Path) -> None:
         assert "site-packages/lafscli/cli/pages/lafs-put.txt" in texts
 
 
+def test_the_pages_of_the_gateway_are_inside(archive: Path) -> None:
+    pages = CHECKOUT / "lafscli" / "gateway" / "pages"
+    wanted = {
+        f"site-packages/{path.relative_to(CHECKOUT)}"
+        for path in pages.rglob("*")
+        if path.is_file() and path.parent.name != "__pycache__"
+    }
+    with zipfile.ZipFile(archive) as opened:
+        assert wanted - set(opened.namelist()) == set()
+
+
+def test_the_libraries_of_the_gateway_are_its_own(archive: Path, unpacked: Path) -> None:
+    """With native code where they have some, and nothing of this environment: `-S` hides what is installed here."""
+    assert start(archive, "gateway", "http", "--help", SHIV_ROOT=str(unpacked)).returncode == 0
+    [name] = packages(unpacked)
+    script = (
+        "import sys; sys.path.insert(0, sys.argv[1])\n"
+        "import jinja2, python_multipart, starlette.requests, uvicorn, httptools.parser.parser as native\n"
+        "from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol\n"
+        "print(native.__file__)"
+    )
+    command = [sys.executable, "-I", "-S", "-c", script, str(unpacked / name / "site-packages")]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout.startswith(f"{unpacked / name}/")
+    assert done.stdout.endswith(".so\n")
+
+
 def test_it_starts_by_its_shebang(archive: Path, unpacked: Path) -> None:
     environment = {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "SHIV_ROOT": str(unpacked)}
     done = subprocess.run([archive, "--help"], cwd="/", env=environment, capture_output=True, text=True, check=True)
