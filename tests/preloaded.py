@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import array
 import atexit
+import gc
 import importlib
 import io
 import json
@@ -221,6 +222,7 @@ def _main() -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
     listening = socket.socket(fileno=int(sys.argv[1]))
     _imports()
+    gc.freeze()  # or each child would copy, page by page, all that its collector looks at
     arguments, environment, folder, umask = json.loads(_serve(listening))
     os.umask(umask)
     os.environ.clear()
