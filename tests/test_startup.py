@@ -13,6 +13,8 @@ import pytest
 import lafscli
 from lafscli.cli import table
 
+pytestmark = pytest.mark.xdist_group("startup")  # help of all commands is asked for once
+
 WEB = {"starlette", "uvicorn", "httptools", "h11", "jinja2", "markupsafe", "multipart", "python_multipart", "anyio"}
 HEAVY = {"paramiko", "rich", "cryptography", "nacl", "sqlite3", "asyncio", "lafscli.storage.sftp", *WEB}
 CLICK = {"click", "lafscli.cli.main"}
@@ -35,9 +37,10 @@ def imported(*arguments: str, code: int = 0) -> set[str]:
 
 @cache
 def imported_for_help() -> dict[str, set[str]]:
-    """The same for each command with `--help`: forked one after the other from where only Python has started."""
+    """The same for each command with `--help`: forked one after the other from where all commands begin."""
     script = (
         "import json, os, sys\n"
+        "import lafscli.cli.main\n"
         "sys.argv[0] = 'lafs'\n"
         "for name in json.loads(sys.argv.pop()):\n"
         "    reader, writer = os.pipe()\n"
