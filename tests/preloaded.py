@@ -142,7 +142,8 @@ PRELOADED = Preloaded()
 
 
 def _imports() -> None:
-    """What commands import when they run."""
+    """What commands import when they run; but for gateways, which start by themselves and whose libraries every fork
+    would have to carry."""
     from lafscli.cli import table
 
     for row in table.COMMANDS:
@@ -150,7 +151,7 @@ def _imports() -> None:
     package = Path(__file__).parents[1] / "lafscli"
     for path in sorted(package.rglob("*.py")):
         name = path.relative_to(package.parent).with_suffix("").as_posix().replace("/", ".")
-        if not name.endswith(("__main__", "zipapp_start")):
+        if not name.endswith(("__main__", "zipapp_start")) and not name.startswith("lafscli.gateway."):
             importlib.import_module(name.removesuffix(".__init__"))
     for library in ("rich.table", "rich.progress", "cryptography.hazmat.primitives.asymmetric.rsa", "zfec", "tomli_w"):
         importlib.import_module(library)
