@@ -18,6 +18,7 @@ from lafscli.proof.slotmaker import encrypt_segment
 from lafscli.proof.slots import decode_segment
 from lafscli.storage.grid import Grid
 from lafscli.storage.report import BadShare
+from lafscli.storage.shares import new_keeper
 from lafscli.storage.store import ShareRange, ShareStore
 
 R = TypeVar("R")
@@ -69,6 +70,8 @@ class Blocks:
         self._used: list[Found] = []
         self._kept: dict[int, Found] = {}
         self._slow: set[int] = set()
+        self._holding = False
+        self._keeper = new_keeper()
         self.lying: dict[int, Found] = {}
         self.reasons: dict[int, str] = {}
         self.silent: dict[str, str] = {}
@@ -111,8 +114,34 @@ class Blocks:
                 group, asked = underway.pop(0)
                 yield from self._decoded(group, self._collect(group, asked))
         finally:
-            for one in self._kept.values():
-                self._grid.submit(one.store, partial(_release, one))
+            if not self._holding:
+                self.release()
+
+    def hold(self) -> None:
+        """Find k good shares, and keep them open from now on until `release`: this version can be read to its end
+        though a new one takes its place, as far as its servers can do that. Raises TooFewBlocks."""
+        self._holding = True
+        self._choose()
+        if self._held_whole():
+            return
+        asked = [(one, self._request(one, (0, 1))) for one in self._used if id(one) not in self._kept]
+        for one, waiting in asked:
+            [answer] = self._result(one, waiting)
+            if isinstance(answer, LafsError):
+                self._drop(one, answer)
+        self._choose()
+
+    def _held_whole(self) -> bool:
+        """Whether everything came along with the look."""
+        last = self.version.prefix.num_segments - 1
+        return last < 0 or all(one.held(self.version.block(last)) is not None for one in self._used)
+
+    def release(self) -> None:
+        """Close the shares that were kept open."""
+        self._holding = False
+        kept, self._kept = self._kept, {}
+        for one in kept.values():
+            self._grid.submit(one.store, partial(_release, one, self._keeper))
 
     def section(self, choose: Callable[[Found], Range]) -> Iterator[tuple[Found, Buffer]]:
         """One section of every share, in turn, until the caller has found a good one."""
@@ -193,7 +222,8 @@ class Blocks:
         keep = keep and one.file.kind == "place"
         if keep:
             self._kept[id(one)] = one
-        return self._grid.read(one.store, [ShareRange(one.si, one.file.shnum, *wanted, keep, where=one.file.path)])
+        asked = ShareRange(one.si, one.file.shnum, *wanted, keep, where=one.file.path, keeper=self._keeper)
+        return self._grid.read(one.store, [asked])
 
     def _result(self, one: Found, future: Future[list[Buffer | LafsError]]) -> list[Buffer | LafsError]:
         others = any(id(spare) not in self._slow for spare in self._spare)
@@ -265,5 +295,5 @@ class Blocks:
         return [done.result() for done in underway]
 
 
-def _release(one: Found, store: ShareStore) -> None:
-    store.release(one.si, one.file.shnum)
+def _release(one: Found, keeper: int, store: ShareStore) -> None:
+    store.release(one.si, one.file.shnum, keeper)
