@@ -18,7 +18,7 @@ import lafscli
 from lafscli.cli.zipapp import build
 from tests.lafs_process import Lafs
 from tests.sshd import SshServers
-from tests.story import lose_seven_of_ten
+from tests.story import lose_seven_of_ten, store_by_http
 
 pytestmark = pytest.mark.xdist_group("zipapp")  # built once
 
@@ -243,6 +243,13 @@ def test_code_in_the_home_of_another_user_is_not_run(archive: Path, unpacked: Pa
     done = start(archive, "--help", HOME=str(home), TMPDIR=str(temporary))
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.startswith("Usage: lafs")
+
+
+def test_a_gateway_out_of_it(archive: Path, unpacked: Path, tmp_path: Path) -> None:
+    program = (sys.executable, "-I", "-S", str(archive))
+    lafs = Lafs(tmp_path, {"SHIV_ROOT": str(unpacked)}, program)
+    lafs("init", "--local", code=0)
+    store_by_http(lafs)
 
 
 @pytest.mark.slow

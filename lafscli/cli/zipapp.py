@@ -23,7 +23,7 @@ from lafscli.errors import LafsError, UsageError
 
 _EXTRAS = ("gateway",)
 """Of lafs itself: what an installation may leave out, and a file that needs nothing but Python has."""
-_OWN = {".py", ".txt", ".html", ".css", ".js"}
+_OWN = {".py", ".txt", ".html", ".css", ".js", ".svg"}
 _INSTALLER_NOTES = {"RECORD", "INSTALLER", "REQUESTED", "WHEEL", "direct_url.json"}
 _SHEBANG = b"#!/usr/bin/env python3\n"
 
