@@ -9,6 +9,7 @@ import signal
 import subprocess
 import threading
 from collections.abc import Iterable
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 from urllib.parse import quote
@@ -30,6 +31,7 @@ class Gateway:
 
     def __init__(self, lafs: Lafs, *options: str) -> None:
         self._lafs = lafs
+        self.home = lafs.home
         self._options = options
         self._local = threading.local()
 
@@ -97,3 +99,21 @@ class Gateway:
         status, _, data = self.ask(method, target, body, **headers)
         assert status < 300, (status, data)
         return data.decode()
+
+
+def small_grid(folder: Path, servers: int = 4, encoding: str = "2/3/4") -> Lafs:
+    """A home with so many folders as servers, in `folder`/grid."""
+    lafs = Lafs(folder)
+    lafs("init", "--encoding", encoding, code=0)
+    lines = "".join(f"server add s{number} file://{folder}/grid/s{number}\n" for number in range(servers))
+    lafs("batch", input=lines.encode(), code=0)
+    return lafs
+
+
+def multipart(content: bytes, filename: str = "up.bin", **fields: str) -> tuple[bytes, str]:
+    """A form with a file, and its Content-Type."""
+    parts = [
+        f'--=b=\r\nContent-Disposition: form-data; name="{name}"\r\n\r\n{text}\r\n' for name, text in fields.items()
+    ]
+    head = f'--=b=\r\nContent-Disposition: form-data; name="file"; filename="{filename}"\r\n\r\n'
+    return "".join([*parts, head]).encode() + content + b"\r\n--=b=--\r\n", "multipart/form-data; boundary==b="

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from lafscli.cli.frame import Frame
-from lafscli.cli.options import command
+from lafscli.cli.options import DURATION, command
 from lafscli.cli.servefiles import parse_address
 from lafscli.cli.systemd import raise_open_files, tell_systemd
 from lafscli.errors import UsageError
@@ -34,6 +34,13 @@ _LIBRARIES = ("starlette", "uvicorn", "httptools", "jinja2", "python_multipart")
     help="Another name of the gateway, with :PORT or for any; repeatable.",
 )
 @click.option("--no-unlinked", is_flag=True, help="Store nothing that is in no directory.")
+@click.option(
+    "--idle-timeout",
+    metavar="DURATION",
+    type=DURATION,
+    default="5m",
+    help="End a connection whose client takes or sends nothing for so long (default: 5m).",
+)
 @click.option("--insecure", is_flag=True, help="Listen without TLS at an address that others reach.")
 def http(frame: Frame, **given: Any) -> None:
     """Offer the grid over HTTP or HTTPS.
@@ -44,6 +51,8 @@ def http(frame: Frame, **given: Any) -> None:
     """
     host, port = parse_address(given["listen"])
     tls = _tls(given)
+    if given["idle_timeout"] == 0:
+        raise UsageError("--idle-timeout of 0 would end every connection", hint="lafs help gateway http")
     if tls is None and not given["insecure"] and not _loopback(host):
         raise UsageError(
             f"{given['listen']} can be reached from elsewhere, and caps would cross the network in the clear",
@@ -86,6 +95,7 @@ def _serve(frame: Frame, host: str, port: int, tls: Tls | None, given: dict[str,
         ready=ready,
         note=record.note,
         every=wordy,
+        patience=given["idle_timeout"],
     )
 
 

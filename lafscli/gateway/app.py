@@ -21,7 +21,7 @@ from lafscli.gateway.asked import Asked, Refusal, asked_of, decoded, query_of, r
 from lafscli.gateway.changes import Changes
 from lafscli.gateway.described import Documents
 from lafscli.gateway.desk import Desk
-from lafscli.gateway.files import transport_of
+from lafscli.gateway.files import PATIENCE, drop, transport_of
 from lafscli.gateway.hosts import Hosts
 from lafscli.gateway.pins import Pins
 from lafscli.gateway.posts import Posts
@@ -49,26 +49,38 @@ def application(
     unlinked: bool = True,
     note: Callable[[str], None] = lambda _: None,
     every: bool = False,
+    patience: float = 300.0,
 ) -> ASGIApp:
     """The gateway. Without `unlinked` nothing is stored that is in no directory. `note` is told of each request that
-    failed, or of `every` one; no caps are in that."""
-    return _Application(desk, hosts, unlinked, note, every)
+    failed, or of `every` one; no caps are in that. A client may take or send nothing for `patience` seconds."""
+    return _Application(desk, hosts, unlinked, note, every, patience)
 
 
 class _Application:
-    def __init__(self, desk: Desk, hosts: Hosts, unlinked: bool, note: Callable[[str], None], every: bool) -> None:
+    def __init__(
+        self,
+        desk: Desk,
+        hosts: Hosts,
+        unlinked: bool,
+        note: Callable[[str], None],
+        every: bool,
+        patience: float,
+    ) -> None:
         self._desk = desk
         self._hosts = hosts
         self._unlinked = unlinked
         self._note = note
         self._every = every
+        self._patience = patience
         self._documents = Documents()
-        self._changes = Changes(desk, Pins(desk))
+        self._pins = Pins(desk)
+        self._changes = Changes(desk, self._pins)
         self._posts = Posts(desk, self._changes)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return
+        scope.setdefault("extensions", {})[PATIENCE] = self._patience
         request = Request(scope, receive)
         sent = _Sent(self._desk, send)
         began = time.monotonic()
@@ -85,7 +97,7 @@ class _Application:
             sent.failure = "the client is gone"
             transport = transport_of(scope)
             if transport is not None:
-                transport.abort()
+                drop(transport)
         except (Refusal, LafsError) as error:
             await self._refuse(request, error, sent)
         except Exception as error:
@@ -147,9 +159,11 @@ class _Application:
         if first == b"static" and name and method in ("GET", "HEAD"):
             return lambda: pages.static(request, name)
         if first == b"page" and name and method == "POST":
-            return lambda: pages.act(desk, request, name)
+            return lambda: pages.act(desk, self._pins, request, name, unlinked=self._unlinked)
         if not first and not parts and method in ("GET", "HEAD"):
-            return (lambda: welcome.welcome(desk, request)) if query.get("t") else (lambda: pages.front(desk, request))
+            if query.get("t"):
+                return lambda: welcome.welcome(desk, request)
+            return lambda: pages.front(desk, request, unlinked=self._unlinked)
         raise Refusal(404, "there is nothing at this address")
 
     def _without_cap(self, request: Request, query: Mapping[str, str]) -> Route:

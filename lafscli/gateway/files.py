@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import mimetypes
+import socket
+import struct
+import sys
+import termios
 from collections.abc import Generator, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import quote
@@ -28,6 +33,9 @@ AT_ONCE = 256 << 10
 
 CONNECTION = "lafs.connection"
 """Key of the scope's extensions under which the transport of the connection is."""
+
+PATIENCE = "lafs.patience"
+"""Key of the scope's extensions that has how many seconds a client may take to take or send nothing."""
 
 _PATIENCE = 300.0
 _FOREVER = "private, max-age=31536000, immutable"
@@ -177,16 +185,15 @@ class Download(Response):
     """An answer whose bytes are pulled while it is sent. What fails in the middle ends the connection: the client sees
     fewer bytes than it was told."""
 
-    def __init__(self, desk: Desk, opened: Opened, headers: Mapping[str, str], patience: float = _PATIENCE) -> None:
+    def __init__(self, desk: Desk, opened: Opened, headers: Mapping[str, str]) -> None:
         super().__init__(b"", 200 if opened.part.whole else 206, {**headers, **opened.said})
         self._desk = desk
         self._opened = opened
-        self._patience = patience
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002
         """Send it. LafsError where it can't be sent to its end."""
         opened = self._opened
-        outlet = Outlet(send, transport_of(scope), self._patience)
+        outlet = Outlet(send, transport_of(scope), patience_of(scope))
         try:
             await outlet.send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
             piece: bytes | None = opened.first
@@ -203,6 +210,12 @@ def transport_of(scope: Scope) -> asyncio.Transport | None:
     """The transport of the connection by which a request came, if the server tells."""
     found: asyncio.Transport | None = scope.get("extensions", {}).get(CONNECTION)
     return found
+
+
+def patience_of(scope: Scope) -> float:
+    """How many seconds a client may take to take or send nothing."""
+    seconds: float = scope.get("extensions", {}).get(PATIENCE, _PATIENCE)
+    return seconds
 
 
 class Outlet:
@@ -224,12 +237,27 @@ class Outlet:
             await self._send(message)
             return
         waiting = asyncio.ensure_future(self._send(message))
-        before = self._transport.get_write_buffer_size()
+        before = _untaken(self._transport)
         while not (await asyncio.wait((waiting,), timeout=self._patience))[0]:
-            now = self._transport.get_write_buffer_size()
+            now = _untaken(self._transport)
             if now >= before:
                 waiting.cancel()
-                self._transport.abort()
+                drop(self._transport)
                 return
             before = now
         waiting.result()
+
+
+def drop(transport: asyncio.Transport) -> None:
+    """End a connection now; what the client has not taken is forgotten, by the system too."""
+    with suppress(OSError):
+        transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    transport.abort()
+
+
+def _untaken(transport: asyncio.Transport) -> int:
+    """Bytes that were sent and are not yet with the client: ours, and those of the system where it tells."""
+    queued = bytearray(4)
+    with suppress(OSError, ValueError):
+        fcntl.ioctl(transport.get_extra_info("socket").fileno(), termios.TIOCOUTQ, queued)
+    return transport.get_write_buffer_size() + int.from_bytes(queued, sys.byteorder)
