@@ -7,16 +7,17 @@ from collections import deque
 from collections.abc import Generator, Iterator
 from typing import Protocol
 
+from lafscli.errors import LafsError
 from lafscli.formats.caps import Cap, ChkCap, LitCap
 from lafscli.immutable.fetch import SegmentFetch
-from lafscli.immutable.pipeline import Coding, Here
+from lafscli.immutable.fetchmany import download_many
+from lafscli.immutable.pipeline import LITTLE, Codec, Coding
 from lafscli.mutable.opened import OpenVersion
 from lafscli.proof.shares import ShareReader
 from lafscli.storage.store import Buffer, Progress, ShareStore
 from lafscli.tree.contents import Access, need_servers, pass_on, readable
 
-_LITTLE = 128 << 10
-"""Bytes up to which they are decoded by the thread that wants them."""
+_FIRST_BYTES, _AHEAD_BYTES, _ALL_AHEAD_BYTES = 1 << 20, 8 << 20, 128 << 20
 
 _NEAR_BYTES = 4 << 20
 """So far ahead of the last read another one goes on with it; and so much of what was read is kept for a while."""
@@ -33,10 +34,29 @@ def open_content(access: Access, cap: Cap) -> Content:
         return Content(_Literal(file.content), mutable=False)
     need_servers(access)
     if isinstance(file, ChkCap):
-        return Content(_Immutable(access, file), mutable=False)
-    version = OpenVersion(access.grid, file, access.reading)
+        return Content(_Small(access, file) if file.size <= LITTLE else _Immutable(access, file), mutable=False)
+    version = OpenVersion(access.grid, file, access.reading, _READERS.ahead)
     pass_on(access, cap, version.warnings)
     return Content(_Mutable(version), mutable=True)
+
+
+class _Readers:
+    """All who read: what is fetched ahead of the slow ones among them must not fill the memory."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._count = 0
+
+    def add(self, count: int) -> None:
+        with self._lock:
+            self._count += count
+
+    def ahead(self) -> int:
+        """Bytes that each may have fetched ahead."""
+        return min(_AHEAD_BYTES, _ALL_AHEAD_BYTES // max(1, self._count))
+
+
+_READERS = _Readers()
 
 
 class _Pulled(Protocol):
@@ -68,6 +88,7 @@ class Content:
         if not length:
             return
         pieces = self._pulled.pieces(offset, length)
+        _READERS.add(1)
         try:
             while True:
                 with self._lock:
@@ -76,6 +97,7 @@ class Content:
                     return
                 yield piece
         finally:
+            _READERS.add(-1)
             close = getattr(pieces, "close", None)
             if close is not None:
                 with self._lock:
@@ -158,19 +180,39 @@ class _Literal:
         """Nothing is open."""
 
 
+class _Small:
+    """Fetched whole, in one round trip."""
+
+    def __init__(self, access: Access, cap: ChkCap) -> None:
+        self._grid = access.grid
+        self._cap = cap
+        self._content: Buffer | None = None
+        self.size = cap.size
+
+    def pieces(self, offset: int, length: int) -> Iterator[Buffer]:
+        if self._content is None:
+            [(_, fetched)] = download_many(self._grid, [self._cap])
+            if isinstance(fetched, LafsError):
+                raise fetched
+            self._content = fetched.content
+        yield memoryview(self._content)[offset : offset + length]
+
+    def close(self) -> None:
+        self._content = None
+
+
 class _Immutable:
     """Shares that were found are used by the next range too."""
 
     def __init__(self, access: Access, cap: ChkCap) -> None:
         self._grid = access.grid
         self._cap = cap
-        threads = access.reading.codec
-        self._codec: Coding = Here() if threads is None or cap.size <= _LITTLE else threads
+        self._codec: Coding = access.reading.codec or Codec()
         self._known: list[tuple[ShareStore, int, ShareReader | None]] = []
         self.size = cap.size
 
     def pieces(self, offset: int, length: int) -> Iterator[Buffer]:
-        stop = offset + length
+        stop, taken = offset + length, 0
         fetch = SegmentFetch(
             self._grid,
             self._cap.verify_cap(),
@@ -180,13 +222,15 @@ class _Immutable:
             self._cap.key,
             self._known,
             further=True,
-            careful=True,
+            # somebody may not go on: what is fetched ahead grows with what is taken
+            ahead=lambda: min(_READERS.ahead(), _FIRST_BYTES + 2 * taken),
         )
         segments = fetch.run(self._codec)
         try:
             for position, plaintext in segments:
                 self._known = fetch.located
                 yield memoryview(plaintext)[max(0, offset - position) : stop - position]
+                taken += len(plaintext)
         finally:
             segments.close()
 

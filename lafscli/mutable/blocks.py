@@ -18,14 +18,15 @@ from lafscli.proof.slotmaker import encrypt_segment
 from lafscli.proof.slots import decode_segment
 from lafscli.storage.grid import Grid
 from lafscli.storage.report import BadShare
+from lafscli.storage.shares import new_keeper
 from lafscli.storage.store import ShareRange, ShareStore
 
 R = TypeVar("R")
 
 _GROUP_BYTES = 1 << 20
 """Content whose blocks are asked for together."""
-_AHEAD = 4
-"""Groups that are under way before the first of them is written out."""
+_AHEAD_BYTES = 4 << 20
+"""Content that is under way before the first of it is written out."""
 _TICK = 1.0
 _SLOW_SECONDS = 5.0
 """A share whose bytes are so late is replaced, if there is another one."""
@@ -60,6 +61,8 @@ class Blocks:
         idle: Callable[[], object] | None = None,
     ) -> None:
         """`idle` is called now and then while bytes are waited for."""
+        self.ahead: Callable[[], int] = lambda: _AHEAD_BYTES
+        """How many bytes may be fetched ahead."""
         self._grid = grid
         self.version = version
         self._readkey = readkey
@@ -70,6 +73,7 @@ class Blocks:
         self._kept: dict[int, Found] = {}
         self._slow: set[int] = set()
         self._holding = False
+        self._keeper = new_keeper()
         self.lying: dict[int, Found] = {}
         self.reasons: dict[int, str] = {}
         self.silent: dict[str, str] = {}
@@ -106,7 +110,8 @@ class Blocks:
         underway: list[tuple[range, dict[Found, Future[list[Buffer | LafsError]] | list[Buffer]]]] = []
         try:
             for index in range(len(groups)):
-                while len(underway) < _AHEAD and index + len(underway) < len(groups):
+                most = max(1, self.ahead() // _GROUP_BYTES)
+                while len(underway) < most and index + len(underway) < len(groups):
                     group = groups[index + len(underway)]
                     underway.append((group, {one: self._ask(one, group) for one in self._used}))
                 group, asked = underway.pop(0)
@@ -139,7 +144,7 @@ class Blocks:
         self._holding = False
         kept, self._kept = self._kept, {}
         for one in kept.values():
-            self._grid.submit(one.store, partial(_release, one))
+            self._grid.submit(one.store, partial(_release, one, self._keeper))
 
     def section(self, choose: Callable[[Found], Range]) -> Iterator[tuple[Found, Buffer]]:
         """One section of every share, in turn, until the caller has found a good one."""
@@ -220,7 +225,8 @@ class Blocks:
         keep = keep and one.file.kind == "place"
         if keep:
             self._kept[id(one)] = one
-        return self._grid.read(one.store, [ShareRange(one.si, one.file.shnum, *wanted, keep, where=one.file.path)])
+        asked = ShareRange(one.si, one.file.shnum, *wanted, keep, where=one.file.path, keeper=self._keeper)
+        return self._grid.read(one.store, [asked])
 
     def _result(self, one: Found, future: Future[list[Buffer | LafsError]]) -> list[Buffer | LafsError]:
         others = any(id(spare) not in self._slow for spare in self._spare)
@@ -292,5 +298,5 @@ class Blocks:
         return [done.result() for done in underway]
 
 
-def _release(one: Found, store: ShareStore) -> None:
-    store.release(one.si, one.file.shnum)
+def _release(one: Found, keeper: int, store: ShareStore) -> None:
+    store.release(one.si, one.file.shnum, keeper)
