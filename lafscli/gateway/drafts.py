@@ -188,7 +188,8 @@ class Draft:
         metadata = attributes.of_new_content({} if self.child is None else self.child.metadata, wanted)
         metadata.pop("tahoe", None)  # of the link, which has its own
         over: Over = "nothing" if self._alone else "files"
-        with self._desk.access() as access, self._desk.recent.begin("sftp write"):
+        with self._desk.access() as access, self._desk.recent.begin(f"write in {parent.abbreviation}") as doing:
+            doing.bytes = spool.size
             try:
                 done = verbs.put(self._desk, access, parent, [name], spool, None, over, metadata)
                 if done.cap.mutable:  # which was overwritten in place: its link is as it was
