@@ -21,7 +21,7 @@ from lafscli.gateway.asked import Asked, Refusal, asked_of, decoded, query_of, r
 from lafscli.gateway.changes import Changes
 from lafscli.gateway.described import Documents
 from lafscli.gateway.desk import Desk
-from lafscli.gateway.files import PATIENCE, transport_of
+from lafscli.gateway.files import PATIENCE, drop, transport_of
 from lafscli.gateway.hosts import Hosts
 from lafscli.gateway.pins import Pins
 from lafscli.gateway.posts import Posts
@@ -96,7 +96,7 @@ class _Application:
             sent.failure = "the client is gone"
             transport = transport_of(scope)
             if transport is not None:
-                transport.abort()
+                drop(transport)
         except (Refusal, LafsError) as error:
             await self._refuse(request, error, sent)
         except Exception as error:
