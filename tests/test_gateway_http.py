@@ -405,6 +405,7 @@ def test_writing(world: World) -> None:
                 assert world.want("GET", target.partition("?")[0]) == after
         except AssertionError as error:
             raise AssertionError(f"{method} {target}: {error}") from error
+    assert world.ask("PUT", "{w}/m", b"no", Content_Range="bytes 0-1/9")[0] == 400
     assert world.names("{w}") == ["again", "m", "p"]
     assert world.names("{w}/p/q") == ["deep", "link"]
     assert world.json("{w}/m")[1]["format"] == "MDMF", "a mutable file keeps its cap"

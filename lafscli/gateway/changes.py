@@ -93,6 +93,8 @@ class Changes:
         if asked.t:
             sort = "directory" if asked.cap.is_directory and not asked.names else "file"
             raise Refusal(400, f"PUT to a {sort}: bad t={shown(asked.t)}")
+        if "content-range" in asked.request.headers:
+            raise Refusal(400, "PUT with a Content-Range would replace all of the file: offset= patches it")
         asked.over()
         made_as(asked)
         if not asked.names and asked.cap.is_directory:

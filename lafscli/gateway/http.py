@@ -32,7 +32,7 @@ _KEEP_ALIVE = 75
 _HEAD_SECONDS = 60.0
 _HEAD_BYTES = 128 << 10
 _LINGER = 1.0
-_MOST_CONNECTIONS = 4000
+_MOST_CONNECTIONS = 1000
 _TOO_LARGE = (
     b"HTTP/1.1 431 Request Header Fields Too Large\r\ncontent-type: text/plain; charset=utf-8\r\n"
     b"content-length: 34\r\nconnection: close\r\n\r\nthe head of a request is too large"
