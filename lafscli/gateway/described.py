@@ -17,7 +17,8 @@ from lafscli.tree.contents import Access
 from lafscli.tree.directory import Directory
 from lafscli.tree.paths import child_at
 
-_MOST_KEPT = 8
+_MOST_KEPT = 32 << 20
+"""Bytes of JSON."""
 _FORMATS = {"lit": "CHK", "chk": "CHK", "sdmf": "SDMF", "mdmf": "MDMF"}
 
 Described = list[Any]
@@ -60,7 +61,8 @@ class Documents:
         made = _text(_directory(directory, metadata))
         with self._lock:
             self._known[id(directory)] = directory, metadata, made
-            while len(self._known) > _MOST_KEPT:
+            self._known.move_to_end(id(directory))
+            while sum(len(text) for _, _, text in self._known.values()) > _MOST_KEPT:
                 self._known.popitem(last=False)
         return made
 
