@@ -131,6 +131,8 @@ class Desk:
 
     async def run(self, call: Callable[..., T], *args: object) -> T:
         """Call it in a thread of the desk. It may raise anything but StopIteration."""
+        if self._closed:
+            raise _being_closed()
         return await asyncio.get_running_loop().run_in_executor(self._pool, partial(call, *args))
 
     def close(self) -> None:
@@ -150,7 +152,7 @@ class Desk:
     def _take(self) -> _Lent:
         with self._lock:
             if self._closed:
-                raise LafsError("the gateway is being closed")
+                raise _being_closed()
             old = self._lent
             if old is None or time.monotonic() - self._looked >= _LOOK_SECONDS:
                 self._look()
@@ -207,6 +209,10 @@ class Desk:
                 self._open.discard(lent)
         if over:
             lent.client.close()
+
+
+def _being_closed() -> LafsError:
+    return LafsError("the gateway is being closed")
 
 
 class _Lent:
