@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Future
 from functools import partial
 
 from lafscli.errors import CannotTell, CorruptShare, FileMissing, LafsError, NotRecoverable, Unreachable
 from lafscli.formats.caps import ChkVerifyCap
 from lafscli.formats.chk import Sizes
-from lafscli.immutable.pipeline import Codec, Events, fetcher
-from lafscli.immutable.underway import Decoded, Segment, Source
+from lafscli.immutable.pipeline import Coding, Events, fetcher
+from lafscli.immutable.underway import Decoded, Segment, Source, wrong_blocks
 from lafscli.primitives import erasure
 from lafscli.primitives.ciphers import AesCtr
 from lafscli.primitives.encoding import b32encode
@@ -53,7 +53,12 @@ class SegmentFetch:
         progress: Progress,
         key: bytes | None,
         known: Sequence[tuple[ShareStore, int, ShareReader | None]] = (),
+        *,
+        further: bool = False,
+        careful: bool = False,
     ) -> None:
+        """`further`: servers that have no known share are asked after all, when the known ones do not do. `careful`:
+        what is fetched ahead grows with what is taken: somebody may not go on."""
         self.grid = grid
         self.cap = cap
         self.start = start
@@ -64,7 +69,10 @@ class SegmentFetch:
         self.sizes: Sizes | None = None if self._reader is None else self._reader.sizes
         self.corrupt: list[BadShare] = []
         self.silent: dict[str, str] = {}
-        self._unasked = deque(() if known else grid.permuted(cap.si))
+        self._careful = careful
+        theirs = {store.server.name for store, _, _ in known}
+        ask = not known or further
+        self._unasked = deque(store for store in grid.permuted(cap.si) if ask and store.server.name not in theirs)
         self._asked_at = 0.0
         self._waiting: set[str] = set()
         self._sources = [
@@ -95,7 +103,7 @@ class SegmentFetch:
             self.start = offset + length
         return self.start
 
-    def run(self, codec: Codec) -> Iterator[tuple[int, Buffer]]:
+    def run(self, codec: Coding) -> Generator[tuple[int, Buffer]]:
         """Yield (offset in the file, bytes) of each whole segment, in order. Raises NotRecoverable, CannotTell,
         Unreachable."""
         try:
@@ -103,8 +111,9 @@ class SegmentFetch:
             if self.start >= self.stop:
                 return
             first, last = self.start // size, (self.stop - 1) // size
-            ahead = max(2, _AHEAD_BYTES // size)
+            most = max(2, _AHEAD_BYTES // size)
             for number in range(first, last + 1):
+                ahead = min(most, 1 + 2 * (number - first)) if self._careful else most
                 result = None
                 while result is None:
                     self._advance(codec, number, min(number + ahead, last + 1))
@@ -118,6 +127,11 @@ class SegmentFetch:
                 if source.state == "ready":
                     self.grid.submit(source.store, _release(self.cap.si, source.shnum))
 
+    @property
+    def located(self) -> list[tuple[ShareStore, int, ShareReader | None]]:
+        """The shares that were found and are of use, for another fetch of this file."""
+        return [(one.store, one.shnum, one.reader) for one in self._sources if one.state != "gone"]
+
     def _begin(self) -> Sizes:
         """Ask who has shares and open the first: its UEB tells the segment size."""
         while self.sizes is None:
@@ -125,7 +139,7 @@ class SegmentFetch:
             self._wait()
         return self.sizes
 
-    def _advance(self, codec: Codec, number: int, stop: int) -> None:
+    def _advance(self, codec: Coding, number: int, stop: int) -> None:
         for wanted in range(number, stop):
             if wanted not in self._segments:
                 self._segments[wanted] = Segment(wanted, self._new_buffer())
@@ -336,7 +350,7 @@ class SegmentFetch:
             segment.blocks.setdefault(source.shnum, (source, block))
             self.progress.server(source.store.server.name, length)
 
-    def _decode(self, codec: Codec, segment: Segment) -> None:
+    def _decode(self, codec: Coding, segment: Segment) -> None:
         if segment.decoding or segment.result is not None or len(segment.blocks) < self.cap.k:
             return
         segment.decoding = True
@@ -357,7 +371,7 @@ class SegmentFetch:
         try:
             check_segment(self._reader.segment_hash(segment.number), data)
         except CorruptShare:
-            wrong = _wrong_blocks(segment.number, chosen)
+            wrong = wrong_blocks(segment.number, chosen)
             if not wrong:
                 raise
             return Decoded(b"", wrong)
@@ -399,17 +413,6 @@ class SegmentFetch:
         plaintext has been written out when the next segment is asked for, ciphertext perhaps not."""
         if self.key is not None and not segment.asked:
             self._spare_buffers += [buffer for buffer in (segment.buffer, segment.beside) if buffer is not None]
-
-
-def _wrong_blocks(number: int, chosen: dict[int, tuple[Source, Buffer]]) -> list[tuple[Source, str]]:
-    wrong: list[tuple[Source, str]] = []
-    for source, block in chosen.values():
-        assert source.reader is not None
-        try:
-            source.reader.check_block(number, block)
-        except CorruptShare as error:
-            wrong.append((source, error.message))
-    return wrong
 
 
 def _release(si: bytes, shnum: int) -> Callable[[ShareStore], None]:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from queue import Empty, SimpleQueue
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 from lafscli.errors import LafsError, StagedDiffers
 from lafscli.storage.grid import Grid
@@ -27,6 +27,13 @@ _QUEUED_BLOCKS = 5
 
 _CHECKPOINT_BYTES = 8 << 20
 """So many bytes of a share are made durable at a time; what comes after is sent again by the next run."""
+
+
+class Coding(Protocol):
+    """Who codes: threads, or `Here`."""
+
+    def submit(self, work: Callable[[], R]) -> Future[R]:
+        """Have the work done."""
 
 
 class Codec:
@@ -53,11 +60,24 @@ class Codec:
         """`work` of every item, results in the order of the items; at most `ahead` results are under way."""
         running: deque[Future[R]] = deque()
         for item in items:
-            running.append(self._pool.submit(work, item))
+            running.append(self.submit(partial(work, item)))
             if len(running) >= ahead:
                 yield running.popleft().result()
         while running:
             yield running.popleft().result()
+
+
+class Here:
+    """No threads: the work is done at once by the one who asks for it, which is quicker where it is little."""
+
+    def submit(self, work: Callable[[], R]) -> Future[R]:
+        """Run `work` now."""
+        done: Future[R] = Future()
+        try:
+            done.set_result(work())
+        except BaseException as error:
+            done.set_exception(error)
+        return done
 
 
 class ShareFeed:

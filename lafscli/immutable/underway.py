@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal
 
+from lafscli.errors import CorruptShare
 from lafscli.proof.shares import ShareReader
 from lafscli.storage.store import Buffer, ShareStore
 
@@ -57,3 +58,15 @@ class Decoded:
 
     data: Buffer
     wrong: list[tuple[Source, str]]
+
+
+def wrong_blocks(number: int, chosen: dict[int, tuple[Source, Buffer]]) -> list[tuple[Source, str]]:
+    """The blocks of one segment that are not those of their shares, and why."""
+    wrong: list[tuple[Source, str]] = []
+    for source, block in chosen.values():
+        assert source.reader is not None
+        try:
+            source.reader.check_block(number, block)
+        except CorruptShare as error:
+            wrong.append((source, error.message))
+    return wrong

@@ -85,7 +85,7 @@ class Uploaded:
 
 
 def upload(
-    grid: Grid, source: Path | SeenFile | Buffer | BinaryIO, writing: Writing, progress: Progress | None = None
+    grid: Grid, source: Path | SeenFile | Buffer | BinaryIO | Source, writing: Writing, progress: Progress | None = None
 ) -> Uploaded:
     """Store one file and return its cap.
 

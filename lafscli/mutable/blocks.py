@@ -69,6 +69,7 @@ class Blocks:
         self._used: list[Found] = []
         self._kept: dict[int, Found] = {}
         self._slow: set[int] = set()
+        self._holding = False
         self.lying: dict[int, Found] = {}
         self.reasons: dict[int, str] = {}
         self.silent: dict[str, str] = {}
@@ -111,8 +112,34 @@ class Blocks:
                 group, asked = underway.pop(0)
                 yield from self._decoded(group, self._collect(group, asked))
         finally:
-            for one in self._kept.values():
-                self._grid.submit(one.store, partial(_release, one))
+            if not self._holding:
+                self.release()
+
+    def hold(self) -> None:
+        """Find k good shares, and keep them open from now on until `release`: this version can be read to its end
+        though a new one takes its place, as far as its servers can do that. Raises TooFewBlocks."""
+        self._holding = True
+        self._choose()
+        if self._held_whole():
+            return
+        asked = [(one, self._request(one, (0, 1))) for one in self._used if id(one) not in self._kept]
+        for one, waiting in asked:
+            [answer] = self._result(one, waiting)
+            if isinstance(answer, LafsError):
+                self._drop(one, answer)
+        self._choose()
+
+    def _held_whole(self) -> bool:
+        """Whether everything came along with the look."""
+        last = self.version.prefix.num_segments - 1
+        return last < 0 or all(one.held(self.version.block(last)) is not None for one in self._used)
+
+    def release(self) -> None:
+        """Close the shares that were kept open."""
+        self._holding = False
+        kept, self._kept = self._kept, {}
+        for one in kept.values():
+            self._grid.submit(one.store, partial(_release, one))
 
     def section(self, choose: Callable[[Found], Range]) -> Iterator[tuple[Found, Buffer]]:
         """One section of every share, in turn, until the caller has found a good one."""

@@ -51,7 +51,7 @@ _LOSSES, _LOST_SECONDS = 3, 10.0
 _UNSURE_SECONDS = 60.0
 """How long a write of which it is not known whether it will stay goes on trying when servers are away."""
 
-Content = Buffer | Path | BinaryIO
+Content = Buffer | Path | BinaryIO | Source
 
 
 def create(

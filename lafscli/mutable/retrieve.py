@@ -78,7 +78,7 @@ def retrieve(
     progress = progress or Progress()
     readcap = cap.read_cap()
     size = 0
-    for blocks, found, warnings in _versions(grid, readcap, reading):
+    for blocks, found, warnings in versions(grid, readcap, reading):
         end = blocks.version.prefix.data_length
         wanted = max(0, min(end - offset, end if length is None else length))
         progress.start("get", wanted)
@@ -92,12 +92,9 @@ def retrieve(
                 again()
                 size = 0
             if size:
-                raise CannotTell(
-                    f"{b32encode(readcap.storage_index)[:5]} was changed while it was read, or its shares failed",
-                    hint="read it again",
-                ) from error
+                raise changed(readcap) from error
             continue
-        _note(readcap.verify_cap(), blocks.version, reading)
+        note(readcap.verify_cap(), blocks.version, reading)
         return _retrieved(size, blocks, found, warnings)
     raise AssertionError("looking ends with a version or an error")
 
@@ -138,11 +135,18 @@ def _plain(grid: Grid, cap: MutableReadCap, found: SlotMap, reading: Reading) ->
         content = b"".join(blocks.read(0, best.prefix.data_length))
     except TooFewBlocks:
         return None
-    _note(cap.verify_cap(), best, reading)
+    note(cap.verify_cap(), best, reading)
     return content, _retrieved(len(content), blocks, found, warnings)
 
 
-def _versions(grid: Grid, cap: MutableReadCap, reading: Reading) -> Iterator[tuple[Blocks, SlotMap, list[str]]]:
+def changed(cap: MutableReadCap) -> CannotTell:
+    """The error where the version that is being read is gone in the middle of it."""
+    return CannotTell(
+        f"{b32encode(cap.storage_index)[:5]} was changed while it was read, or its shares failed", hint="read it again"
+    )
+
+
+def versions(grid: Grid, cap: MutableReadCap, reading: Reading) -> Iterator[tuple[Blocks, SlotMap, list[str]]]:
     """Versions to be tried, each with what was found; the caller stops at the first that can be read."""
     verify = cap.verify_cap()
     look = partial(survey, grid, verify, depth=DEEP, signatures=Signatures(verify), monotonic=reading.monotonic)
@@ -202,7 +206,7 @@ def _warnings(grid: Grid, found: SlotMap, best: Header, reading: Reading) -> lis
     return warnings
 
 
-def _note(cap: MutableVerifyCap, version: Header, reading: Reading) -> None:
+def note(cap: MutableVerifyCap, version: Header, reading: Reading) -> None:
     if reading.seen is not None:
         reading.seen.note(cap.si, cap.fingerprint, version.prefix.seqnum, version.prefix.root_hash)
 

@@ -10,7 +10,7 @@ import stat
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, Protocol
+from typing import BinaryIO, Protocol, runtime_checkable
 
 from lafscli.errors import LafsError, NotFound, SourceChanged, UsageError
 from lafscli.storage.store import Buffer
@@ -38,10 +38,13 @@ class SeenFile:
         return os.fsdecode(self.path)
 
 
+@runtime_checkable
 class Source(Protocol):
     """Plaintext to be read from its start, once or (when `size` is known) several times."""
 
-    size: int | None
+    @property
+    def size(self) -> int | None:
+        """In bytes; None where that is not known before the end."""
 
     def rewind(self) -> None:
         """Begin again at the first byte; only when `size` is known."""
@@ -163,9 +166,9 @@ def open_regular(path: bytes) -> BinaryIO:
 
 
 @contextlib.contextmanager
-def opened(source: Path | SeenFile | Buffer | BinaryIO, segment_size: int) -> Iterator[Source]:
-    """Open what is to be uploaded. Of a stream up to `segment_size` bytes are buffered: a shorter one is of known
-    length, and is treated as bytes in memory."""
+def opened(source: Path | SeenFile | Buffer | BinaryIO | Source, segment_size: int) -> Iterator[Source]:
+    """Open what is to be uploaded. A source is read from its start, and left open. Of a stream up to
+    `segment_size` bytes are buffered: a shorter one is of known length, and is treated as bytes in memory."""
     if isinstance(source, Path):
         try:
             file = source.open("rb", buffering=0)
@@ -188,6 +191,9 @@ def opened(source: Path | SeenFile | Buffer | BinaryIO, segment_size: int) -> It
             yield FileSource(source, regular) if found.st_size else _buffered(regular, segment_size)
     elif isinstance(source, bytes | bytearray | memoryview):
         yield BytesSource(source)
+    elif isinstance(source, Source):
+        source.rewind()
+        yield source
     else:
         yield _buffered(source, segment_size)
 

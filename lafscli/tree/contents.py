@@ -24,6 +24,7 @@ from lafscli.placement import Encoding
 from lafscli.primitives.ciphers import PrivateKey
 from lafscli.storage.grid import Grid
 from lafscli.storage.report import BadShare
+from lafscli.storage.source import Source
 from lafscli.storage.store import Buffer, Progress
 
 Kind = Literal["chk", "sdmf", "mdmf"]
@@ -155,7 +156,7 @@ def contents_of(access: Access, caps: Sequence[Cap]) -> list[bytes | LafsError]:
 
 def store(
     access: Access,
-    source: Path | bytes | BinaryIO,
+    source: Path | bytes | BinaryIO | Source,
     kind: Kind,
     *,
     private: PrivateKey | None = None,
@@ -171,7 +172,7 @@ def store(
 
 
 def overwrite(
-    access: Access, cap: MutableWriteCap, source: Path | bytes | BinaryIO, progress: Progress | None = None
+    access: Access, cap: MutableWriteCap, source: Path | bytes | BinaryIO | Source, progress: Progress | None = None
 ) -> Published:
     """Replace the content of a mutable file, which keeps its cap."""
     need_servers(access)

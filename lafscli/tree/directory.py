@@ -56,7 +56,7 @@ class NewChild:
 
 def load(access: Access, cap: DirectoryCap) -> Directory:
     """Read a directory. NotGranted for a verify cap, MalformedDirectory for what is no table."""
-    return _parsed(cap, content(access, cap))
+    return parsed(cap, content(access, cap))
 
 
 def load_many(access: Access, caps: Sequence[DirectoryCap]) -> list[Directory | LafsError]:
@@ -64,13 +64,14 @@ def load_many(access: Access, caps: Sequence[DirectoryCap]) -> list[Directory | 
     results: list[Directory | LafsError] = []
     for cap, answer in zip(caps, contents_of(access, caps), strict=True):
         try:
-            results.append(answer if isinstance(answer, LafsError) else _parsed(cap, answer))
+            results.append(answer if isinstance(answer, LafsError) else parsed(cap, answer))
         except LafsError as error:
             results.append(error)
     return results
 
 
-def _parsed(cap: DirectoryCap, data: bytes) -> Directory:
+def parsed(cap: DirectoryCap, data: bytes) -> Directory:
+    """The directory of which this is the table."""
     writekey = cap.inner.writekey if isinstance(cap.inner, MutableWriteCap) else None
     return Directory(cap, Table.parse(data, mutable=cap.mutable, writekey=writekey))
 

@@ -1,0 +1,240 @@
+"""The grid as all threads of a gateway share it: one client, connected once, taken anew when its home changes."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import os
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from typing import TypeVar
+
+from lafscli.client import Client
+from lafscli.config.home import Home
+from lafscli.config.settings import Config
+from lafscli.errors import LafsError
+from lafscli.formats.caps import Cap, DirectoryCap
+from lafscli.gateway.recent import Counters, Recent
+from lafscli.gateway.spool import Spool
+from lafscli.tree.contents import Access, content
+from lafscli.tree.directory import Directory, parsed
+
+T = TypeVar("T")
+
+_THREADS = 64
+_LOOK_SECONDS = 1.0
+"""How long the configuration is taken to be as it was."""
+
+_MOST_DIRECTORIES, _MOST_ENTRIES = 16, 100_000
+
+
+class Desk:
+    """What every request of a gateway goes through. `note` is told what the user should know; it has no caps in it."""
+
+    def __init__(
+        self,
+        home: Home,
+        *,
+        limit_rate: int | None = None,
+        timeout: int | None = None,
+        note: Callable[[str], None] = lambda _: None,
+    ) -> None:
+        self.home = home
+        self.recent = Recent()
+        self.counters = Counters()
+        self._make = partial(Client, limit_rate=limit_rate, timeout=timeout)
+        self._note = note
+        self._lock = threading.Lock()
+        self._lent: _Lent | None = None
+        self._looked = 0.0
+        self._identity: object = None
+        self._closed = False
+        self._turns = _Turns()
+        self._directories = _Directories()
+        self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="lafs-gateway")
+
+    def connect(self) -> None:
+        """Begin to connect all servers, in the background."""
+        with self.client() as client:
+            client.grid.connect()
+
+    @contextmanager
+    def client(self) -> Iterator[Client]:
+        """The client, for one operation. UsageError as long as the home has no configuration that can be read."""
+        lent = self._take()
+        try:
+            yield lent.client
+        finally:
+            self._give_back(lent)
+
+    @contextmanager
+    def access(self) -> Iterator[Access]:
+        """What reading and writing takes, for one operation."""
+        with self.client() as client:
+            yield client.access(warn=self._note)
+
+    @contextmanager
+    def turn(self, *caps: Cap) -> Iterator[None]:
+        """Have one thread of this gateway at a time change these objects: waiting here is quicker than there."""
+        with self._turns.of(caps):
+            yield
+
+    def directory(self, access: Access, cap: DirectoryCap) -> Directory:
+        """Read a directory, as `tree.directory.load` does; what was understood of the same table before is used
+        again. It is shared: its table is not to be changed."""
+        return self._directories.load(access, cap)
+
+    def spool(self) -> Spool:
+        """Where to put what a client sends."""
+        return Spool(self.home.state / "gateway", os.urandom)
+
+    async def run(self, call: Callable[..., T], *args: object) -> T:
+        """Call it in a thread of the desk. It may raise anything but StopIteration."""
+        return await asyncio.get_running_loop().run_in_executor(self._pool, partial(call, *args))
+
+    def close(self) -> None:
+        """Close every connection, which ends what waits for a server."""
+        with self._lock:
+            self._closed = True
+            lent, self._lent = self._lent, None
+        if lent is not None:
+            lent.client.close()
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+    # ---- the client that is lent
+
+    def _take(self) -> _Lent:
+        with self._lock:
+            if self._closed:
+                raise LafsError("the gateway is being closed")
+            old = self._lent
+            if old is None or time.monotonic() - self._looked >= _LOOK_SECONDS:
+                self._look()
+            assert self._lent is not None
+            self._lent.users += 1
+            lent = self._lent
+        if old is not None and old is not lent:
+            self._close_unused(old)
+        return lent
+
+    def _look(self) -> None:
+        """Take the configuration as it is now; as long as it can't be read, the one that was read before counts."""
+        identity = self._identity_now()
+        self._looked = time.monotonic()
+        if self._lent is not None and identity == self._identity:
+            return
+        try:
+            config = Config.load(self.home)
+        except LafsError as error:
+            if self._lent is None:
+                raise
+            if identity != self._identity:
+                self._note(f"the configuration can't be read, and the one before is used: {error.message}")
+            self._identity = identity
+            return
+        self._identity = identity
+        if self._lent is not None:
+            if config.table == self._lent.client.config.table:
+                return
+            self._lent.stale = True
+        self._lent = _Lent(self._make(config))
+
+    def _identity_now(self) -> object:
+        try:
+            found = self.home.config_file.stat()
+        except OSError as error:
+            return error.errno
+        return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
+
+    def _give_back(self, lent: _Lent) -> None:
+        with self._lock:
+            lent.users -= 1
+        self._close_unused(lent)
+
+    def _close_unused(self, lent: _Lent) -> None:
+        """Close a client that was replaced, when its last operation has ended."""
+        with self._lock:
+            over = lent.stale and not lent.users and not lent.closed
+            lent.closed = lent.closed or over
+        if over:
+            lent.client.close()
+
+
+class _Lent:
+    """A client and how many operations use it; `stale` when the configuration has changed since."""
+
+    def __init__(self, client: Client) -> None:
+        self.client = client
+        self.users = 0
+        self.stale = False
+        self.closed = False
+
+
+class _Turns:
+    """A lock for each object that somebody changes or waits to change."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._waiting: dict[bytes, tuple[threading.Lock, int]] = {}
+
+    @contextmanager
+    def of(self, caps: tuple[Cap, ...]) -> Iterator[None]:
+        # sorted: two that want the same two never wait for one another
+        with ExitStack() as stack:
+            for si in sorted({cap.storage_index or b"" for cap in caps} - {b""}):
+                stack.enter_context(self._one(si))
+            yield
+
+    @contextmanager
+    def _one(self, si: bytes) -> Iterator[None]:
+        with self._lock:
+            lock, users = self._waiting.get(si) or (threading.Lock(), 0)
+            self._waiting[si] = lock, users + 1
+        try:
+            with lock:
+                yield
+        finally:
+            with self._lock:
+                lock, users = self._waiting.pop(si)
+                if users > 1:
+                    self._waiting[si] = lock, users - 1
+
+
+class _Directories:
+    """Directories that were understood lately, by digests of their caps and of their tables."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._known: OrderedDict[bytes, tuple[bytes, Directory]] = OrderedDict()
+
+    def load(self, access: Access, cap: DirectoryCap) -> Directory:
+        key = hashlib.sha256(str(cap).encode()).digest()
+        known = self._get(key)
+        if known is not None and not cap.mutable:
+            return known[1]
+        data = content(access, cap)
+        digest = hashlib.sha256(data).digest()
+        if known is not None and known[0] == digest:
+            return known[1]
+        directory = parsed(cap, data)
+        self._keep(key, digest, directory)
+        return directory
+
+    def _get(self, key: bytes) -> tuple[bytes, Directory] | None:
+        with self._lock:
+            if key in self._known:
+                self._known.move_to_end(key)
+            return self._known.get(key)
+
+    def _keep(self, key: bytes, digest: bytes, directory: Directory) -> None:
+        with self._lock:
+            self._known[key] = digest, directory
+            self._known.move_to_end(key)
+            entries = sum(len(one.table) for _, one in self._known.values())
+            while self._known and (len(self._known) > _MOST_DIRECTORIES or entries > _MOST_ENTRIES):
+                entries -= len(self._known.popitem(last=False)[1][1].table)

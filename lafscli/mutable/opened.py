@@ -1,0 +1,75 @@
+"""One version of a mutable file, open for as long as somebody likes to read it: its pieces are pulled."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from lafscli.formats.caps import MutableReadCap, MutableWriteCap
+from lafscli.formats.slot import Header
+from lafscli.mutable.blocks import TooFewBlocks
+from lafscli.mutable.retrieve import Reading, changed, note, versions
+from lafscli.storage.grid import Grid
+
+
+class OpenVersion:
+    """The best version there is when this is made, as `retrieve` chooses it; the same one is read to the end.
+
+    NotRecoverable, CannotTell or Unreachable where none can be read, RolledBack with `reading.strict`. `warnings` are
+    what the user should know. Used by one thread at a time; `close` it.
+    """
+
+    version: Header
+    warnings: list[str]
+
+    def __init__(self, grid: Grid, cap: MutableReadCap | MutableWriteCap, reading: Reading) -> None:
+        self._cap = cap.read_cap()
+        self._candidates = versions(grid, self._cap, reading)
+        for blocks, _, warnings in self._candidates:
+            try:
+                blocks.hold()
+            except TooFewBlocks:
+                blocks.release()
+                continue
+            self._blocks = blocks
+            self.version, self.warnings = blocks.version, warnings
+            note(self._cap.verify_cap(), blocks.version, reading)
+            return
+        raise AssertionError("looking ends with a version or an error")
+
+    @property
+    def size(self) -> int:
+        """In bytes."""
+        return self.version.prefix.data_length
+
+    def pieces(self, offset: int, length: int) -> Iterator[bytes]:
+        """The content from `offset`, each piece proven. CannotTell when too little is left of this version."""
+        given = 0
+        while True:
+            try:
+                for piece in self._blocks.read(offset, length):
+                    yield piece
+                    given += len(piece)
+                return
+            except TooFewBlocks as error:
+                if given:
+                    raise changed(self._cap) from error
+            self._look_again()
+
+    def _look_again(self) -> None:
+        """Find the same version in other shares."""
+        self._blocks.release()
+        for blocks, _, _ in self._candidates:
+            if blocks.version != self.version:
+                break
+            try:
+                blocks.hold()
+            except TooFewBlocks:
+                blocks.release()
+                continue
+            self._blocks = blocks
+            return
+        raise changed(self._cap)
+
+    def close(self) -> None:
+        """Close what was kept open at servers."""
+        self._blocks.release()
