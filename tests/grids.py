@@ -102,8 +102,8 @@ class DialledFiles:
     def read(self, wanted: Sequence[FileRange]) -> Reading:
         return _Reading(self, wanted, self._files.read(wanted))
 
-    def release(self, path: str) -> None:
-        self._files.release(path)
+    def release(self, path: str, keeper: int = 0) -> None:
+        self._files.release(path, keeper)
 
     def create(self, path: str) -> FileWriter:
         self._enter("create")

@@ -241,8 +241,8 @@ class SteppedFiles:
         self._step()
         return self._files.read(wanted)
 
-    def release(self, path: str) -> None:
-        self._files.release(path)
+    def release(self, path: str, keeper: int = 0) -> None:
+        self._files.release(path, keeper)
 
     def create(self, path: str) -> FileWriter:
         self._step()

@@ -18,9 +18,10 @@ from lafscli.cli.frame import Frame
 from lafscli.cli.main import load
 from lafscli.cli.options import Settings
 from lafscli.cli.output import Output
-from lafscli.cli.text import columns, escape, human_size, without_caps
+from lafscli.cli.text import columns
 from lafscli.cli.trees import manifest
 from lafscli.errors import UsageError
+from lafscli.primitives.text import escape, human_size, without_caps
 from tests.lafs_process import Lafs
 
 LIT = "URI:LIT:krugkidfnzsc4"  # "The end."

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from lafscli.config.home import Home
+from lafscli.formats.caps import MutableWriteCap
 from lafscli.gateway.desk import Desk
 from lafscli.gateway.reading import open_content
 from lafscli.gateway.spool import Spool
@@ -27,12 +28,12 @@ def grid_of_folders(lafs: Lafs, count: int = 10) -> Home:
     return Home.find(str(lafs.home))
 
 
-@pytest.fixture
-def home(tmp_path: Path) -> Home:
-    return grid_of_folders(Lafs(tmp_path))
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Home:
+    return grid_of_folders(Lafs(tmp_path_factory.mktemp("grid")))
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def desk(home: Home) -> Iterator[Desk]:
     desk = Desk(home, note=lambda _: None)
     yield desk
@@ -86,3 +87,41 @@ def test_directory_is_understood_once(desk: Desk) -> None:
         cap = create_directory(access, {"a": NewChild(child)})
         first = desk.directory(access, cap)
         assert desk.directory(access, cap) is first
+
+
+@pytest.mark.parametrize("kind", ["sdmf", "mdmf"])
+def test_slow_reader_gets_the_version_it_began_with(desk: Desk, kind: contents.Kind) -> None:
+    """Whoever writes meanwhile, and whoever reads the new version, in this process and in others."""
+    old, new = os.urandom(5_000_000), os.urandom(4_500_000)
+    with desk.access() as access:
+        cap = contents.store(access, old, kind).cap
+        assert isinstance(cap, MutableWriteCap)
+        slow = open_content(access, cap)
+        pieces = slow.pieces()
+        begun = bytes(next(pieces))
+        contents.overwrite(access, cap, new)
+        assert contents.content(access, cap) == new
+        other = open_content(access, cap)
+        assert other.read(0, 1000) == new[:1000]
+        assert begun + b"".join(map(bytes, pieces)) == old
+        assert slow.read(4_000_000, 10) == old[4_000_000:4_000_010]
+        assert other.read(4_000_000, 10) == new[4_000_000:4_000_010]
+        slow.close()
+        other.close()
+
+
+@pytest.mark.parametrize(("kind", "size"), [("sdmf", 3000), ("mdmf", 300_000), ("mdmf", 6_000_000)])
+def test_patch_leaves_what_is_around_it(desk: Desk, kind: contents.Kind, size: int) -> None:
+    model = bytearray(os.urandom(size))
+    with desk.access() as access:
+        cap = contents.store(access, bytes(model), kind).cap
+        assert isinstance(cap, MutableWriteCap)
+        for offset, length in ((0, 10), (size // 3, size // 2), (size - 5, 100), (size + 1000, 7), (size + 9000, 0)):
+            piece = os.urandom(length)
+            with desk.spool() as spool:
+                spool.append(piece)
+                contents.patch(access, cap, offset, spool)
+            if length:
+                model += bytes(max(0, offset + length - len(model)))
+                model[offset : offset + length] = piece
+            assert contents.content(access, cap) == model

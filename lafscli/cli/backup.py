@@ -16,14 +16,14 @@ from lafscli.cli.frame import Frame
 from lafscli.cli.making import make_at
 from lafscli.cli.options import DURATION, SIZE, command
 from lafscli.cli.progress import ShownProgress
-from lafscli.cli.reports import count
 from lafscli.cli.storing import enough_servers, pin_linked
 from lafscli.cli.targets import Target, directory_at, resolve
-from lafscli.cli.text import columns, human_size, human_time
+from lafscli.cli.text import columns
 from lafscli.config.collecting import beside
 from lafscli.errors import Busy, LafsError, NotFound, Partial, UsageError
 from lafscli.formats.caps import DirectoryCap
 from lafscli.primitives.encoding import b32encode
+from lafscli.primitives.text import count, human_size, human_time
 
 if TYPE_CHECKING:
     from lafscli.backup.excludes import Excludes

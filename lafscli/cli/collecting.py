@@ -8,15 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 from lafscli.cli.frame import Frame
 from lafscli.cli.progress import ShownProgress
-from lafscli.cli.reports import count
 from lafscli.cli.roots import called, root
-from lafscli.cli.text import escape, human_size
 from lafscli.config import aliases, secrets
 from lafscli.config import collecting as state
 from lafscli.errors import Partial, UsageError
 from lafscli.formats import caps
 from lafscli.formats.caps import UnknownCap
 from lafscli.health.deep import Root, Unseen
+from lafscli.primitives.text import count, escape, human_size
 
 if TYPE_CHECKING:
     from lafscli.config.home import Home

@@ -14,12 +14,11 @@ import click
 from lafscli.cli.frame import Frame
 from lafscli.cli.options import command
 from lafscli.cli.progress import ShownProgress
-from lafscli.cli.reports import count
 from lafscli.cli.storing import pin_linked
 from lafscli.cli.targets import Found, Target, found, like_a_cap, resolve, spotted
-from lafscli.cli.text import human_size
 from lafscli.errors import LafsError, NotFound, NotGranted, Partial, UsageError
 from lafscli.formats.caps import Cap, DirectoryCap, MutableWriteCap
+from lafscli.primitives.text import count, human_size
 
 if TYPE_CHECKING:
     from lafscli.tree.contents import Access

@@ -14,10 +14,9 @@ from lafscli.cli.batch import worse
 from lafscli.cli.frame import Frame
 from lafscli.cli.options import DURATION, Quantity, command, respelled
 from lafscli.cli.progress import ShownProgress
-from lafscli.cli.reports import count, overview, text
+from lafscli.cli.reports import overview, text
 from lafscli.cli.roots import in_itself, must_lead_on, unreachable
 from lafscli.cli.roots import roots as found_roots
-from lafscli.cli.text import escape
 from lafscli.errors import CannotTell, Damaged, NotRecoverable, Partial, Unreachable, UsageError
 from lafscli.health.check import Checking, check_many
 from lafscli.health.deep import Objects, Root
@@ -27,6 +26,7 @@ from lafscli.health.repair import repair_many
 from lafscli.health.report import CheckReport, Silence
 from lafscli.health.summary import Summary
 from lafscli.primitives.encoding import b32encode
+from lafscli.primitives.text import count, escape
 
 CODES = {
     "healthy": 0,

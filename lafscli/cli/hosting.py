@@ -12,10 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 from lafscli.cli.frame import Frame
 from lafscli.cli.progress import ShownProgress
-from lafscli.cli.reports import count
-from lafscli.cli.text import human_size
 from lafscli.config.collecting import GRACE
 from lafscli.errors import Busy, Damaged, Partial, UsageError
+from lafscli.primitives.text import count, human_size
 
 if TYPE_CHECKING:
     from lafscli.server.assay import Damage

@@ -12,10 +12,11 @@ from lafscli.cli.frame import Frame
 from lafscli.cli.options import command
 from lafscli.cli.output import rfc3339
 from lafscli.cli.targets import Found, default_alias, followed, resolve
-from lafscli.cli.text import columns, escape
+from lafscli.cli.text import columns
 from lafscli.errors import Partial
 from lafscli.formats.caps import Cap, ChkCap, ChkVerifyCap, DirectoryCap, LitCap, UnknownCap
 from lafscli.formats.child import Child
+from lafscli.primitives.text import escape
 
 if TYPE_CHECKING:
     from lafscli.tree.contents import Access

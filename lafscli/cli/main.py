@@ -19,9 +19,9 @@ from lafscli.cli import signals, table
 from lafscli.cli.frame import Frame
 from lafscli.cli.options import Settings, global_options, wants_json, written_help
 from lafscli.cli.output import Unheard
-from lafscli.cli.text import escape, without_caps
 from lafscli.config import environment
 from lafscli.errors import LafsError, UsageError
+from lafscli.primitives.text import escape, without_caps
 
 NOBODY_READS = 128 + signal.SIGPIPE
 """Exit code when the reader of stdout went away."""

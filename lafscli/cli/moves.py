@@ -14,9 +14,7 @@ from lafscli.cli.enrolling import address_options, connecting, enrolled, forgott
 from lafscli.cli.frame import Frame
 from lafscli.cli.options import command
 from lafscli.cli.progress import ShownProgress
-from lafscli.cli.reports import count
 from lafscli.cli.roots import called, known
-from lafscli.cli.text import escape, human_size
 from lafscli.config import secrets
 from lafscli.config.servers import ServerRecord, check_name
 from lafscli.config.settings import Config
@@ -30,6 +28,7 @@ from lafscli.health.moveslots import Slots, strongest
 from lafscli.health.regrowth import Mending
 from lafscli.health.report import CheckReport, MutableCap
 from lafscli.primitives.encoding import b32encode
+from lafscli.primitives.text import count, escape, human_size
 from lafscli.tree.walk import walk
 
 if TYPE_CHECKING:

@@ -10,9 +10,9 @@ from collections.abc import Mapping
 from typing import Any, TextIO
 
 from lafscli.cli.options import Settings
-from lafscli.cli.text import escape, without_caps
 from lafscli.config import environment
 from lafscli.errors import LafsError, ServerError, UsageError
+from lafscli.primitives.text import escape, without_caps
 
 SCHEMA = 1
 

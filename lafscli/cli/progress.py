@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from lafscli.cli.frame import Connections
 from lafscli.cli.output import Output, terminal
-from lafscli.cli.text import escape, human_size, human_time
 from lafscli.config import environment
+from lafscli.primitives.text import escape, human_size, human_time
 from lafscli.storage.store import Progress
 
 if TYPE_CHECKING:

@@ -9,7 +9,6 @@ import click
 
 from lafscli.cli.frame import Frame
 from lafscli.cli.options import command
-from lafscli.cli.reports import count
 from lafscli.cli.roots import in_itself, known, unreachable
 from lafscli.cli.roots import roots as found_roots
 from lafscli.errors import Partial
@@ -18,6 +17,7 @@ from lafscli.health.deep import Objects
 from lafscli.health.renew import renew_many
 from lafscli.health.report import Leases, Silence, leases_document
 from lafscli.primitives.encoding import b32encode
+from lafscli.primitives.text import count
 
 Stored = ChkVerifyCap | MutableVerifyCap
 

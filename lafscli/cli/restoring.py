@@ -15,12 +15,12 @@ from lafscli.cli.landing import landing
 from lafscli.cli.options import DURATION, command
 from lafscli.cli.output import terminal
 from lafscli.cli.progress import ShownProgress
-from lafscli.cli.reports import count
 from lafscli.cli.targets import Found, directory_at, followed, resolve
-from lafscli.cli.text import columns, escape, human_size
+from lafscli.cli.text import columns
 from lafscli.errors import LafsError, NotFound, Partial, UsageError
 from lafscli.formats.caps import Cap, DirectoryCap
 from lafscli.formats.child import Child
+from lafscli.primitives.text import count, escape, human_size
 
 if TYPE_CHECKING:
     from lafscli.backup.landing import Unkept

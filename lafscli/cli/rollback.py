@@ -14,9 +14,10 @@ from lafscli.cli.frame import Frame
 from lafscli.cli.hosting import alone, opened
 from lafscli.cli.options import Quantity, command
 from lafscli.cli.output import rfc3339
-from lafscli.cli.text import columns, human_size
+from lafscli.cli.text import columns
 from lafscli.errors import Conflict, GuardHeld, Partial, UsageError
 from lafscli.primitives.encoding import b32decode, b32encode
+from lafscli.primitives.text import human_size
 
 if TYPE_CHECKING:
     from lafscli.server.rollback import Plan

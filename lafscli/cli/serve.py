@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import resource
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +11,7 @@ import click
 from lafscli.cli.frame import Frame
 from lafscli.cli.options import DURATION, SIZE, command
 from lafscli.cli.servefiles import CONNECTIONS, HISTORY, IDLE, LOGIN, key_files, parse_address
+from lafscli.cli.systemd import raise_open_files, tell_systemd
 from lafscli.config import environment
 from lafscli.errors import UsageError
 
@@ -21,7 +20,6 @@ if TYPE_CHECKING:
 
 _MODES = {"listen": "--listen", "stdio": "--stdio", "scrub": "--scrub", "print_setup": "--print-setup"}
 _LISTENING = ("host_key", "authorized_keys", "max_connections", "login_timeout")
-_OPEN_FILES = 8192
 
 
 @command("serve")
@@ -81,7 +79,7 @@ def serve(frame: Frame, **given: Any) -> None:
 
         scrub(frame, root)
     else:
-        _raise_open_files()
+        raise_open_files()
         os.umask(0o077)
         offer = _offer(root, given)
         raise SystemExit(_stdio(frame, offer, given) if given["stdio"] else _listen(frame, offer, given))
@@ -165,29 +163,10 @@ def _listen(frame: Frame, offer: Offer, given: dict[str, Any]) -> int:
         where = " and ".join(addresses)
         frame.out.show(shown, "")
         frame.out.tell(f"serving {offer.root} at {where}, host key {server.fingerprint}")
-        _tell_systemd()
+        tell_systemd()
 
     return 128 + server.run(host, port, ready)
 
 
 def _log_file(frame: Frame) -> Path | None:
     return Path(os.path.abspath(frame.settings.log_file)) if frame.settings.log_file else None
-
-
-def _raise_open_files() -> None:
-    """As many open files as we need, where the system allows it: it is often 1024, for two thousand handles."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = _OPEN_FILES if hard == resource.RLIM_INFINITY else min(_OPEN_FILES, hard)
-    if soft != resource.RLIM_INFINITY and soft < wanted:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
-
-
-def _tell_systemd() -> None:
-    """Say that we are ready to the service manager that asks for it (sd_notify(3))."""
-    import socket
-
-    address = environment.variable("NOTIFY_SOCKET")
-    if address is None or address[0] not in "@/":
-        return
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager, suppress(OSError):
-        manager.sendto(b"READY=1", "\0" + address[1:] if address[0] == "@" else address)

@@ -12,11 +12,12 @@ import click
 from lafscli.cli.enrolling import address_options, connecting, enrolled, forgotten, grid_facts, tell
 from lafscli.cli.frame import Frame
 from lafscli.cli.options import command
-from lafscli.cli.text import columns, facts, human_size
+from lafscli.cli.text import columns, facts
 from lafscli.config.servers import ServerRecord, check_name
 from lafscli.config.settings import Config
 from lafscli.errors import LafsError, NotHappy, Partial, ServerError, Unreachable, UsageError
 from lafscli.primitives.encoding import b32encode
+from lafscli.primitives.text import human_size
 
 if TYPE_CHECKING:
     from lafscli.storage.membership import Membership

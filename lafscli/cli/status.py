@@ -10,11 +10,12 @@ import click
 from lafscli.cli.frame import Frame
 from lafscli.cli.options import DURATION, command
 from lafscli.cli.output import rfc3339
-from lafscli.cli.text import columns, human_time
+from lafscli.cli.text import columns
 from lafscli.config import aliases
 from lafscli.config.history import Event, events
 from lafscli.errors import Damaged, LafsError, Partial, Unreachable
 from lafscli.primitives.encoding import b32encode
+from lafscli.primitives.text import human_time
 
 if TYPE_CHECKING:
     from lafscli.config.home import Home

@@ -12,11 +12,12 @@ import click
 from lafscli.cli.frame import Frame
 from lafscli.cli.options import Quantity, command
 from lafscli.cli.targets import Found, found
-from lafscli.cli.text import columns, escape, human_size
+from lafscli.cli.text import columns
 from lafscli.config.quantities import parse_size
 from lafscli.errors import Partial, UsageError
 from lafscli.formats.caps import Cap, UnknownCap
 from lafscli.primitives.encoding import b32encode
+from lafscli.primitives.text import escape, human_size
 
 if TYPE_CHECKING:
     from lafscli.tree.stats import Stats

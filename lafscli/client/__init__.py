@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Collection
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from typing import TYPE_CHECKING
 
 from lafscli.client.reaching import open_files, record_of, server_of
@@ -22,6 +22,7 @@ from lafscli.storage.grid import Grid, shared_rate
 from lafscli.storage.store import Files
 
 if TYPE_CHECKING:
+    from lafscli.config.home import Home
     from lafscli.formats.caps import Cap
     from lafscli.health.members import Listed
     from lafscli.immutable.pipeline import Codec
@@ -39,22 +40,35 @@ class Client:
     """The servers of a configuration. Nothing connects before it is asked; `close` ends it all.
 
     `limit_rate` (bytes a second, all servers together) and `timeout` (seconds) override what the servers' options say.
+    `make_lock`: where several threads share it, what makes a lock that a thread may take again.
     """
 
-    def __init__(self, config: Config, *, limit_rate: int | None = None, timeout: int | None = None) -> None:
+    def __init__(
+        self,
+        config: Config,
+        *,
+        limit_rate: int | None = None,
+        timeout: int | None = None,
+        make_lock: Callable[[], AbstractContextManager[object]] = nullcontext,
+    ) -> None:
         self.config = config
+        self._make_lock = make_lock
+        self._lock = make_lock()
         self._timeout = timeout
         self._rate = None if limit_rate is None else shared_rate(limit_rate)
         self._grid: Grid | None = None
         self._seen: Seen | None = None
         self._codec: Codec | None = None
+        self._list: tuple[Config, Membership | None] | None = None
+        self._secrets: dict[str, bytes] = {}
 
     @property
     def grid(self) -> Grid:
         """All servers."""
-        if self._grid is None:
-            self._grid = Grid([self._store(record) for record in self.config.servers.values()])
-        return self._grid
+        with self._lock:
+            if self._grid is None:
+                self._grid = Grid([self._store(record) for record in self.config.servers.values()])
+            return self._grid
 
     def _store(self, record: ServerRecord) -> FolderStore:
         return FolderStore(
@@ -88,9 +102,15 @@ class Client:
         from lafscli.storage.journal import Journal
 
         home = self.config.home
-        convergence = secrets.convergence(home) if convergent else None
+        convergence = self._secret("convergence", secrets.convergence) if convergent else None
+        lease_secret = self._secret("lease", secrets.lease_secret)
         journal = Journal(home.state / "uploads")
-        return Writing(encoding, convergence, secrets.lease_secret(home), int(time.time()), os.urandom, journal)
+        return Writing(encoding, convergence, lease_secret, int(time.time()), os.urandom, journal)
+
+    def _secret(self, name: str, read: Callable[[Home], bytes]) -> bytes:
+        if name not in self._secrets:
+            self._secrets[name] = read(self.config.home)
+        return self._secrets[name]
 
     def access(
         self,
@@ -109,12 +129,14 @@ class Client:
         from lafscli.tree.contents import Access
 
         chosen = encoding or self.config.encoding
-        if self._seen is None:
-            self._seen = Seen(self.config.home.state / "seen.sqlite")
-        if self._codec is None:
-            self._codec = Codec()
+        with self._lock:
+            if self._seen is None:
+                self._seen = Seen(self.config.home.state / "seen.sqlite", lock=self._make_lock())
+            if self._codec is None:
+                self._codec = Codec()
+            seen, codec = self._seen, self._codec
         writing, lists = self.writing(chosen, convergent=convergent), self.membership()
-        world = self._seen, time.monotonic, time.sleep
+        world = seen, time.monotonic, time.sleep
         publishing = Publishing(
             chosen,
             writing.lease_secret,
@@ -122,10 +144,10 @@ class Client:
             os.urandom,
             *world,
             membership=lists,
-            codec=self._codec,
+            codec=codec,
             make_list=self._make_list,
         )
-        reading = Reading(*world, os.urandom, strict, membership=lists, codec=self._codec)
+        reading = Reading(*world, os.urandom, strict, membership=lists, codec=codec)
         return Access(self.grid, writing, publishing, reading, time.time(), warn)
 
     def sweep(self, names: Collection[str]) -> None:
@@ -153,7 +175,10 @@ class Client:
         """The list of the grid's servers, as far as this home knows it."""
         from lafscli.health import members
 
-        return members.known_list(self.config)
+        config, parsed = self.config, self._list
+        if parsed is None or parsed[0] is not config:
+            parsed = self._list = config, members.known_list(config)
+        return parsed[1]
 
     def require_members(self) -> None:
         """UsageError as long as servers of the grid's list are not configured here: nothing mutable is written then."""

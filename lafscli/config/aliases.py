@@ -19,9 +19,14 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _GRAMMAR = "a letter or a digit, then letters, digits and . _ -"
 
 
+def is_name(text: str) -> bool:
+    """Whether this can be the name of an alias (CLI.md §2)."""
+    return bool(_NAME.fullmatch(text)) and text != "URI"
+
+
 def check_name(name: str) -> str:
-    """The name; UsageError for what can't be one (CLI.md §2)."""
-    if not _NAME.fullmatch(name) or name == "URI":
+    """The name; UsageError for what can't be one."""
+    if not is_name(name):
         raise UsageError(f"{name!r} can't be the name of an alias", hint=f"{_GRAMMAR}; not URI")
     return name
 

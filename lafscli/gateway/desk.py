@@ -47,7 +47,7 @@ class Desk:
         self.home = home
         self.recent = Recent()
         self.counters = Counters()
-        self._make = partial(Client, limit_rate=limit_rate, timeout=timeout)
+        self._make = partial(Client, limit_rate=limit_rate, timeout=timeout, make_lock=threading.RLock)
         self._note = note
         self._lock = threading.Lock()
         self._lent: _Lent | None = None

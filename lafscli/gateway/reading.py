@@ -7,16 +7,15 @@ from collections import deque
 from collections.abc import Generator, Iterator
 from typing import Protocol
 
+from lafscli.errors import LafsError
 from lafscli.formats.caps import Cap, ChkCap, LitCap
 from lafscli.immutable.fetch import SegmentFetch
-from lafscli.immutable.pipeline import Coding, Here
+from lafscli.immutable.fetchmany import download_many
+from lafscli.immutable.pipeline import LITTLE, Codec, Coding
 from lafscli.mutable.opened import OpenVersion
 from lafscli.proof.shares import ShareReader
 from lafscli.storage.store import Buffer, Progress, ShareStore
 from lafscli.tree.contents import Access, need_servers, pass_on, readable
-
-_LITTLE = 128 << 10
-"""Bytes up to which they are decoded by the thread that wants them."""
 
 _NEAR_BYTES = 4 << 20
 """So far ahead of the last read another one goes on with it; and so much of what was read is kept for a while."""
@@ -33,7 +32,7 @@ def open_content(access: Access, cap: Cap) -> Content:
         return Content(_Literal(file.content), mutable=False)
     need_servers(access)
     if isinstance(file, ChkCap):
-        return Content(_Immutable(access, file), mutable=False)
+        return Content(_Small(access, file) if file.size <= LITTLE else _Immutable(access, file), mutable=False)
     version = OpenVersion(access.grid, file, access.reading)
     pass_on(access, cap, version.warnings)
     return Content(_Mutable(version), mutable=True)
@@ -158,14 +157,34 @@ class _Literal:
         """Nothing is open."""
 
 
+class _Small:
+    """Fetched whole, in one round trip."""
+
+    def __init__(self, access: Access, cap: ChkCap) -> None:
+        self._grid = access.grid
+        self._cap = cap
+        self._content: Buffer | None = None
+        self.size = cap.size
+
+    def pieces(self, offset: int, length: int) -> Iterator[Buffer]:
+        if self._content is None:
+            [(_, fetched)] = download_many(self._grid, [self._cap])
+            if isinstance(fetched, LafsError):
+                raise fetched
+            self._content = fetched.content
+        yield memoryview(self._content)[offset : offset + length]
+
+    def close(self) -> None:
+        self._content = None
+
+
 class _Immutable:
     """Shares that were found are used by the next range too."""
 
     def __init__(self, access: Access, cap: ChkCap) -> None:
         self._grid = access.grid
         self._cap = cap
-        threads = access.reading.codec
-        self._codec: Coding = Here() if threads is None or cap.size <= _LITTLE else threads
+        self._codec: Coding = access.reading.codec or Codec()
         self._known: list[tuple[ShareStore, int, ShareReader | None]] = []
         self.size = cap.size
 

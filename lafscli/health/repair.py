@@ -40,9 +40,21 @@ def repair_many(
     """Check objects and repair them: (position among the caps, report of what was left). What needs no repair, or
     can't have one, comes first; then what was repaired, least spare first. Fewer when the time is over."""
     progress = progress or Progress()
+    yield from mend_many(grid, enumerate(check_many(grid, caps, checking, progress)), checking, mending, progress)
+
+
+def mend_many(
+    grid: Grid,
+    reports: Iterable[tuple[int, CheckReport]],
+    checking: Checking,
+    mending: Mending,
+    progress: Progress | None = None,
+) -> Iterator[tuple[int, CheckReport]]:
+    """`repair_many` for what was checked already: each report comes with its position."""
+    progress = progress or Progress()
     until = None if checking.max_time is None else time.monotonic() + checking.max_time
     ailing: list[tuple[int, CheckReport]] = []
-    for index, report in enumerate(check_many(grid, caps, checking, progress)):
+    for index, report in reports:
         if report.healthy:
             yield index, report
         elif (reason := _refusal(report, force=mending.force)) is not None:

@@ -76,7 +76,8 @@ class SlotState:
     that is looked at: the best one, else some unrecoverable one; 3 of 10 when there is none. `others`: valid shares of
     other versions, by server, each as (number of the version, share number). `newer`: seqnum of an unrecoverable one
     above all recoverable ones; `merge`: two recoverable ones have one seqnum; `interrupted`: only what a writer that
-    died has left in the guards makes it recoverable.
+    died has left in the guards makes it recoverable. `root_hash` is that of the version that is looked at;
+    `other_versions`: seqnum and root hash of the other ones, by their numbers.
     """
 
     recoverable: int
@@ -89,6 +90,8 @@ class SlotState:
     newer: int | None = None
     merge: bool = False
     interrupted: bool = False
+    root_hash: bytes = b""
+    other_versions: tuple[tuple[int, bytes], ...] = ()
 
     @property
     def single(self) -> bool:

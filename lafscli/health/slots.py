@@ -85,7 +85,8 @@ class SlotSeen:
         interrupted = everything.best is not None and everything.best != placed.best
         versions = everything if interrupted else placed
         others: dict[str, list[tuple[int, int]]] = {}
-        for number, other in enumerate(header for header in placed.holders if header != version):
+        other_versions = [header for header in placed.holders if header != version]
+        for number, other in enumerate(other_versions):
             for shnum, names in placed.holders[other].items():
                 for name in names:
                     others.setdefault(str(name), []).append((number, shnum))
@@ -103,6 +104,8 @@ class SlotSeen:
             newest if best < newest else None,
             versions.needs_merge,
             interrupted,
+            version.prefix.root_hash,
+            tuple((other.prefix.seqnum, other.prefix.root_hash) for other in other_versions),
         )
 
 

@@ -73,7 +73,7 @@ def download(
         start = fetch.prove(held.read)
         held.keep(start)
         progress.advance(start)
-    with Codec() as codec:
+    with Codec.of(stop - start) as codec:
         for position, plaintext in fetch.run(codec):
             view = memoryview(plaintext)[max(0, start - position) : stop - position]
             write(view)

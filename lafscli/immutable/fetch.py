@@ -19,6 +19,7 @@ from lafscli.primitives.encoding import b32encode
 from lafscli.proof.shares import ShareReader, check_segment
 from lafscli.storage.grid import Grid
 from lafscli.storage.report import BadShare
+from lafscli.storage.shares import new_keeper
 from lafscli.storage.store import Buffer, Progress, ShareRange, ShareStore
 
 _AHEAD_BYTES = 8 << 20
@@ -41,7 +42,8 @@ class SegmentFetch:
 
     One thread (that of `run`) owns all state; servers and codec threads report through a queue. `corrupt` names the
     shares that lied, `silent` the servers that failed, so far. With `known` (shares, and their readers where they are
-    open) no server is asked for more.
+    open) no server is asked for more, or `further` ones only as they are needed. `careful`: what is fetched ahead grows
+    with what is taken.
     """
 
     def __init__(
@@ -57,8 +59,6 @@ class SegmentFetch:
         further: bool = False,
         careful: bool = False,
     ) -> None:
-        """`further`: servers that have no known share are asked after all, when the known ones do not do. `careful`:
-        what is fetched ahead grows with what is taken: somebody may not go on."""
         self.grid = grid
         self.cap = cap
         self.start = start
@@ -70,6 +70,7 @@ class SegmentFetch:
         self.corrupt: list[BadShare] = []
         self.silent: dict[str, str] = {}
         self._careful = careful
+        self._keeper = new_keeper()
         theirs = {store.server.name for store, _, _ in known}
         ask = not known or further
         self._unasked = deque(store for store in grid.permuted(cap.si) if ask and store.server.name not in theirs)
@@ -125,7 +126,7 @@ class SegmentFetch:
         finally:
             for source in self._sources:
                 if source.state == "ready":
-                    self.grid.submit(source.store, _release(self.cap.si, source.shnum))
+                    self.grid.submit(source.store, partial(_release, self.cap.si, source.shnum, self._keeper))
 
     @property
     def located(self) -> list[tuple[ShareStore, int, ShareReader | None]]:
@@ -255,7 +256,7 @@ class SegmentFetch:
 
         def prove(store: ShareStore) -> ShareReader:
             reader = ShareReader(self.cap, source.shnum)
-            reader.open(fetcher(store, self.cap.si, source.shnum, keep=True))
+            reader.open(fetcher(store, self.cap.si, source.shnum, keep=True, keeper=self._keeper))
             return reader
 
         self._events.report(self.grid.submit(source.store, prove), lambda done: self._opened(source, done))
@@ -329,7 +330,7 @@ class SegmentFetch:
         primary = source.shnum if source.shnum < self.cap.k and alone else None
         into = segment.place(primary, length, self._new_buffer)
         segment.asked[source] = time.monotonic()
-        wanted = ShareRange(self.cap.si, source.shnum, offset, length, keep=True, into=into)
+        wanted = ShareRange(self.cap.si, source.shnum, offset, length, keep=True, into=into, keeper=self._keeper)
         self._events.report(
             self.grid.read(source.store, [wanted]), lambda done: self._arrived(segment, source, length, done)
         )
@@ -415,5 +416,5 @@ class SegmentFetch:
             self._spare_buffers += [buffer for buffer in (segment.buffer, segment.beside) if buffer is not None]
 
 
-def _release(si: bytes, shnum: int) -> Callable[[ShareStore], None]:
-    return lambda store: store.release(si, shnum)
+def _release(si: bytes, shnum: int, keeper: int, store: ShareStore) -> None:
+    store.release(si, shnum, keeper)

@@ -87,7 +87,7 @@ def download_many(
     """
     fetch = _Many(grid, progress or Progress())
     underway: deque[tuple[list[_File], _Asked]] = deque()
-    with Codec() as codec:
+    with Codec.of(sum(cap.size for cap in caps)) as codec:
         for batch in _batches(grid, [(index, cap) for index, cap in enumerate(caps) if cap.size <= SMALL]):
             underway.append((batch, fetch.guess(batch)))
             if len(underway) > 2:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from queue import Empty, SimpleQueue
-from typing import Protocol, TypeVar
+from typing import Protocol, Self, TypeVar
 
 from lafscli.errors import LafsError, StagedDiffers
 from lafscli.storage.grid import Grid
@@ -20,6 +20,9 @@ from lafscli.storage.store import Buffer, Progress, ShareRange, ShareStore, Shar
 
 T = TypeVar("T")
 R = TypeVar("R")
+
+LITTLE = 128 << 10
+"""Bytes that are coded faster than threads are started for it."""
 
 _CODEC_THREADS = 2
 _QUEUED_BLOCKS = 5
@@ -30,17 +33,23 @@ _CHECKPOINT_BYTES = 8 << 20
 
 
 class Coding(Protocol):
-    """Who codes: threads, or `Here`."""
+    """Who codes."""
 
     def submit(self, work: Callable[[], R]) -> Future[R]:
         """Have the work done."""
 
 
 class Codec:
-    """The codec threads of one operation, or others that work beside them; a context manager."""
+    """The codec threads of one operation, or others that work beside them; a context manager. Without `threads` the
+    work is done at once by the one who asks for it."""
 
     def __init__(self, threads: int = _CODEC_THREADS) -> None:
-        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="lafs-codec")
+        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="lafs-codec") if threads else None
+
+    @classmethod
+    def of(cls, size: int | None) -> Self:
+        """For so many bytes: threads are not worth it where that is little."""
+        return cls() if size is None or size > LITTLE else cls(0)
 
     def __enter__(self) -> Codec:
         return self
@@ -50,11 +59,19 @@ class Codec:
 
     def close(self) -> None:
         """End the threads; what has not begun is given up."""
-        self._pool.shutdown(wait=False, cancel_futures=True)
+        if self._pool is not None:
+            self._pool.shutdown(wait=False, cancel_futures=True)
 
     def submit(self, work: Callable[[], R]) -> Future[R]:
-        """Run `work` in a codec thread."""
-        return self._pool.submit(work)
+        """Run `work` in a codec thread, or now."""
+        if self._pool is not None:
+            return self._pool.submit(work)
+        done: Future[R] = Future()
+        try:
+            done.set_result(work())
+        except Exception as error:
+            done.set_exception(error)
+        return done
 
     def in_order(self, items: Iterable[T], work: Callable[[T], R], ahead: int) -> Iterator[R]:
         """`work` of every item, results in the order of the items; at most `ahead` results are under way."""
@@ -65,19 +82,6 @@ class Codec:
                 yield running.popleft().result()
         while running:
             yield running.popleft().result()
-
-
-class Here:
-    """No threads: the work is done at once by the one who asks for it, which is quicker where it is little."""
-
-    def submit(self, work: Callable[[], R]) -> Future[R]:
-        """Run `work` now."""
-        done: Future[R] = Future()
-        try:
-            done.set_result(work())
-        except BaseException as error:
-            done.set_exception(error)
-        return done
 
 
 class ShareFeed:
@@ -194,12 +198,14 @@ def settle(futures: Iterable[tuple[T, Future[R]]]) -> Iterator[tuple[T, R | Lafs
 
 
 def fetcher(
-    store: ShareStore, si: StorageIndex, shnum: int, *, keep: bool = False
+    store: ShareStore, si: StorageIndex, shnum: int, *, keep: bool = False, keeper: int = 0
 ) -> Callable[[Sequence[tuple[int, int]]], list[Buffer]]:
     """For `ShareReader.open`: read ranges (offset, length) of one share; to be called in the server's worker."""
 
     def fetch(ranges: Sequence[tuple[int, int]]) -> list[Buffer]:
-        answers = store.read([ShareRange(si, shnum, offset, length, keep) for offset, length in ranges]).finish()
+        answers = store.read(
+            [ShareRange(si, shnum, offset, length, keep, keeper=keeper) for offset, length in ranges]
+        ).finish()
         good: list[Buffer] = []
         for answer in answers:
             if isinstance(answer, LafsError):

@@ -237,7 +237,7 @@ class _Attempt:
             feed.put(start)
         self.progress.start("put", self.plain.size)
         failed = 0
-        with Codec() as codec:
+        with Codec.of(self.plain.size) as codec:
             for ciphertext, segment in codec.in_order(self._segments(), self._encode, _SEGMENTS_AHEAD):
                 encoder.add(segment, ciphertext)
                 for feed in feeds:

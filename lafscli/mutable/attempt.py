@@ -125,6 +125,15 @@ class Attempt:
             yield piece
             self.guards.keep()
 
+    def pieces(self, offset: int, length: int) -> Iterator[bytes]:
+        """A range of the content of the base; NotRecoverable or CannotTell when that turns out not to be readable."""
+        assert self._blocks is not None, "there is a file"
+        try:
+            yield from self._blocks.read(offset, length)
+        except TooFewBlocks:
+            self._learn()
+            raise unreadable(self.found) from None
+
     def _learn(self) -> None:
         """Choose anew without the shares that lied and the servers that failed."""
         assert self._blocks is not None

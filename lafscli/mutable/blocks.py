@@ -18,6 +18,7 @@ from lafscli.proof.slotmaker import encrypt_segment
 from lafscli.proof.slots import decode_segment
 from lafscli.storage.grid import Grid
 from lafscli.storage.report import BadShare
+from lafscli.storage.shares import new_keeper
 from lafscli.storage.store import ShareRange, ShareStore
 
 R = TypeVar("R")
@@ -70,6 +71,7 @@ class Blocks:
         self._kept: dict[int, Found] = {}
         self._slow: set[int] = set()
         self._holding = False
+        self._keeper = new_keeper()
         self.lying: dict[int, Found] = {}
         self.reasons: dict[int, str] = {}
         self.silent: dict[str, str] = {}
@@ -139,7 +141,7 @@ class Blocks:
         self._holding = False
         kept, self._kept = self._kept, {}
         for one in kept.values():
-            self._grid.submit(one.store, partial(_release, one))
+            self._grid.submit(one.store, partial(_release, one, self._keeper))
 
     def section(self, choose: Callable[[Found], Range]) -> Iterator[tuple[Found, Buffer]]:
         """One section of every share, in turn, until the caller has found a good one."""
@@ -220,7 +222,8 @@ class Blocks:
         keep = keep and one.file.kind == "place"
         if keep:
             self._kept[id(one)] = one
-        return self._grid.read(one.store, [ShareRange(one.si, one.file.shnum, *wanted, keep, where=one.file.path)])
+        asked = ShareRange(one.si, one.file.shnum, *wanted, keep, where=one.file.path, keeper=self._keeper)
+        return self._grid.read(one.store, [asked])
 
     def _result(self, one: Found, future: Future[list[Buffer | LafsError]]) -> list[Buffer | LafsError]:
         others = any(id(spare) not in self._slow for spare in self._spare)
@@ -292,5 +295,5 @@ class Blocks:
         return [done.result() for done in underway]
 
 
-def _release(one: Found, store: ShareStore) -> None:
-    store.release(one.si, one.file.shnum)
+def _release(one: Found, keeper: int, store: ShareStore) -> None:
+    store.release(one.si, one.file.shnum, keeper)

@@ -40,7 +40,7 @@ from lafscli.storage.report import Progress
 from lafscli.storage.source import Source, opened
 from lafscli.storage.store import Buffer
 
-_INLINE = 4 << 20
+INLINE = 4 << 20
 """Content up to this size is encoded in memory; larger MDMF content goes segment by segment."""
 _FIRST_PAUSE = 0.05
 _LONGEST_PAUSE = 5.0
@@ -74,7 +74,7 @@ def create(
         if private is None:
             return _fresh(grid, source, publishing, mdmf, progress)
         source = source(write_cap(private, mdmf=mdmf))
-    with opened(source, _INLINE) as plain:
+    with opened(source, INLINE) as plain:
         content = _inline(plain, mdmf)
         if private is None and content is not None:
             return _fresh(grid, content, publishing, mdmf, progress)
@@ -87,9 +87,9 @@ def create(
                     f"there is a file of this key already: {b32encode(cap.verify_cap().si)[:5]}",
                     hint="put to its write cap to replace what is in it",
                 )
-            return _write(attempt, cap, key, plain, content, publishing, mdmf, progress)
+            return write(attempt, cap, key, plain, content, publishing, mdmf, progress)
 
-        return _tries(grid, cap, publishing, plain, work)
+        return tries(grid, cap, publishing, plain, work)
 
 
 def _fresh(grid: Grid, content: Small, publishing: Publishing, mdmf: bool, progress: Progress) -> Published:
@@ -142,12 +142,12 @@ def modify(
             # spec 10 §2.8f: it may be there by a try, of ours or of one that died, which nobody acknowledged
             new = old
         key = attempt.private_key()
-        made = _write(attempt, cap, key, None, new, publishing, attempt.base.prefix.mdmf, progress or Progress())
+        made = write(attempt, cap, key, None, new, publishing, attempt.base.prefix.mdmf, progress or Progress())
         if refusal is not None:
             raise refusal
         return made
 
-    return _tries(grid, cap, publishing, None, work)
+    return tries(grid, cap, publishing, None, work)
 
 
 def overwrite(
@@ -155,7 +155,7 @@ def overwrite(
 ) -> Published:
     """Replace what is in a file. The errors of `modify`; a stream can't be read again, so that a conflict after it was
     begun to be stored is a Conflict at once."""
-    with opened(source, _INLINE) as plain:
+    with opened(source, INLINE) as plain:
         content = _inline(plain, cap.mdmf)
 
         def work(attempt: Attempt, _: bool) -> Published:
@@ -163,9 +163,9 @@ def overwrite(
             if base is None:
                 raise unreadable(attempt.found)
             key = attempt.private_key()
-            return _write(attempt, cap, key, plain, content, publishing, base.prefix.mdmf, progress or Progress())
+            return write(attempt, cap, key, plain, content, publishing, base.prefix.mdmf, progress or Progress())
 
-        return _tries(grid, cap, publishing, plain, work)
+        return tries(grid, cap, publishing, plain, work)
 
 
 def _check_encoding(publishing: Publishing) -> None:
@@ -178,11 +178,11 @@ def _check_encoding(publishing: Publishing) -> None:
 
 def _inline(plain: Source, mdmf: bool) -> bytes | None:
     """The content, if it is encoded in memory: SDMF is one segment, whatever its size."""
-    if mdmf and (plain.size is None or plain.size > _INLINE):
+    if mdmf and (plain.size is None or plain.size > INLINE):
         return None
     pieces = []
     while True:
-        buffer = memoryview(bytearray(_INLINE))
+        buffer = memoryview(bytearray(INLINE))
         count = plain.readinto(buffer)
         if not count:
             break
@@ -194,7 +194,7 @@ def _inline(plain: Source, mdmf: bool) -> bytes | None:
     return content
 
 
-def _write(
+def write(
     attempt: Attempt,
     cap: MutableWriteCap,
     key: PrivateKey,
@@ -267,7 +267,7 @@ def _published(
     return Published(cap, size, seqnum, encoding, happiness(placed), ordered, attempt.silent, list(warnings))
 
 
-def _tries(
+def tries(
     grid: Grid,
     cap: MutableWriteCap,
     publishing: Publishing,

@@ -97,7 +97,8 @@ class FileSystem:
 
 
 class OpenFile(Protocol):
-    """A file that a client has open."""
+    """A file that a client has open. One that has an `abandon` is told by that, not by `close`, that the client is gone
+    without having closed it."""
 
     def read_into(self, offset: int, buffer: memoryview) -> int:
         """Read from the offset; how many bytes there were, 0 at the end."""

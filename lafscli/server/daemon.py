@@ -1,25 +1,17 @@
-"""SSH with paramiko: one connection, in a process of its own. Public keys and the sftp subsystem, and nothing else.
-
-Two threads pump the bytes of a session between its channel and a socket, at whose other end another process speaks
-SFTP. So this process has the cryptography, that one the files, and neither waits for the other.
-"""
+"""SSH with paramiko: one connection. Public keys and the sftp subsystem, and nothing else."""
 
 from __future__ import annotations
 
-import json
 import logging
-import resource
-import select
 import socket
 import threading
 import time
-from base64 import b64encode
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from io import StringIO
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
-from lafscli.server.callers import Caller, Limits
+from lafscli.server.callers import Limits
 from lafscli.server.hostkey import HostKey
 from lafscli.server.keys import Key, fingerprint
 
@@ -29,14 +21,10 @@ if TYPE_CHECKING:
 
 _WINDOW = 4 * 1024 * 1024
 _MAX_PACKET = 256 * 1024
-_PIECE = 256 * 1024
 _LONGEST = _MAX_PACKET + 1024
 """Bytes of one SSH packet."""
 _BEFORE_LOGIN = 256 * 1024
 """Bytes that one may send who has not logged in: some kilobytes are needed for each of ten tries."""
-_MEMORY = 256 * 1024 * 1024
-"""Of data in this process: what a client sends past all that we look at ends its own connection."""
-_STACK = 512 * 1024
 _CHANNELS = 100_000
 """One after the other on one connection: paramiko keeps the number of each."""
 _LOOK = 0.5
@@ -66,25 +54,30 @@ def prepare() -> None:
     log.propagate = False
 
 
-class Connection:
-    """The SSH side of a connection: the work of a connection process."""
+class Channel(Protocol):
+    """What sessions use of a channel; any call may raise what paramiko raises where the connection is lost."""
+
+    def get_id(self) -> int: ...
+    def settimeout(self, timeout: float | None) -> None: ...
+    def recv(self, nbytes: int) -> bytes: ...
+    def sendall(self, s: bytes) -> None: ...
+    def sendall_stderr(self, s: bytes) -> None: ...
+    def send_exit_status(self, status: int) -> None: ...
+    def close(self) -> None: ...
+
+
+class SshSide:
+    """The SSH side of one connection: transport, login, channels, and when it ends.
+
+    What is done with it a subclass says: whose key may log in (`admits`), that it has (`logged_in`), what a session is
+    (`begin`, and `over` at its end), when we hang up (`hung_up`), and what happens then (`end_sessions`).
+    """
 
     def __init__(
-        self,
-        taken: socket.socket,
-        control: socket.socket,
-        caller: Caller,
-        allowed: dict[bytes, Key],
-        host_key: HostKey,
-        limits: Limits,
-        note: Callable[..., None],
+        self, taken: socket.socket, arrived: float, host_key: HostKey, limits: Limits, note: Callable[..., None]
     ) -> None:
-        resource.setrlimit(resource.RLIMIT_DATA, (_MEMORY, resource.getrlimit(resource.RLIMIT_DATA)[1]))
-        threading.stack_size(_STACK)
         self._wire = _Wire(taken)
-        self._control = control
-        self._caller = caller
-        self._allowed = allowed
+        self._arrived = arrived
         self._limits = limits
         self._note = note
         self._lock = threading.Lock()
@@ -94,9 +87,33 @@ class Connection:
         self._refused: set[str] = set()
         self._channels: list[paramiko.Channel] = []
         self._opened = 0
-        self._sessions: dict[int, socket.socket] = {}
+        self._numbers: set[int] = set()
         self._last_session = time.monotonic()
         self._transport = self._prepared(host_key)
+
+    # ---- what a subclass says
+
+    def admits(self, user: str, blob: bytes) -> Key | None:
+        """The key that may log in, as the lists of keys have it."""
+        raise NotImplementedError
+
+    def logged_in(self, key: Key) -> None:
+        """A key has proved itself. Called once."""
+        raise NotImplementedError
+
+    def converse(self, channel: Channel) -> bool:
+        """Begin a session on a channel, and go on; whether that went well. At its end `over` is to be called."""
+        raise NotImplementedError
+
+    def hung_up(self, seconds: float) -> bool:
+        """Wait so long; whether we are to hang up."""
+        raise NotImplementedError
+
+    def end_sessions(self) -> None:
+        """The connection is gone: so are all its sessions."""
+        raise NotImplementedError
+
+    # ---- the connection
 
     def _prepared(self, host_key: HostKey) -> paramiko.Transport:
         import paramiko
@@ -120,22 +137,20 @@ class Connection:
         return made
 
     def run(self) -> None:
-        """Until the client is gone, has no session for too long, or the listener hangs up."""
+        """Until the client is gone, has no session for too long, or we hang up."""
         transport = self._transport
         transport.start_server(event=threading.Event(), server=_server_class()(self))
-        hung_up = select.poll()
-        hung_up.register(self._control, select.POLLIN)
-        deadline = self._caller.arrived + self._limits.login
+        deadline = self._arrived + self._limits.login
         ended = "closed"
         while transport.is_active():
-            if hung_up.poll(1000 * _LOOK):
+            if self.hung_up(_LOOK):
                 ended = "ended by the server"
                 self._wait_for_sessions()
                 break
             now = time.monotonic()
             if transport.is_authenticated():
                 self._tell_login()
-                if not self._sessions and now > self._last_session + self._limits.idle:
+                if not self._numbers and now > self._last_session + self._limits.idle:
                     ended = f"ended: no session for {self._limits.idle:g} seconds"
                     break
             elif now > deadline:
@@ -157,15 +172,12 @@ class Connection:
 
     def _wait_for_sessions(self) -> None:
         until = time.monotonic() + _LAST_WORDS
-        while self._sessions and time.monotonic() < until and self._transport.is_active():
+        while self._numbers and time.monotonic() < until and self._transport.is_active():
             time.sleep(0.01)
 
     def _finish(self, ended: str) -> None:
         self._transport.close()
-        with self._lock:
-            for session in self._sessions.values():
-                with suppress(OSError):
-                    session.shutdown(socket.SHUT_RDWR)
+        self.end_sessions()
         why = self._transport.get_exception()
         if why is not None and str(why) and ended == "closed":
             ended = f"closed: {why}"
@@ -179,7 +191,7 @@ class Connection:
     def accepts(self, user: str, blob: bytes, plain: bool) -> bool:
         """Whether a key may log in. The last one that may is the one whose signature paramiko then checks."""
         self._user = user
-        self._key = self._allowed.get(blob) if plain else None
+        self._key = self.admits(user, blob) if plain else None
         if self._key is None:
             self._refuse(f"key refused: {fingerprint(blob)}, user {user!r}")
         return self._key is not None
@@ -197,71 +209,35 @@ class Connection:
             self._opened += 1
             return len(self._channels) < self._limits.sessions and self._opened <= _CHANNELS
 
-    def begin(self, channel: paramiko.Channel) -> bool:
+    def begin(self, channel: Channel) -> bool:
         """Begin a session on a channel; false where it has one, or there are too many."""
         self._tell_login()
         number = channel.get_id()
         with self._lock:
-            if number in self._sessions or len(self._sessions) >= self._limits.sessions:
+            if number in self._numbers or len(self._numbers) >= self._limits.sessions:
                 return False
-            ours, theirs = socket.socketpair()
-            self._sessions[number] = ours
-        with theirs:
-            if not self._say({"session": number}, theirs):
-                self._over(number)
-                return False
+            self._numbers.add(number)
         channel.settimeout(self._limits.idle + _GRACE)
-        for pump in (self._up, self._down):
-            threading.Thread(target=pump, args=(channel, ours), daemon=True).start()
+        if not self.converse(channel):
+            self.over(number)
+            return False
         return True
 
+    def over(self, number: int) -> None:
+        """The session of a channel has ended."""
+        with self._lock:
+            self._numbers.discard(number)
+            self._last_session = time.monotonic()
+
     def _tell_login(self) -> None:
-        """Tell the listener who has logged in, once."""
+        """Tell who has logged in, once."""
         with self._lock:
             if self._told or self._key is None:
                 return
             self._told = True
             self._wire.allow_all()
         self._note(f"logged in as {self._user!r}", key=self._key.fingerprint)
-        self._say({"login": b64encode(self._key.blob).decode()})
-
-    def _say(self, message: dict[str, Any], *descriptors: socket.socket) -> bool:
-        line = json.dumps(message).encode() + b"\n"
-        with self._lock:
-            try:
-                socket.send_fds(self._control, [line], [each.fileno() for each in descriptors])
-            except OSError:
-                return False
-        return True
-
-    # ---- pumps
-
-    def _up(self, channel: paramiko.Channel, ours: socket.socket) -> None:
-        """What the client sends, to the session."""
-        with suppress(OSError, EOFError):
-            while data := channel.recv(_PIECE):
-                ours.sendall(data)
-        with suppress(OSError):
-            ours.shutdown(socket.SHUT_WR)
-
-    def _down(self, channel: paramiko.Channel, ours: socket.socket) -> None:
-        """What the session answers, to the client; at its end the channel is closed."""
-        with suppress(Exception):  # the connection is lost, in whatever way paramiko says that
-            while data := ours.recv(_PIECE):
-                channel.sendall(data)
-            channel.send_exit_status(0)
-        with suppress(Exception):
-            channel.close()
-        self._over(channel.get_id())
-
-    def _over(self, number: int) -> None:
-        with self._lock:
-            ours = self._sessions.pop(number, None)
-            self._last_session = time.monotonic()
-        if ours is not None:
-            with suppress(OSError):
-                ours.shutdown(socket.SHUT_RDWR)
-            ours.close()
+        self.logged_in(self._key)
 
 
 class _Wire(socket.socket):
@@ -356,7 +332,7 @@ def _server_class() -> type[Any]:
     class Server(paramiko.ServerInterface):
         """What a client may do. All that is not here, paramiko refuses."""
 
-        def __init__(self, connection: Connection) -> None:
+        def __init__(self, connection: SshSide) -> None:
             self._connection = connection
 
         def get_allowed_auths(self, username: str) -> str:  # noqa: ARG002

@@ -62,7 +62,7 @@ def load(path: Path, note: Callable[[str], None]) -> dict[bytes, Key]:
     LafsError where the file can't be read, is no file, or others may write it: as sshd, which then trusts none of it.
     """
     found: dict[bytes, Key] = {}
-    for number, line in enumerate(_text(path).splitlines(), 1):
+    for number, line in enumerate(trusted_text(path, hint=_HINT).splitlines(), 1):
         line = line.strip()
         if not line or line.startswith("#"):
             continue
@@ -84,7 +84,7 @@ def parse(line: str) -> Key:
         options, rest = _options(rest)
     kind, _, rest = rest.partition(" ")
     encoded, _, comment = rest.strip().partition(" ")
-    blob = _blob(kind, encoded)
+    blob = blob_of(kind, encoded)
     for name in options:
         if name not in _TAKE_AWAY | {"lafs-root", "lafs-append-only", "lafs-read-only"}:
             raise KeyRefused(f"option {name!r} is not known here")
@@ -96,15 +96,18 @@ def parse(line: str) -> Key:
     return Key(blob, comment.strip(), root, "lafs-append-only" in options, "lafs-read-only" in options)
 
 
-def _text(path: Path) -> str:
-    """What is in the file, once it is known that nobody else could have written it."""
+def trusted_text(path: Path, *, hint: str, secret: bool = False) -> str:
+    """What is in a file of keys, once it is known that nobody else could have written it, nor (`secret`) read it."""
     try:
         handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except OSError as error:
-        raise LafsError(f"cannot read {path}: {error.strerror}", hint=_HINT) from error
+        raise LafsError(f"cannot read {path}: {error.strerror}", hint=hint) from error
     with os.fdopen(handle, "rb") as file:
-        _private(path, os.fstat(handle), stat.S_ISREG)
+        found = os.fstat(handle)
+        _private(path, found, stat.S_ISREG)
         _private(path.parent, path.parent.stat(), stat.S_ISDIR)
+        if secret and found.st_mode & (stat.S_IRGRP | stat.S_IROTH):
+            raise LafsError(f"others may read {path}, which holds secrets", hint=f"chmod 600 {path}")
         content = file.read(LARGEST + 1)
     if len(content) > LARGEST:
         raise LafsError(f"{path} has more than {LARGEST} bytes")
@@ -147,8 +150,8 @@ def _options(line: str) -> tuple[dict[str, str | None], str]:
     return found, rest.strip()
 
 
-def _blob(kind: str, encoded: str) -> bytes:
-    """The key in its binary form, once it is one that can log in here."""
+def blob_of(kind: str, encoded: str) -> bytes:
+    """The key in its binary form, once it is one that can log in here; KeyRefused says what is wrong with it."""
     if kind.startswith("sk-"):
         raise KeyRefused(f"{kind}: keys in a security device can't log in here, only under sshd")
     if kind not in ("ssh-ed25519", "ssh-rsa", *(f"ecdsa-sha2-{curve}" for curve in _CURVES)):

@@ -1,6 +1,6 @@
 """The SSH server's first process: takes connections in, has a process for each, and one for each session on them.
 
-    listener ── connection process: speaks SSH, proves the key (daemon.py)          one for each TCP connection
+    listener ── connection process: speaks SSH, proves the key (connection.py)      one for each TCP connection
             └── session process: speaks SFTP on a socket that the connection         one for each SFTP session
                 process pumps from and to its channel
 

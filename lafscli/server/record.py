@@ -22,8 +22,16 @@ _LONGEST = 2000
 class Record:
     """Where the lines go: to `path`, else to stderr, else (`silent`) nowhere."""
 
-    def __init__(self, path: Path | None = None, *, silent: bool = False, now: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self,
+        path: Path | None = None,
+        *,
+        silent: bool = False,
+        now: Callable[[], float] = time.time,
+        event: str = "serve",
+    ) -> None:
         self._path = path
+        self._event = event
         self._silent = silent
         self._now = now
 
@@ -37,7 +45,7 @@ class Record:
         about = {"peer": peer, "key": key, "connection": connection}
         known = {name: value for name, value in about.items() if value not in ("", None)}
         if self._path is not None:
-            facts = {"time": stamp, "pid": os.getpid(), "event": "serve", **known, "action": action}
+            facts = {"time": stamp, "pid": os.getpid(), "event": self._event, **known, "action": action}
             self._append(json.dumps(facts))
         else:
             words = [stamp, *(f"#{value}" if name == "connection" else str(value) for name, value in known.items())]

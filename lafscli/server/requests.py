@@ -63,6 +63,10 @@ class _File:
     def close(self) -> None:
         self.open.close()
 
+    def abandon(self) -> None:
+        """The client is gone: what has an `abandon` is not closed, which would finish what the client did not."""
+        getattr(self.open, "abandon", self.open.close)()
+
 
 class _Listing:
     """A folder that a client reads. An error stays: a client that asks on is told of it again."""
@@ -94,6 +98,9 @@ class _Listing:
         close = getattr(self._entries, "close", None)
         if close is not None:
             close()
+
+    def abandon(self) -> None:
+        self.close()
 
 
 class Requests:
@@ -162,7 +169,7 @@ class Requests:
 
     def _let_go(self, opened: _File | _Listing) -> None:
         try:
-            opened.close()
+            opened.abandon()
         except (Refused, OSError):
             pass  # nobody is there to be told
         except Exception as error:

@@ -13,6 +13,7 @@ from lafscli.errors import LafsError
 from lafscli.server import daemon, hostkey, keys
 from lafscli.server.addresses import listening, named
 from lafscli.server.callers import Caller, Limits
+from lafscli.server.connection import Connection
 from lafscli.server.ending import EndingStream, Stopped
 from lafscli.server.keys import Key
 from lafscli.server.listener import Listener
@@ -59,7 +60,7 @@ class SshServer:
     ) -> None:
         """The work of a connection process."""
         note = partial(self._record.note, peer=caller.peer, connection=caller.number)
-        daemon.Connection(taken, control, caller, allowed, self._host_key, self._limits, note).run()
+        Connection(taken, control, caller, allowed, self._host_key, self._limits, note).run()
 
     def _session(self, descriptor: int, caller: Caller, key: Key) -> None:
         """The work of a session process."""

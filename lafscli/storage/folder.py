@@ -176,10 +176,10 @@ class FolderStore:
     def read(self, wanted: Sequence[ShareRange]) -> ShareReading:
         return ReadingShares(self.files, self._readable, wanted)
 
-    def release(self, si: StorageIndex, shnum: int) -> None:
+    def release(self, si: StorageIndex, shnum: int, keeper: int = 0) -> None:
         path = container.share_path(si, shnum)
         self._readable.discard(path)
-        self.files.release(path)
+        self.files.release(path, keeper)
 
     def slots(
         self, sis: Sequence[StorageIndex], depth: int, expected: Sequence[int | None] | None = None

@@ -211,11 +211,13 @@ def shared_rate(bytes_per_second: float) -> RateLimit:
 
 
 class Grid:
-    """The servers of a configuration. A context manager: leaving it closes every connection."""
+    """The servers of a configuration, for any number of threads. A context manager: leaving it closes every
+    connection."""
 
     def __init__(self, stores: Sequence[ShareStore]) -> None:
         self.stores: Sequence[ShareStore] = tuple(stores)
         self._workers: dict[str, _Worker] = {}
+        self._lock = threading.Lock()
         self._closed = False
 
     def __enter__(self) -> Grid:
@@ -252,17 +254,22 @@ class Grid:
 
     def close(self) -> None:
         """Close every connection; a worker that waits for its server is woken by that."""
-        self._closed = True
-        for worker in self._workers.values():
+        with self._lock:
+            self._closed = True
+            workers = list(self._workers.values())
+        for worker in workers:
             worker.close()
         until = time.monotonic() + 1.0
-        for worker in self._workers.values():
+        for worker in workers:
             worker.join(max(0.0, until - time.monotonic()))
 
     def _worker(self, store: ShareStore) -> _Worker:
         worker = self._workers.get(store.server.name)
-        if worker is None:
+        if worker is not None:
+            return worker
+        with self._lock:
             if self._closed:
                 raise ServerUnreachable("the grid was closed", server=store.server.name)
-            worker = self._workers[store.server.name] = _Worker(store)
-        return worker
+            if store.server.name not in self._workers:  # another thread was faster
+                self._workers[store.server.name] = _Worker(store)
+            return self._workers[store.server.name]

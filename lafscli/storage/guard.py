@@ -88,7 +88,8 @@ class FolderGuard:
         self._taken = self._touched = monotonic()
         self._server_time = server_time
         self._cut_off = cut_off
-        self._over = ""
+        self.over = ""
+        """Why it is of no more use."""
         self._names = {OWNER}
         self._aside: set[int] = set()
         self._sent = False
@@ -100,7 +101,7 @@ class FolderGuard:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._over:
+        if self.over:
             return
         with suppress(ServerError):
             if error is not None and self._sent:
@@ -208,7 +209,7 @@ class FolderGuard:
         answers = self.carry_out([self._moves.carry(path, self.aside(shnum)) for shnum, path in paths.items()])
         moved = frozenset(shnum for shnum, answer in zip(paths, answers, strict=True) if answer is None)
         self._aside |= moved
-        self._insist([answer for answer in answers if self._over or not isinstance(answer, FileMissing)])
+        self._insist([answer for answer in answers if self.over or not isinstance(answer, FileMissing)])
         return moved
 
     def move_out(self, targets: Mapping[int, tuple[str, str]]) -> None:
@@ -299,7 +300,7 @@ class FolderGuard:
     def check(self, ops: Sequence[Op] = ()) -> list[Answer]:
         """Carry out, and insist that the guard was still ours afterwards."""
         answers = self.carry_out(ops)
-        if self._over:
+        if self.over:
             raise self._lost()
         return answers
 
@@ -324,7 +325,7 @@ class FolderGuard:
                 [*([self._touch()] if due else []), *ops, Stat(self.folder)], ranges
             )
         if not isinstance(fence, FileStat):
-            self._over = "it was broken"
+            self.over = "it was broken"
         return answers[1:] if due else answers, reading
 
     def _touch(self) -> Op:
@@ -352,10 +353,10 @@ class FolderGuard:
                     [*removals, Rmdir(self.folder), Rmdir(guard_folder(self.si)), Stat(self.folder)]
                 )
             if not isinstance(removed, FileError):
-                self._over = "it was released"
+                self.over = "it was released"
                 return
             if isinstance(fence, FileMissing):
-                self._over = "it was broken"
+                self.over = "it was broken"
                 raise self._lost()
             refusal = removed
             with self.asking():
@@ -372,7 +373,7 @@ class FolderGuard:
             [refusal] = self._files.do([Rename(guard_folder(self.si), broken_folder(self.si, self.token))])
         if isinstance(refusal, FileError):
             raise refusal
-        self._over = "it was set aside"
+        self.over = "it was set aside"
 
     # ---- inside
 
@@ -380,29 +381,29 @@ class FolderGuard:
     def asking(self) -> Iterator[None]:
         """Around every request. What breaks off leaves requests behind of which nobody knows: another guard may be
         taken only after this one has been broken (spec 10 §1.1)."""
-        if self._over:
+        if self.over:
             raise self._lost()
         try:
             yield
         except FileError:
             raise
         except BaseException:
-            self._over = "the connection broke off"
+            self.over = "the connection broke off"
             self._cut_off(self.si, self.token)
             raise
 
     def _insist(self, outcomes: Iterable[object]) -> None:
         for outcome in outcomes:
             if isinstance(outcome, FileError):
-                raise (self._lost() if self._over else outcome)
+                raise (self._lost() if self.over else outcome)
 
     def reason(self, refusal: FileError) -> ServerError:
         """Why something was refused: the fence, or else."""
         self.carry_out([])
-        return self._lost() if self._over else refusal
+        return self._lost() if self.over else refusal
 
     def _lost(self) -> GuardLost:
-        return GuardLost(f"the guard on {b32encode(self.si)} is not ours any more: {self._over}", server=self._name)
+        return GuardLost(f"the guard on {b32encode(self.si)} is not ours any more: {self.over}", server=self._name)
 
 
 def _size(parts: Sequence[Buffer]) -> int:

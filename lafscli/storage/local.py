@@ -70,7 +70,7 @@ class LocalFiles:
         self._root = os.fspath(root)
         self._name = name
         self._sync_folders = sync_folders
-        self._kept: OrderedDict[str, int] = OrderedDict()
+        self._kept: OrderedDict[tuple[int, str], int] = OrderedDict()
         self._turn = Turn(self._shut, name)
 
     def connect(self) -> frozenset[str]:
@@ -195,7 +195,7 @@ class LocalFiles:
         return LocalReading(self._turn, lambda: [self._read(item) for item in wanted])
 
     def _read(self, wanted: FileRange) -> Buffer | FileError:
-        descriptor = self._kept.get(wanted.path)
+        descriptor = self._kept.get(name := (wanted.keeper, wanted.path))
         kept = descriptor is not None
         try:
             if descriptor is None:
@@ -204,23 +204,23 @@ class LocalFiles:
                 return _read_range(descriptor, wanted)
             finally:
                 if kept:
-                    self._kept.move_to_end(wanted.path)
+                    self._kept.move_to_end(name)
                 elif wanted.keep:
-                    self._keep(wanted.path, descriptor)
+                    self._keep(name, descriptor)
                 else:
                     os.close(descriptor)
         except OSError as error:
             return self._refused(error, wanted.path)
 
-    def _keep(self, path: str, descriptor: int) -> None:
-        self._kept[path] = descriptor
+    def _keep(self, name: tuple[int, str], descriptor: int) -> None:
+        self._kept[name] = descriptor
         if len(self._kept) > _KEPT:
             os.close(self._kept.popitem(last=False)[1])
 
-    def release(self, path: str) -> None:
+    def release(self, path: str, keeper: int = 0) -> None:
         """Close a kept file; nothing if it is not open."""
         with self._turn:
-            descriptor = self._kept.pop(path, None)
+            descriptor = self._kept.pop((keeper, path), None)
             if descriptor is not None:
                 os.close(descriptor)
 

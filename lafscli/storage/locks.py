@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from weakref import WeakSet
 
 from lafscli.errors import (
     FileDenied,
@@ -114,6 +115,7 @@ class Locks:
         """Tokens of ours of which a lost connection may still make a guard."""
         self._untidy: set[StorageIndex] = set()
         self._watched: dict[StorageIndex, tuple[_Sight, float]] = {}
+        self._taken: WeakSet[FolderGuard] = WeakSet()
 
     # ---- taking
 
@@ -160,7 +162,8 @@ class Locks:
 
     def wait(self, si: StorageIndex, patience: float, look: Look = NOTHING) -> FolderGuard:
         """Take the guard; where another one holds it, watch it, break it when it is stale, and try again for
-        `patience` seconds. GuardHeld after that."""
+        `patience` seconds. GuardHeld after that; at once where it is ours: who waits here keeps the server's worker
+        from giving it up."""
         until = self._monotonic() + patience
         pause = _FIRST_PAUSE
         while True:
@@ -168,7 +171,7 @@ class Locks:
                 return self.take(si, look)
             except GuardHeld:
                 left = until - self._monotonic()
-                if left <= 0:
+                if left <= 0 or any(guard.si == si and not guard.over for guard in self._taken):
                     raise
             # random, doubling (spec 10 §2.6): two that wait for each other must not stay in step
             self._sleep(min(left, pause * (0.5 + self._random_bytes(1)[0] / 512)))
@@ -244,7 +247,7 @@ class Locks:
         )
 
     def _guard(self, sort: type[FolderGuard], si: StorageIndex, token: str, server_time: int) -> FolderGuard:
-        return sort(
+        guard = sort(
             self._files,
             self._moves,
             si,
@@ -256,6 +259,8 @@ class Locks:
             monotonic=self._monotonic,
             cut_off=self._cut_off,
         )
+        self._taken.add(guard)
+        return guard
 
     # ---- requests of which nobody knows what became
 

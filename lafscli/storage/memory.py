@@ -6,7 +6,7 @@ nothing had been seen.
 
 from __future__ import annotations
 
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     import sqlite3  # it is imported where it is used: no help needs it
 
 _SEQNUM_SIZE = 8
+_MOST_KNOWN = 100_000
 _BUSY_SECONDS = 5.0
 _TABLE = "CREATE TABLE IF NOT EXISTS seen (slot BLOB PRIMARY KEY, rank BLOB NOT NULL) WITHOUT ROWID"
 _HIGHEST = "SELECT rank FROM seen WHERE slot = ?"
@@ -25,10 +26,12 @@ _RISE = (
 
 
 class Seen:
-    """Versions seen, by storage index and fingerprint; used by one thread at a time. `path` None keeps it in memory."""
+    """Versions seen, by storage index and fingerprint. `path` None keeps it in memory. `lock`: what threads that share
+    it exclude each other with."""
 
-    def __init__(self, path: Path | None) -> None:
+    def __init__(self, path: Path | None, *, lock: AbstractContextManager[object] | None = None) -> None:
         self._path = path
+        self._lock = nullcontext() if lock is None else lock
         self._open: sqlite3.Connection | None = None
         self._failed = False
         self._known: dict[bytes, bytes] = {}
@@ -39,7 +42,7 @@ class Seen:
 
         slot = si + fingerprint
         rank = self._known.get(slot, b"")
-        with suppress(sqlite3.Error):
+        with self._lock, suppress(sqlite3.Error):
             database = self._database()
             row = None if database is None else database.execute(_HIGHEST, [slot]).fetchone()
             if row is not None and isinstance(row[0], bytes):
@@ -49,24 +52,27 @@ class Seen:
     def note(self, si: StorageIndex, fingerprint: bytes, seqnum: int, root_hash: bytes) -> None:
         """Remember a version; what is remembered only ever rises."""
         slot, rank = si + fingerprint, seqnum.to_bytes(_SEQNUM_SIZE, "big") + root_hash
-        if self._known.get(slot, b"") >= rank:
-            return
-        self._known[slot] = rank
         import sqlite3
 
-        with suppress(sqlite3.Error):
+        with self._lock, suppress(sqlite3.Error):
+            if self._known.get(slot, b"") >= rank:
+                return
+            if len(self._known) >= _MOST_KNOWN:
+                self._known.clear()
+            self._known[slot] = rank
             database = self._database()
             if database is not None:
                 database.execute(_RISE, [slot, rank])
 
     def close(self) -> None:
         """Close the file."""
-        database, self._open = self._open, None
-        if database is not None:
-            import sqlite3
+        with self._lock:
+            database, self._open = self._open, None
+            if database is not None:
+                import sqlite3
 
-            with suppress(sqlite3.Error):
-                database.close()
+                with suppress(sqlite3.Error):
+                    database.close()
 
     def _database(self) -> sqlite3.Connection | None:
         """The open file; None where it can't be opened, or is damaged."""

@@ -161,8 +161,9 @@ class FileRange:
     """`length` bytes of `path` from `offset`; fewer come back where the file ends earlier.
 
     `into`, if given, is a writable buffer of `length` bytes that the data is read straight into; the answer is then
-    a slice of it. `keep` asks to keep the file open for the next range of the same path (only for immutable shares:
-    a kept file is not looked up again), until `Files.release`.
+    a slice of it. `keep` asks to keep the file open for the next range of the same path by the same `keeper` (a kept
+    file is not looked up again), until `Files.release`. Those who have a number of their own (`new_keeper`) do not
+    disturb one another: what one keeps open may be an old version of what another one finds.
     """
 
     path: str
@@ -170,6 +171,7 @@ class FileRange:
     length: int
     keep: bool = False
     into: memoryview | None = field(default=None, compare=False)
+    keeper: int = 0
 
 
 @dataclass(frozen=True, slots=True)

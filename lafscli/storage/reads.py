@@ -17,9 +17,10 @@ from lafscli.storage.store import Buffer, FileRange
 class OpenFile:
     """A file that is open, or being opened, for reading; `handle` None after the answer means `error`."""
 
-    __slots__ = ("answered", "error", "handle", "keep", "path", "ranges", "users")
+    __slots__ = ("answered", "error", "handle", "keep", "name", "path", "ranges", "users")
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, keeper: int, path: str) -> None:
+        self.name = keeper, path
         self.path = path
         self.keep = False
         self.handle: bytes | None = None
@@ -85,8 +86,8 @@ class ReadQueue:
         self._channel = channel
         self._prefix = prefix
         self._rate = rate
-        self._kept: dict[str, OpenFile] = {}
-        self._idle: OrderedDict[str, OpenFile] = OrderedDict()
+        self._kept: dict[tuple[int, str], OpenFile] = {}
+        self._idle: OrderedDict[tuple[int, str], OpenFile] = OrderedDict()
         """Kept files that nobody reads now, the one unused for longest first."""
         self._to_open: deque[OpenFile] = deque()
         self._open = 0
@@ -97,17 +98,18 @@ class ReadQueue:
     def ask(self, wanted: Sequence[FileRange]) -> Batch:
         """Queue these ranges; `left` of the batch counts down while they come in."""
         batch = Batch()
-        files: dict[str, OpenFile] = {}
+        files: dict[tuple[int, str], OpenFile] = {}
         for item in wanted:
-            file = files.get(item.path) or self._kept.get(item.path)
+            name = item.keeper, item.path
+            file = files.get(name) or self._kept.get(name)
             if file is None or (file.answered and file.handle is None):
-                file = OpenFile(item.path)
+                file = OpenFile(*name)
                 self._to_open.append(file)
             if item.keep and not file.keep:
                 file.keep = True
-                self._kept[item.path] = file
-            self._idle.pop(item.path, None)
-            files[item.path] = file
+                self._kept[name] = file
+            self._idle.pop(name, None)
+            files[name] = file
             range_ = RangeUnderWay(item, file, batch)
             batch.ranges.append(range_)
             batch.left += 1
@@ -118,11 +120,11 @@ class ReadQueue:
                 file.ranges.append(range_)
         return batch
 
-    def release(self, path: str) -> None:
+    def release(self, keeper: int, path: str) -> None:
         """Close a kept file when the ranges asked of it are in."""
-        file = self._kept.pop(path, None)
+        file = self._kept.pop((keeper, path), None)
         if file is not None:
-            self._idle.pop(path, None)
+            self._idle.pop(file.name, None)
             file.keep = False
             self._unused(file)
 
@@ -167,8 +169,8 @@ class ReadQueue:
         if kind == packets.STATUS:
             file.error = refusal(body, file.path, self._channel.name)
             self._open -= 1
-            if self._kept.get(file.path) is file:
-                del self._kept[file.path]
+            if self._kept.get(file.name) is file:
+                del self._kept[file.name]
         else:
             file.handle = packets.parse_handle(self._channel.expect(packets.HANDLE, kind, body))
         ranges, file.ranges = file.ranges, []
@@ -227,9 +229,9 @@ class ReadQueue:
         if file.users or file.handle is None:
             return
         if file.keep:
-            self._idle[file.path] = file
+            self._idle[file.name] = file
             if len(self._idle) > self._channel.max_handles // 4:
-                self.release(next(iter(self._idle)))
+                self.release(*next(iter(self._idle)))
             return
         self._channel.unawaited += 1
         self._channel.request(packets.CLOSE, file.handle, self._closed, None)

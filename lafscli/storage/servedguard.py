@@ -73,16 +73,16 @@ class ServedGuard(FolderGuard):
         for outcome, stat in zip(self._outcomes(CANCEL_LEASE, reply, len(left)), stats, strict=True):
             if isinstance(stat, FileMissing):
                 continue
-            if self._over:
+            if self.over:
                 raise self._lost()
             why = "others have leases on it" if outcome is None else outcome.message
             raise NotSupported(f"the server keeps the share: {why}", server=self._name)
 
     def _outcomes(self, extension: str, reply: Answer, count: int) -> list[FileError | None]:
-        if isinstance(reply, FileDenied | FileMissing) and not self._over:
+        if isinstance(reply, FileDenied | FileMissing) and not self.over:
             self._disown()
         if isinstance(reply, FileError):
-            raise (self._lost() if self._over else reply)
+            raise (self._lost() if self.over else reply)
         assert isinstance(reply, bytes), "a call is answered by bytes"
         with sensible(extension, self._name):
             return served.parse_outcomes(reply, count, self._name)
@@ -94,11 +94,11 @@ class ServedGuard(FolderGuard):
             self.set_aside()
         else:
             self._give_up(served.RELEASE)
-            self._over = "it was released"
+            self.over = "it was released"
 
     def set_aside(self) -> None:
         self._give_up(served.SET_ASIDE)
-        self._over = "it was set aside"
+        self.over = "it was set aside"
 
     def _give_up(self, how: int) -> None:
         with self.asking():
@@ -110,14 +110,14 @@ class ServedGuard(FolderGuard):
         elif isinstance(reply, FileError) and isinstance(fence, FileStat):
             raise reply
         elif isinstance(reply, FileError):
-            self._over = "it was broken"
-        if self._over:
+            self.over = "it was broken"
+        if self.over:
             raise self._lost()
 
     def _disown(self) -> None:
         """It stands, and is not ours: this is another connection than the one that it was taken on, and the server has
         not seen the end of that yet."""
-        self._over = "the connection it was taken on is gone"
+        self.over = "the connection it was taken on is gone"
         self._cut_off(self.si, self.token)
 
 

@@ -240,13 +240,13 @@ class SftpFiles:
                     channel.step()
             return [item.value() for item in batch.ranges]
 
-    def release(self, path: str) -> None:
+    def release(self, path: str, keeper: int = 0) -> None:
         """Close a kept file; nothing if it is not open, or the connection is gone."""
         with suppress(ServerUnreachable), self._turn:
             if self._live and self._live[0][0].error is None:
                 channel, reads = self._live[0]
                 channel.begin()
-                reads.release(path)
+                reads.release(keeper, path)
                 channel.push()
 
     def create(self, path: str) -> SftpWriter:

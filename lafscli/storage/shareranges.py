@@ -25,12 +25,15 @@ class ReadingShares:
         ranges: list[FileRange] = []
         for path, item in zip(self._paths, wanted, strict=True):
             if item.where is not None:
-                ranges.append(FileRange(path, DATA_OFFSET + item.offset, item.length, item.keep, item.into))
+                ranges.append(
+                    FileRange(path, DATA_OFFSET + item.offset, item.length, item.keep, item.into, item.keeper)
+                )
                 continue
             if path not in readable and path not in self._heads:
                 self._heads[path] = len(ranges)
-                ranges.append(FileRange(path, 0, container.HEAD_SIZE, item.keep))
-            ranges.append(FileRange(path, container.HEADER_SIZE + item.offset, item.length, item.keep, item.into))
+                ranges.append(FileRange(path, 0, container.HEAD_SIZE, item.keep, keeper=item.keeper))
+            start = container.HEADER_SIZE + item.offset
+            ranges.append(FileRange(path, start, item.length, item.keep, item.into, item.keeper))
         self._reading: Reading = files.read(ranges)
 
     def finish(self) -> list[Buffer | LafsError]:

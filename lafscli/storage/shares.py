@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import count
 
 from lafscli.primitives.encoding import Buffer
 
@@ -43,11 +44,20 @@ class Lease:
     owner: int = 0
 
 
+_KEEPERS = count(1)
+
+
+def new_keeper() -> int:
+    """A number for one who keeps shares open for as long as one reading takes."""
+    return next(_KEEPERS)
+
+
 @dataclass(frozen=True, slots=True)
 class ShareRange:
     """`length` bytes from `offset` of a share: its own bytes, without the container around them.
 
     `where` is the path of a mutable container that `slots` or `everywhere` has found; else the share is immutable.
+    `keep` and `keeper`: those of `FileRange`.
     """
 
     si: StorageIndex
@@ -57,6 +67,7 @@ class ShareRange:
     keep: bool = False
     into: memoryview | None = field(default=None, compare=False)
     where: str | None = None
+    keeper: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -150,7 +150,7 @@ class Files(Protocol):
     def read(self, wanted: Sequence[FileRange]) -> Reading:
         """Ask for ranges; does not wait for data. Several may be under way; finish them in order."""
 
-    def release(self, path: str) -> None:
+    def release(self, path: str, keeper: int = 0) -> None:
         """Close a kept file; nothing if it is not open."""
 
     def create(self, path: str) -> FileWriter:
@@ -336,7 +336,7 @@ class ShareStore(Protocol):
     def share_size(self, shares: Sequence[tuple[StorageIndex, int]]) -> list[int | LafsError]:
         """Size of the share inside its container, from the container's header."""
 
-    def release(self, si: StorageIndex, shnum: int) -> None:
+    def release(self, si: StorageIndex, shnum: int, keeper: int = 0) -> None:
         """Close what `keep` left open."""
 
     def create(

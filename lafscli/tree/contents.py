@@ -17,18 +17,22 @@ from lafscli.formats.caps import Cap, ChkCap, DirectoryCap, LitCap, MutableReadC
 from lafscli.immutable.download import Held, download
 from lafscli.immutable.fetchmany import download_many
 from lafscli.immutable.upload import Uploaded, Writing, upload
-from lafscli.mutable import publish, retrieve
+from lafscli.mutable import patching, publish, retrieve
 from lafscli.mutable.publish import Published, Publishing
 from lafscli.mutable.retrieve import Reading
 from lafscli.placement import Encoding
 from lafscli.primitives.ciphers import PrivateKey
 from lafscli.storage.grid import Grid
 from lafscli.storage.report import BadShare
-from lafscli.storage.source import Source
+from lafscli.storage.source import Source, opened
 from lafscli.storage.store import Buffer, Progress
 
 Kind = Literal["chk", "sdmf", "mdmf"]
 Readable = LitCap | ChkCap | MutableReadCap | MutableWriteCap
+
+
+class NoServers(UsageError):
+    """No server is configured."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,10 +183,19 @@ def overwrite(
     return publish.overwrite(access.grid, cap, source, access.publishing, progress=progress)
 
 
+def patch(
+    access: Access, cap: MutableWriteCap, offset: int, source: bytes | Source, progress: Progress | None = None
+) -> Published:
+    """Put `source`, whose length is known, into a mutable file from `offset` on, and leave what else is in it."""
+    need_servers(access)
+    with opened(source, 0) as patched:
+        return patching.patch(access.grid, cap, offset, patched, access.publishing, progress)
+
+
 def need_servers(access: Access) -> None:
     """UsageError where none is configured."""
     if not access.grid.stores:
-        raise UsageError("no server is configured", hint="lafs server add NAME URL, or lafs grid import FILE")
+        raise NoServers("no server is configured", hint="lafs server add NAME URL, or lafs grid import FILE")
 
 
 def _need_servers(access: Access, file: Readable) -> None:

@@ -18,7 +18,12 @@ from lafscli.tree.contents import Access
 from lafscli.tree.directory import NewChild, changeable, edit
 from lafscli.tree.paths import Reached, Spot, hang, linked_at, nested, reach
 
-Over = Literal["nothing", "files"]
+Over = Literal["nothing", "files", "anything"]
+"""What a new link may take the place of."""
+
+
+class IntoItself(LafsError):
+    """A directory can't be moved into itself, nor an entry to where it is."""
 
 
 class Occupied(LafsError):
@@ -31,19 +36,29 @@ class Occupied(LafsError):
 
 def link(access: Access, parent: DirectoryCap, name: str, new: NewChild, *, over: Over) -> Child | None:
     """Give a name to an object; what had the name before. `files`: a file may be replaced. Occupied, else."""
-    before: list[Child] = []
+    return link_many(access, parent, {name: new}, over=over).get(name)
+
+
+def link_many(
+    access: Access, parent: DirectoryCap, children: Mapping[str, NewChild], *, over: Over
+) -> dict[str, Child]:
+    """Give names to objects, all in one change or, where one of them is Occupied, none; what had the names before."""
+    before: dict[str, Child] = {}
     allowed = False
 
     def change(table: Table) -> None:
         nonlocal allowed
-        if allowed and _cap_now(table, name) == new.cap:
+        if allowed and all(_cap_now(table, name) == new.cap for name, new in children.items()):
             return
-        before[:] = _before(table, name, over)
-        table.link(name, new.cap, ro=new.ro, metadata=new.metadata, now=access.now)
+        before.clear()
+        for name, new in children.items():
+            for child in _before(table, name, over):
+                before[name] = child
+            table.link(name, new.cap, ro=new.ro, metadata=new.metadata, now=access.now)
         allowed = True
 
     edit(access, parent, change)
-    return before[0] if before else None
+    return before
 
 
 def plant(access: Access, reached: Reached, name: str, new: NewChild, *, over: Over) -> Child | None:
@@ -66,7 +81,14 @@ def plant(access: Access, reached: Reached, name: str, new: NewChild, *, over: O
 def _before(table: Table, name: str, over: Over) -> list[Child]:
     if name not in table:
         return []
-    child = table.child(name)
+    try:
+        child = table.child(name)
+    except MalformedDirectory:
+        if over == "anything":
+            return []
+        raise
+    if over == "anything":
+        return [child]
     if over == "nothing":
         raise Occupied(f"{name}: there is an entry of that name already", child)
     if child.cap.is_directory:
@@ -86,7 +108,7 @@ def move(access: Access, source: Spot, target: Spot, *, over: Over = "files") ->
     changeable(source.parent)
     changeable(target.parent)
     if any(same_directory(above, child.cap) for above in target.above):
-        raise LafsError(f"{source.name}: can't be moved into itself")
+        raise IntoItself(f"{source.name}: can't be moved into itself")
     if not same_directory(source.parent, target.parent):
         new = NewChild(child.cap, child.metadata, child.ro)
         before = link(access, target.parent, target.name, new, over=over)
@@ -102,7 +124,7 @@ def move(access: Access, source: Spot, target: Spot, *, over: Over = "files") ->
         now = table.child(source.name)
         table.unlink(source.name)
         if target.name not in table and _is_name_of(child, target.name):
-            raise LafsError(f"{source.name}: source and target are the same entry")
+            raise IntoItself(f"{source.name}: source and target are the same entry")
         replaced[:] = _before(table, target.name, over)
         table.link(target.name, now.cap, ro=now.ro, metadata=now.metadata, now=access.now)
         moved = now.cap

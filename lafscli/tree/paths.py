@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from lafscli.errors import LafsError, MalformedDirectory, NotFound, UsageError
@@ -10,7 +10,13 @@ from lafscli.formats.caps import Cap, DirectoryCap, UnknownCap
 from lafscli.formats.child import Child
 from lafscli.formats.dirtable import Table
 from lafscli.tree.contents import Access
-from lafscli.tree.directory import NewChild, changeable, create_directory, edit, load
+from lafscli.tree.directory import Directory, NewChild, changeable, create_directory, edit, load
+
+Loading = Callable[[Access, DirectoryCap], Directory]
+
+
+class NoDirectory(NotFound):
+    """A path goes through something that is no directory."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,9 +53,9 @@ def follow(access: Access, cap: Cap, names: Sequence[str]) -> Cap:
     return child_at(access, cap, names).cap if names else cap
 
 
-def child_at(access: Access, cap: Cap, names: Sequence[str]) -> Child:
+def child_at(access: Access, cap: Cap, names: Sequence[str], loading: Loading = load) -> Child:
     """The entry that a path of at least one name leads to; NotFound names the part that is missing."""
-    reached = reach(access, cap, names)
+    reached = reach(access, cap, names, loading)
     if reached.unusable is not None:
         raise reached.unusable
     if reached.child is None:
@@ -72,8 +78,8 @@ def spot(access: Access, cap: Cap, names: Sequence[str], *, make_parents: bool =
     return replace(further, above=(*reached.above, *further.above))
 
 
-def reach(access: Access, cap: Cap, names: Sequence[str]) -> Reached:
-    """Follow names as far as they lead. NotFound where one of them goes through something that is no directory."""
+def reach(access: Access, cap: Cap, names: Sequence[str], loading: Loading = load) -> Reached:
+    """Follow names as far as they lead. NoDirectory where one of them goes through something that is no directory."""
     above: list[DirectoryCap] = []
     child: Child | None = None
     here = cap
@@ -81,7 +87,7 @@ def reach(access: Access, cap: Cap, names: Sequence[str]) -> Reached:
         if not isinstance(here, DirectoryCap):
             raise _no_directory(here, names[:index])
         above.append(here)
-        table = load(access, here).table
+        table = loading(access, here).table
         if name not in table:
             return Reached(tuple(above), None, tuple(names[index:]))
         try:
@@ -104,8 +110,8 @@ def _no_directory(cap: Cap, names: Sequence[str]) -> LafsError:
         return UsageError("this is the cap of a file: no path leads into it")
     path = "/".join(names)
     if isinstance(cap, UnknownCap):
-        return NotFound(f"{path}: of a kind that lafs does not know, so no path leads into it")
-    return NotFound(f"{path}: is a file, not a directory")
+        return NoDirectory(f"{path}: of a kind that lafs does not know, so no path leads into it")
+    return NoDirectory(f"{path}: is a file, not a directory")
 
 
 def nested(access: Access, names: Sequence[str], inside: Mapping[str, NewChild] | None = None) -> DirectoryCap:

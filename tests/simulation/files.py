@@ -103,7 +103,12 @@ class SimulatedFiles:
         trip.go()
         reading = Batch(self._world, len(wanted))
         reads = [
-            Request(reading, index, _reading(item, files[item.path]), ("read", item.path, item.offset, item.length))
+            Request(
+                reading,
+                index,
+                _reading(item, files[item.keeper, item.path]),
+                ("read", item.path, item.offset, item.length),
+            )
             for index, item in enumerate(wanted)
         ]
         trip.go(reads)
@@ -115,9 +120,9 @@ class SimulatedFiles:
     def read(self, wanted: Sequence[FileRange]) -> SimulatedReading:
         return self.do_and_read([], wanted)[1]
 
-    def release(self, path: str) -> None:
+    def release(self, path: str, keeper: int = 0) -> None:
         if self._connection is not None:
-            self._connection.kept.pop(path, None)
+            self._connection.kept.pop((keeper, path), None)
 
     def create(self, path: str) -> SimulatedWriter:
         disk = self.host.disk
@@ -259,13 +264,13 @@ class _Trip:
                     (index, lambda folder: (lambda: _listed(disk, path, folder, most), ("readdir", path)))
                 )
 
-    def open(self, wanted: Sequence[FileRange]) -> dict[str, list[Any]]:
+    def open(self, wanted: Sequence[FileRange]) -> dict[tuple[int, str], list[Any]]:
         """Ask for the files of these ranges; where each will be found."""
-        files: dict[str, list[Any]] = {}
+        files: dict[tuple[int, str], list[Any]] = {}
         for item in wanted:
-            if item.path not in files:
-                kept = self._connection.kept.get(item.path)
-                cell = files[item.path] = [] if kept is None else [kept]
+            if (item.keeper, item.path) not in files:
+                kept = self._connection.kept.get((item.keeper, item.path))
+                cell = files[item.keeper, item.path] = [] if kept is None else [kept]
                 if kept is None:
                     self._ask(-1, _opening(self._disk, item, cell, self._connection), ("open", item.path))
         return files
@@ -317,7 +322,7 @@ def _opening(disk: Disk, item: FileRange, cell: list[Any], connection: Connectio
             cell.append(error)
         else:
             if item.keep:
-                connection.kept[item.path] = cell[0]
+                connection.kept[item.keeper, item.path] = cell[0]
 
     return call
 

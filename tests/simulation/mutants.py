@@ -95,10 +95,10 @@ def _kept() -> None:
 def _again() -> None:
     """§2.8f: a change that is found to be there already is acknowledged as it is, wherever it stands."""
     _set(Attempt, "settled", True)
-    tries = publish._tries
+    tries = publish.tries
     _set(
         publish,
-        "_tries",
+        "tries",
         lambda grid, cap, publishing, plain, work: tries(
             grid, cap, publishing, plain, lambda attempt, unsure: work(attempt, False)
         ),

@@ -74,7 +74,7 @@ class Connection:
         self.owner: Process | None = None
         self.not_before = 0.0
         self.lost = False
-        self.kept: dict[str, File] = {}
+        self.kept: dict[tuple[int, str], File] = {}
         self.midway: tuple[Request, Iterator[None]] | None = None
         self._queue: deque[Request] = deque()
         self._active = False
