@@ -17,6 +17,7 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
 from lafscli.config.home import Home
+from lafscli.errors import UsageError
 from lafscli.formats.caps import Cap, DirectoryCap, LitCap, MutableWriteCap, UnknownCap, parse
 from lafscli.gateway import checking, operations, welcome
 from lafscli.gateway import desk as desks
@@ -244,9 +245,11 @@ def test_document_of_a_mutable_file(world: World) -> None:
 
 
 def test_what_has_no_shares(world: World) -> None:
-    for cap in (LIT, world.directory("chk"), UnknownCap("URI:FUTURE:x"), parse("URI:CHK:x")):
+    for cap in (LIT, world.directory("chk"), UnknownCap("URI:FUTURE:x")):
         assert world.check(cap, verify="1", add_lease="on") == NOTHING
         assert world.check(cap, repair="true") == {"storage-index": "", "repair-attempted": False}
+    with pytest.raises(UsageError, match="malformed"):
+        world.check(parse("URI:CHK:x"))
 
 
 def test_a_name_leads_to_the_object(world: World) -> None:
@@ -469,6 +472,37 @@ def test_slow_clients_hold_no_threads(world: World, monkeypatch: pytest.MonkeyPa
         return states
 
     assert asyncio.run(act()) == ["failed"] * 4 + ["done"]
+
+
+def test_a_client_that_goes_away_in_the_middle(world: World) -> None:
+    """The walk ends at once, also while nothing is sent."""
+    top = world.directory(**{f"n{number:04}": LIT for number in range(1500)})
+    sent: list[bytes] = []
+
+    async def act() -> str:
+        gone = asyncio.Event()
+
+        async def receive() -> dict[str, Any]:
+            await gone.wait()
+            return {"type": "http.disconnect"}
+
+        async def send(message: Any) -> None:
+            sent.append(message.get("body", b""))
+            if sum(map(len, sent)) > 1000:
+                gone.set()
+                await asyncio.sleep(3600)
+
+        response = await checking.stream(world.desk, world.asked(top), "stream-deep-check")
+        await asyncio.wait_for(response({"type": "http", "method": "POST"}, receive, send), 20)
+        for _ in range(500):
+            [line] = world.desk.recent.lines()
+            if line.state != "under way":
+                break
+            await asyncio.sleep(0.01)
+        return line.state
+
+    assert asyncio.run(act()) == "failed"
+    assert 1000 < sum(map(len, sent)) < 100_000
 
 
 # ---- operations

@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from starlette.responses import Response
 
-from lafscli.errors import CannotTell, LafsError, NotRecoverable
+from lafscli.errors import CannotTell, LafsError, NotRecoverable, UsageError
 from lafscli.formats.caps import Cap, DirectoryCap, LitCap, UnknownCap
 from lafscli.gateway.asked import PLAIN, Asked, Refusal
 from lafscli.gateway.deep import Deep, How, Turn, checking, mending
@@ -76,6 +76,8 @@ def looked_at(access: Access, cap: Cap, how: How, turn: Turn) -> tuple[CheckRepo
     """An object as a check finds it, and as a repair leaves it if that is wanted. NotRecoverable or CannotTell where a
     repair is wanted and can't be."""
     if isinstance(cap, UnknownCap):
+        if cap.error is not None:
+            raise UsageError(cap.error)
         cap = LitCap(b"")  # it has no shares either
     if not isinstance(cap.inner if isinstance(cap, DirectoryCap) else cap, LitCap):
         need_servers(access)

@@ -28,6 +28,7 @@ class Steps:
         self._stop = stop
         self._running = threading.Lock()
         self._ended = False
+        self._left = False
 
     def some(self) -> bytes:
         """The next bytes, a few of its pieces together; nothing at the end."""
@@ -44,7 +45,8 @@ class Steps:
 
     def end(self) -> None:
         """Nobody wants more. Returns at once; what the generator holds is let go of when its step is over."""
-        if not self._ended:
+        if not self._ended and not self._left:
+            self._left = True
             self._stop()
             threading.Thread(target=self._close, name="lafs-ending", daemon=True).start()
 
@@ -59,10 +61,14 @@ class Stream(StreamingResponse):
 
     def __init__(self, desk: Desk, steps: Steps) -> None:
         super().__init__(_pulled(desk, steps), media_type=PLAIN)
+        self._steps = steps
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         transport = scope.get("extensions", {}).get(CONNECTION)
-        await super().__call__(scope, receive, Outlet(send, transport, _PATIENCE).send)  # type: ignore[arg-type]
+        try:
+            await super().__call__(scope, receive, Outlet(send, transport, _PATIENCE).send)  # type: ignore[arg-type]
+        finally:
+            self._steps.end()
 
 
 async def _pulled(desk: Desk, steps: Steps) -> AsyncIterator[bytes]:
