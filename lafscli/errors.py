@@ -34,6 +34,11 @@ class UsageError(LafsError):
     exit_code = 2
 
 
+class OtherList(UsageError):
+    """The grid's list of servers is another one than this home has, or names servers that are not configured here;
+    nothing was changed."""
+
+
 class WrongPassphrase(UsageError):
     """A recovery kit does not open with the passphrase that was given."""
 

@@ -3,24 +3,34 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+import stat
+import subprocess
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
+from threading import Barrier, active_count
 
 import pytest
 
 from lafscli.config.home import Home
-from lafscli.formats.caps import MutableWriteCap
+from lafscli.errors import CannotTell, LafsError, NotGranted, NotRecoverable, SourceChanged
+from lafscli.formats.caps import Cap, ChkCap, MutableWriteCap
 from lafscli.gateway.desk import Desk
 from lafscli.gateway.reading import open_content
-from lafscli.gateway.spool import Spool
+from lafscli.gateway.spool import NoRoom, Spool
+from lafscli.placement import Encoding
 from lafscli.tree import contents
 from lafscli.tree.directory import NewChild, create_directory
+from lafscli.tree.links import link
+from tests.grids import LocalGrid
 from tests.lafs_process import Lafs
+from tests.mutable_access import access_to
 
 
-def grid_of_folders(lafs: Lafs, count: int = 10) -> Home:
+def grid_of_folders(lafs: Lafs, count: int = 10, encoding: str = "3/7/10") -> Home:
     """A home with servers that are folders here."""
-    lines = ["init"]
+    lines = ["init", f"encoding {encoding}"]
     for index in range(count):
         (lafs.folder / f"s{index}").mkdir()
         lines.append(f"server add s{index} file://{lafs.folder}/s{index}")
@@ -125,3 +135,227 @@ def test_patch_leaves_what_is_around_it(desk: Desk, kind: contents.Kind, size: i
                 model += bytes(max(0, offset + length - len(model)))
                 model[offset : offset + length] = piece
             assert contents.content(access, cap) == model
+
+
+def together(count: int, work: Callable[[int], object]) -> None:
+    """Have so many threads do it at the same time; the first error is raised."""
+    start = Barrier(count)
+
+    def one(number: int) -> None:
+        start.wait()
+        work(number)
+
+    with ThreadPoolExecutor(count) as pool:
+        list(pool.map(one, range(count)))
+
+
+def test_threads_that_store_the_same_content_all_get_its_cap(desk: Desk) -> None:
+    for size in (10_000, 1_500_000):
+        data = os.urandom(size)
+        caps: list[Cap] = []
+
+        def store(_: int, data: bytes = data, caps: list[Cap] = caps) -> None:
+            with desk.access() as access, desk.spool() as spool:
+                spool.append(data)
+                caps.append(contents.store(access, spool, "chk").cap)
+
+        together(8, store)
+        assert len(caps) == 8
+        assert len(set(caps)) == 1
+        with desk.access() as access:
+            assert contents.content(access, caps[0]) == data
+
+
+def test_threads_that_do_all_sorts_of_things_at_once(desk: Desk) -> None:
+    """Sixteen of them; nothing is lost, nothing is mixed up, and no change of one directory undoes another."""
+    with desk.access() as access:
+        directory = create_directory(access)
+        shared = contents.store(access, bytes(160_000), "mdmf").cap
+    assert isinstance(shared, MutableWriteCap)
+
+    def work(number: int) -> None:
+        data = os.urandom(20_000 + 30_000 * (number % 4))
+        with desk.access() as access, desk.spool() as spool:
+            spool.append(data)
+            cap = contents.store(access, spool, "chk").cap
+            mine = contents.store(access, data[:3000], "sdmf").cap
+            assert isinstance(mine, MutableWriteCap)
+            with desk.turn(directory):
+                link(access, directory, f"file {number}", NewChild(cap), over="nothing")
+            contents.overwrite(access, mine, data[3000:9000])
+            with desk.turn(shared):
+                contents.patch(access, shared, 10_000 * number, bytes([number]) * 10_000)
+            for one, wanted in ((cap, data), (mine, data[3000:9000])):
+                content = open_content(access, one)
+                assert b"".join(map(bytes, content.pieces())) == wanted
+                assert content.read(500, 1000) == wanted[500:1500]
+                content.close()
+            assert f"file {number}" in desk.directory(access, directory).table
+
+    together(16, work)
+    with desk.access() as access:
+        names = [child.name for child in desk.directory(access, directory).children()]
+        assert names == sorted(f"file {number}" for number in range(16))
+        assert contents.content(access, shared) == b"".join(bytes([number]) * 10_000 for number in range(16))
+
+
+def test_threads_that_take_no_turns_lose_nothing_either(desk: Desk) -> None:
+    with desk.access() as access:
+        directory = create_directory(access)
+        child = contents.store(access, b"x", "chk").cap
+
+        def work(number: int) -> None:
+            link(access, directory, f"{number}", NewChild(child), over="nothing")
+
+        together(4, work)
+        assert len(desk.directory(access, directory).table) == 4
+
+
+def test_desk_goes_on_when_a_server_is_added_by_another_process(tmp_path: Path) -> None:
+    """With connections of the new configuration; what was begun under the old one ends there."""
+    lafs = Lafs(tmp_path)
+    home = grid_of_folders(lafs, 4, "1/3/4")
+    notes: list[str] = []
+    desk = Desk(home, note=notes.append)
+    with desk.access() as before:
+        directory = create_directory(before)
+        reading = open_content(before, contents.store(before, bytes(3_000_000), "chk").cap)
+        pieces = reading.pieces()
+        got = len(next(pieces))
+        (tmp_path / "s4").mkdir()
+        adding = lafs.start("server", "add", "s4", f"file://{tmp_path}/s4", stdout=subprocess.DEVNULL)
+        made = 0
+        while adding.poll() is None:
+            name, made = f"{made}", made + 1
+            desk.write(partial(link, parent=directory, name=name, new=NewChild(directory), over="nothing"))
+        assert adding.returncode == 0
+        assert made > 0
+        desk.write(partial(link, parent=directory, name="last", new=NewChild(directory), over="nothing"))
+        with desk.access() as after:
+            assert len(after.grid.stores) == 5
+            assert len(desk.directory(after, directory).table) == made + 1
+        assert got + sum(map(len, pieces)) == 3_000_000
+    assert notes == []
+    home.config_file.write_text("[")
+    desk._looked = 0.0
+    with desk.access() as access:
+        assert len(access.grid.stores) == 5
+    assert "is used" in notes.pop()
+    desk.close()
+
+
+def test_spool_on_the_disk_can_not_be_read(tmp_path: Path) -> None:
+    """What is written twice to one place is encrypted with other key stream each time."""
+    spool = Spool(tmp_path, os.urandom, limit=0)
+    states = []
+    for text in (b"a", b"b"):
+        spool.write(0, text * 600_000)
+        spool.read(599_999, 1)
+        spool.read(0, 1)
+        assert spool._disk is not None
+        states.append(os.pread(spool._disk._file.fileno(), 512 << 10, 0))
+    assert all(b"aaaa" not in state and b"bbbb" not in state for state in states)
+    difference = bytes(a ^ b for a, b in zip(states[0], states[1], strict=True))
+    assert difference.count(ord("a") ^ ord("b")) < 10_000
+    spool.close()
+    with pytest.raises(LafsError, match="closed"):
+        spool.read(0, 1)
+
+
+def test_spool_that_finds_no_room_says_so(tmp_path: Path, mount: Callable[[Path, str], None]) -> None:
+    mount(tmp_path / "small", "size=1m")
+    with Spool(tmp_path / "small" / "spools", os.urandom) as spool, pytest.raises(NoRoom, match="no room"):
+        spool.append(os.urandom(3_000_000))
+    assert list((tmp_path / "small" / "spools").iterdir()) == []
+    assert stat.S_IMODE((tmp_path / "small" / "spools").stat().st_mode) == 0o700
+    with Spool(tmp_path / "small" / "spools", os.urandom, 10) as spool:
+        spool.append(b"there is room again")
+        assert spool.read(0, 100) == b"there is room again"
+
+
+def test_spool_that_changes_while_it_is_stored_is_not_stored(desk: Desk) -> None:
+    with desk.access() as access, desk.spool() as spool:
+        spool.append(os.urandom(3_000_000))
+        inner = spool.readinto
+        reads, when = 0, 5
+
+        def readinto(buffer: memoryview) -> int:
+            nonlocal reads
+            reads += 1
+            if reads == when:
+                spool.write(1_000_000, os.urandom(100))
+            return inner(buffer)
+
+        spool.readinto = readinto  # type: ignore[method-assign]
+        with pytest.raises(SourceChanged):
+            contents.store(access, spool, "chk")
+        reads, when = 0, 2
+        with pytest.raises(SourceChanged):
+            contents.store(access, spool, "mdmf")
+
+
+def test_readers_that_are_slow_hold_no_threads(desk: Desk) -> None:
+    data = os.urandom(6_000_000)
+    with desk.access() as access:
+        cap = contents.store(access, data, "chk").cap
+        before = active_count()
+        slow = [open_content(access, cap).pieces(number) for number in range(30)]
+        firsts = [bytes(next(pieces)) for pieces in slow]
+        assert active_count() <= before + 12  # one for each server, two that decode
+        assert open_content(access, cap).read(5, 5) == data[5:10]
+        rest = [first + b"".join(map(bytes, pieces)) for first, pieces in zip(firsts[:3], slow, strict=False)]
+        assert rest == [data[number:] for number in range(3)]
+        for pieces in slow:
+            pieces.close()
+
+
+def test_pieces_may_be_pulled_by_one_thread_after_another(desk: Desk) -> None:
+    data = os.urandom(5_000_000)
+    with desk.access() as access, ThreadPoolExecutor(3) as pool:
+        pieces = open_content(access, contents.store(access, data, "chk").cap).pieces()
+        got = b""
+        while (piece := pool.submit(next, pieces, None).result()) is not None:
+            got += bytes(piece)
+        assert got == data
+
+
+@pytest.mark.parametrize("kind", ["chk", "mdmf"])
+def test_servers_that_fail_in_the_middle_are_replaced_and_then_named(
+    tmp_path: Path, kind: contents.Kind, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lafscli.storage.grid._RETRY_AFTER", 0.0)
+    local = LocalGrid(tmp_path, 5)
+    access = access_to(local.grid(), Encoding(2, 3, 5))
+    data = os.urandom(8_000_000)
+    cap = contents.store(access, data, kind).cap
+    content = open_content(access, cap)
+    pieces = content.pieces()
+    got = bytes(next(pieces))
+    for dial in local.dials[:3]:
+        dial.dead = True
+    assert got + b"".join(map(bytes, pieces)) == data
+    pieces = content.pieces(2_000_000)
+    next(pieces)
+    local.dials[3].dead = True
+    with pytest.raises(CannotTell):
+        list(pieces)
+    for dial in local.dials:
+        dial.dead = False
+    assert content.read(7_000_000, 2_000_000) == data[7_000_000:]
+    content.close()
+    local.close()
+
+
+def test_what_can_not_be_read_is_refused(desk: Desk) -> None:
+    with desk.access() as access:
+        for kind in ("chk", "sdmf"):
+            cap = contents.store(access, bytes(1000), kind).cap
+            verify = cap.verify_cap()
+            assert verify is not None
+            with pytest.raises(NotGranted):
+                open_content(access, verify)
+        missing = ChkCap(bytes(16), bytes(32), 3, 10, 1000)
+        with pytest.raises(NotRecoverable):
+            list(open_content(access, missing).pieces())
+        with pytest.raises(NotRecoverable):
+            open_content(access, MutableWriteCap(False, bytes(16), bytes(32)))

@@ -1,175 +1,45 @@
-"""Checks, streams, operations and the state of servers, as clients of the web API get them (spec 08 §2, §4, §5)."""
+"""Checks and streams, as clients of the web API get them (spec 08 §4, §5)."""
 
 from __future__ import annotations
 
 import asyncio
 import json
-import shutil
-import threading
-import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qsl
 
 import pytest
-from starlette.requests import Request
-from starlette.responses import Response, StreamingResponse
+from starlette.responses import StreamingResponse
 
-from lafscli.config.home import Home
 from lafscli.errors import UsageError
-from lafscli.formats.caps import Cap, DirectoryCap, LitCap, MutableWriteCap, UnknownCap, parse
-from lafscli.gateway import checking, operations, welcome
+from lafscli.formats.caps import Cap, DirectoryCap, UnknownCap, parse
+from lafscli.gateway import checking
 from lafscli.gateway import desk as desks
-from lafscli.gateway.asked import Asked, Refusal
-from lafscli.gateway.desk import Desk
-from lafscli.immutable.upload import upload
+from lafscli.gateway.asked import Refusal
 from lafscli.mutable import publish
-from lafscli.primitives.ciphers import PrivateKey
 from lafscli.primitives.encoding import b32encode
-from lafscli.tree.contents import Access, store
-from lafscli.tree.directory import NewChild, create_directory
-from tests.grids import LocalGrid, content
+from tests.gateway_worlds import (
+    LIT,
+    NOTHING,
+    World,
+    tree,
+    world_like,
+)
 from tests.homes import age
 from tests.lafs_process import Lafs
-from tests.versions import KEYS
-
-
-class World:
-    """A home with ten servers that are folders, and a desk over it."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.notes: list[str] = []
-        self.keys = iter(KEYS)
-        self.desk = self.begin()
-        with self.desk.access() as access:
-            self.ids = {store.server.name: b32encode(store.server.node_id) for store in access.grid.stores}
-
-    def begin(self) -> Desk:
-        return Desk(Home.find(str(self.folder / "home")), note=self.notes.append)
-
-    def access(self) -> Access:
-        with self.desk.access() as access:
-            return access
-
-    def file(self, size: int = 300, seed: int = 0) -> Cap:
-        access = self.access()
-        return upload(access.grid, content(size, seed), access.writing).cap
-
-    def slot(self, size: int = 300, seed: int = 0) -> Cap:
-        return self.holding(content(size, seed))
-
-    def holding(self, data: bytes) -> MutableWriteCap:
-        """A mutable file of this content."""
-        cap = store(self.access(), data, "sdmf", private=self.key()).cap
-        assert isinstance(cap, MutableWriteCap)
-        return cap
-
-    def key(self) -> PrivateKey | None:
-        """One that no other object here has; making keys takes long."""
-        return next(self.keys, None)
-
-    def directory(self, kind: str = "sdmf", /, **children: Cap) -> DirectoryCap:
-        given = {name: NewChild(cap) for name, cap in children.items()}
-        private = None if kind == "chk" else self.key()
-        return create_directory(self.access(), given, kind=kind, private=private)  # type: ignore[arg-type]
-
-    def shares(self, cap: Cap) -> dict[int, tuple[str, Path]]:
-        """Server and file of each share."""
-        assert cap.storage_index is not None
-        si = b32encode(cap.storage_index)
-        found = (self.folder / "home" / "grid").glob(f"*/shares/{si[:2]}/{si}/*")
-        return {int(path.name): (path.parents[3].name, path) for path in found if path.name.isdigit()}
-
-    def lose(self, cap: Cap, *shnums: int) -> None:
-        """Remove shares; all unless some are given."""
-        for shnum, (_, path) in self.shares(cap).items():
-            if not shnums or shnum in shnums:
-                path.unlink()
-
-    def flip(self, cap: Cap, shnum: int, at: int = -200) -> None:
-        path = self.shares(cap)[shnum][1]
-        data = bytearray(path.read_bytes())
-        data[at] ^= 1
-        path.write_bytes(data)
-
-    # ---- requests
-
-    def asked(self, cap: Cap, *names: str, **query: str) -> Asked:
-        query_string = "&".join(f"{key.replace('_', '-')}={value}" for key, value in query.items())
-        return asked(cap, names, query_string)
-
-    def check(self, cap: Cap, *names: str, **query: str) -> Any:
-        response = asyncio.run(checking.check(self.desk, self.asked(cap, *names, output="JSON", **query)))
-        assert response.status_code == 200
-        return json.loads(bytes(response.body))
-
-    def stream(self, cap: Cap, what: str = "stream-deep-check", **query: str) -> list[str]:
-        async def whole() -> bytes:
-            response = await checking.stream(self.desk, self.asked(cap, **query), what)  # type: ignore[arg-type]
-            assert response.status_code == 200
-            return await body_of(response)
-
-        return asyncio.run(whole()).decode("ascii").splitlines()
-
-    def operate(self, cap: Cap, kind: str, **query: str) -> tuple[int, Any]:
-        """Start it, and ask until it is finished."""
-
-        async def act() -> tuple[int, Any]:
-            begun = await operations.start(self.desk, self.asked(cap, ophandle="h", **query), kind)  # type: ignore[arg-type]
-            assert (begun.status_code, begun.headers["location"]) == (302, "/operations/h")
-            return await until_finished(self.desk, "h")
-
-        return asyncio.run(act())
-
-
-def request(method: str = "GET", query: str = "") -> Request:
-    return Request({"type": "http", "method": method, "query_string": query.encode(), "headers": [], "path": "/"})
-
-
-def asked(cap: Cap, names: tuple[str, ...] = (), query: str = "") -> Asked:
-    return Asked(request("POST", query), cap, str(cap), names, dict(parse_qsl(query, keep_blank_values=True)))
-
-
-async def body_of(response: Response) -> bytes:
-    if isinstance(response, StreamingResponse):
-        return b"".join([bytes(piece) async for piece in response.body_iterator])  # type: ignore[arg-type]
-    return bytes(response.body)
-
-
-async def until_finished(desk: Desk, handle: str) -> tuple[int, Any]:
-    for _ in range(2000):
-        response = await operations.operation(desk, request(query="output=JSON"), handle)
-        if response.status_code != 200:
-            return response.status_code, (await body_of(response)).decode()
-        document = json.loads(await body_of(response))
-        if document["finished"]:
-            return 200, document
-        await asyncio.sleep(0.005)
-    raise AssertionError("it does not end")
 
 
 @pytest.fixture(scope="module")
 def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("gateway-health")
+    folder = tmp_path_factory.mktemp("gateway")
     Lafs(folder)("init", "--local", code=0)
     return folder
 
 
 @pytest.fixture
 def world(template: Path, tmp_path: Path) -> Iterator[World]:
-    folder = tmp_path / "copy"
-    shutil.copytree(template, folder)
-    config = folder / "home" / "config.toml"
-    config.write_text(config.read_text().replace(str(template), str(folder)))
-    made = World(folder)
-    yield made
-    made.desk.close()
-
-
-LIT = LitCap(b"in the cap")
-NOTHING = {"storage-index": "", "results": {"healthy": True}}
+    with world_like(template, tmp_path / "copy") as made:
+        yield made
 
 
 # ---- one object
@@ -332,25 +202,6 @@ def test_leases_are_renewed(world: World) -> None:
 # ---- streams
 
 
-def tree(world: World) -> tuple[DirectoryCap, list[tuple[list[str], Cap]]]:
-    """A directory with one of everything, and what a walk comes by."""
-    file, slot = world.file(), world.slot()
-    fixed = world.directory("chk", inside=file, other=world.file(500, 2))
-    below = world.directory(again=file, slot=slot, tiny=LIT)
-    unknown = UnknownCap("ro.URI:FUTURE:x")
-    top = world.directory(b=file, a=LIT, z=unknown, m=slot, fixed=fixed, below=below, empty=world.directory("chk"))
-    other = next(cap for path, cap in objects(world, fixed) if path == ["other"])
-    empty = DirectoryCap(LitCap(b""))
-    order: list[tuple[list[str], Cap]] = [([], top), (["z"], unknown), (["a"], LIT), (["b"], file), (["m"], slot)]
-    order += [(["below"], below), (["below", "tiny"], LIT), (["empty"], empty)]
-    return top, [*order, (["fixed"], fixed), (["fixed", "other"], other)]
-
-
-def objects(world: World, cap: Cap) -> list[tuple[list[str], Cap]]:
-    lines = [json.loads(line) for line in world.stream(cap, "stream-manifest")]
-    return [(line["path"], parse(line["cap"])) for line in lines[:-1]]
-
-
 STATS = {
     "api-version": 1,
     "count-immutable-files": 2,
@@ -503,273 +354,3 @@ def test_a_client_that_goes_away_in_the_middle(world: World) -> None:
 
     assert asyncio.run(act()) == "failed"
     assert 1000 < sum(map(len, sent)) < 100_000
-
-
-# ---- operations
-
-
-def test_operation_of_a_deep_check(world: World) -> None:
-    top, order = tree(world)
-    file = next(cap for path, cap in order if path == ["b"])
-    checked = [cap for _, cap in order if cap.storage_index is not None]
-    stats = json.loads(world.stream(top, "stream-manifest")[-1])["stats"]
-    si = b32encode(top.storage_index or b"")
-    status, found = world.operate(top, "start-deep-check")
-    assert (status, found) == (
-        200,
-        {
-            "finished": True,
-            "root-storage-index": si,
-            "count-objects-checked": len(checked),
-            "count-objects-healthy": len(checked),
-            "count-objects-unhealthy": 0,
-            "count-corrupt-shares": 0,
-            "list-corrupt-shares": [],
-            "list-unhealthy-files": [],
-            "stats": stats,
-        },
-    )
-    world.lose(file, 1)
-    world.flip(file, 2)
-    _, found = world.operate(top, "start-deep-check", verify="true")
-    holder = world.ids[world.shares(file)[2][0]]
-    corrupt = [[holder, b32encode(file.storage_index or b""), 2]]
-    assert (found["count-objects-unhealthy"], found["count-corrupt-shares"]) == (1, 1)
-    assert found["list-corrupt-shares"] == corrupt
-    assert found["list-unhealthy-files"] == [[["b"], world.check(file, verify="true")]]
-    _, found = world.operate(top, "start-deep-check", verify="true", repair="true")
-    assert found == {
-        "finished": True,
-        "root-storage-index": si,
-        "count-objects-checked": len(checked),
-        "count-objects-healthy-pre-repair": len(checked) - 1,
-        "count-objects-unhealthy-pre-repair": 1,
-        "count-objects-healthy-post-repair": len(checked),
-        "count-objects-unhealthy-post-repair": 0,
-        "count-repairs-attempted": 1,
-        "count-repairs-successful": 1,
-        "count-repairs-unsuccessful": 0,
-        "count-corrupt-shares-pre-repair": 1,
-        "count-corrupt-shares-post-repair": 0,
-        "list-corrupt-shares": corrupt,
-        "list-remaining-corrupt-shares": [],
-        "list-unhealthy-files": [],
-        "stats": stats,
-    }
-
-
-def test_operations_that_count_and_list(world: World) -> None:
-    top, order = tree(world)
-    stats = json.loads(world.stream(top, "stream-manifest")[-1])["stats"]
-    assert world.operate(top, "start-deep-stats") == (200, stats | {"finished": True})
-    size = stats["size-immutable-files"] + stats["size-literal-files"] + stats["size-directories"]
-    assert world.operate(top, "start-deep-size") == (200, {"finished": True, "size": size})
-    status, found = world.operate(top, "start-manifest")
-    assert status == 200
-    assert found == {
-        "stats": stats,
-        "finished": True,
-        "origin": b32encode(top.storage_index or b""),
-        "manifest": [[path, str(cap)] for path, cap in order],
-        "verifycaps": [str(cap.verify_cap()) for _, cap in order if cap.storage_index],
-        "storage-index": [b32encode(cap.storage_index) for _, cap in order if cap.storage_index],
-    }
-    lost = world.directory()
-    above = world.directory(lost=lost)
-    world.lose(lost)
-    status, text = world.operate(above, "start-deep-stats")
-    assert (status, text.startswith("lost: ")) == (410, True)
-    bad = DirectoryCap(world.holding(b"this is no table"))
-    status, found = world.operate(world.directory(bad=bad), "start-deep-check")
-    assert (status, found["errors"][0][0], found["count-objects-unhealthy"]) == (200, ["bad"], 0)
-
-
-def test_handles(world: World) -> None:
-    """Unknown ones, one that is taken, one that is cancelled, and how long they are kept."""
-    top = world.directory(a=LIT)
-    clock = [0.0]
-
-    async def ask(handle: str, query: str = "output=JSON", method: str = "GET") -> Response:
-        return await operations.operation(world.desk, request(method, query), handle)
-
-    async def begin(handle: str, more: str = "") -> Response:
-        return await operations.start(world.desk, asked(top, (), f"ophandle={handle}{more}"), "start-deep-size")
-
-    async def gone(handle: str) -> None:
-        with pytest.raises(Refusal) as caught:
-            await ask(handle)
-        assert caught.value.status == 404
-
-    async def act() -> None:
-        known = operations._OPERATIONS[world.desk] = operations.Operations(world.desk, lambda: clock[0])
-        for query in ("", "ophandle="):
-            with pytest.raises(Refusal) as caught:
-                await operations.start(world.desk, asked(top, (), query), "start-manifest")
-            assert caught.value.status == 400
-        await gone("none")
-        answer = await begin("a%2Fb%0A", "&output=JSON")
-        assert answer.headers["location"] == "/operations/a%2Fb%0A?output=JSON"
-        assert (await until_finished(world.desk, "a/b\n"))[0] == 200
-        for query in ("t=bogus", "output=bogus", "retain-for=x", "t=cancel"):
-            with pytest.raises(Refusal) as caught:
-                await ask("a/b\n", query)
-            assert caught.value.status == 400
-        await begin("h")
-        await begin("h")
-        assert (await until_finished(world.desk, "h"))[1]["size"] > 0
-        cancelled = await ask("h", "t=cancel", "POST")
-        assert (cancelled.status_code, bytes(cancelled.body)[:9]) == (200, b"finished:")
-        await gone("h")
-        await begin("once", "&release-after-complete=true")
-        await until_finished(world.desk, "once")
-        await gone("once")
-        for handle, more, kept in (("kept", "&retain-for=10", 10), ("never asked", "", 4 * 86400)):
-            await begin(handle, more)
-            while not known._known[handle].finished:
-                await asyncio.sleep(0.001)
-            clock[0] += kept - 1
-            assert (await ask(handle)).status_code == 200
-            clock[0] += 2
-            await gone(handle)
-        await begin("asked")
-        await until_finished(world.desk, "asked")
-        clock[0] += 86400 + 1
-        await gone("asked")
-
-    asyncio.run(act())
-
-
-def test_a_manifest_for_people(world: World) -> None:
-    """And one whose handle goes while it is read."""
-    top = world.directory(**{"two\nlines": LIT, "b": world.directory("chk", c=LIT)})
-
-    async def act() -> str:
-        await operations.start(world.desk, asked(top, (), "ophandle=h&release-after-complete=1"), "start-manifest")
-        while not operations.operations_of(world.desk)._known["h"].finished:
-            await asyncio.sleep(0.001)
-        response = await operations.operation(world.desk, request(query="output=text"), "h")
-        assert not operations.operations_of(world.desk)._known
-        return (await body_of(response)).decode()
-
-    empty = "URI:DIR2-LIT:"
-    head, *lines = asyncio.run(act()).splitlines()
-    assert (head, lines[0], lines[1]) == ("finished: yes", f" {top}", f"two\\nlines {LIT}")
-    assert lines[2].startswith(f"b {empty}")
-    assert lines[3:] == [f"b/c {LIT}"]
-
-
-def test_handles_are_few(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Finished ones make room; while all are under way nothing is begun."""
-    monkeypatch.setattr(operations, "_MOST", 5)
-    top = world.directory()
-
-    async def act() -> None:
-        for number in range(operations._MOST + 20):
-            query = f"ophandle=h{number}"
-            await operations.start(world.desk, asked(top, (), query), "start-deep-size")
-            await until_finished(world.desk, f"h{number}")
-        known = operations.operations_of(world.desk)._known
-        assert list(known) == [f"h{number}" for number in range(20, 25)]
-        for each in known.values():
-            each.finished_at = None
-        with pytest.raises(Refusal) as caught:
-            await operations.start(world.desk, asked(top, (), "ophandle=more"), "start-deep-size")
-        assert caught.value.status == 503
-
-    asyncio.run(act())
-
-
-# ---- the gateway about itself
-
-
-def test_welcome(world: World) -> None:
-    def ask() -> Any:
-        return json.loads(bytes(asyncio.run(welcome.welcome(world.desk, request(query="t=json"))).body))
-
-    found = ask()
-    assert found["introducers"] == {"statuses": []}
-    servers = {each["nickname"]: each for each in found["servers"]}
-    assert {name: each["nodeid"] for name, each in servers.items()} == world.ids
-    for each in servers.values():
-        assert each["connection_status"].startswith("Connected to ")
-        assert each["available_space"] > 0
-        assert abs(each["last_received_data"] - time.time()) < 60
-        assert set(each) == {
-            *("nodeid", "nickname", "available_space", "connection_status", "last_received_data", "version")
-        }
-    with pytest.raises(Refusal):
-        asyncio.run(welcome.welcome(world.desk, request(query="t=bogus")))
-
-
-def test_what_it_has_done(world: World) -> None:
-    """As the real client's `status` reads it."""
-    file = world.file()
-    world.check(file)
-    world.desk.counters.add(requests=3, bytes_out=17)
-
-    async def ask(view: Callable[[Desk, Request], Awaitable[Response]], query: str) -> Any:
-        return json.loads(await body_of(await view(world.desk, request("POST", query))))
-
-    found = asyncio.run(ask(welcome.statistics, "t=json"))
-    assert found["counters"]["requests"] == 3
-    assert found["counters"]["downloader.bytes_downloaded"] == 17
-    assert set(found["counters"]) > {
-        "uploader.files_uploaded",
-        "uploader.bytes_uploaded",
-        "downloader.files_downloaded",
-    }
-    assert found["stats"]["node.uptime"] > 0
-    found = asyncio.run(ask(welcome.status, "t=json"))
-    si = b32encode(file.storage_index or b"")[:5]
-    row = {"type": "check", "storage-index-string": si, "total-size": 0, "status": "done"}
-    assert found == {"active": [], "recent": [row]}
-    for view in (welcome.statistics, welcome.status):
-        with pytest.raises(Refusal):
-            asyncio.run(ask(view, "t=bogus"))
-
-
-class Hanging:
-    """What `Servers` needs of a client, over servers that can be made to hang."""
-
-    def __init__(self, folder: Path) -> None:
-        from lafscli.config.servers import ServerRecord
-
-        self.local = LocalGrid(folder, 2)
-        self.grid = self.local.grid()
-        self.config = self
-        self.servers = {s.name: ServerRecord(s.name, "file:///x", s.node_id, s.seed) for s in self.local.servers}
-
-
-def test_nobody_waits_for_a_server_that_hangs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(welcome, "_PATIENCE", 0.05)
-    clock = [100.0]
-    client: Any = Hanging(tmp_path)
-    asked: list[str] = []
-    client.local.dials[0].before = asked.append
-    servers = welcome.Servers(lambda: clock[0])
-
-    def states() -> list[bool | None]:
-        return [state.answers for state in servers.states(client)]
-
-    client.local.dials[1].hang = hang = threading.Event()
-    began = time.monotonic()
-    assert states() == [True, None]
-    assert states() == [True, None]
-    clock[0] += 5
-    calls = len(asked)
-    assert states() == [True, False]
-    assert len(asked) == calls  # what is known is fresh
-    clock[0] += 6
-    assert states() == [True, False]
-    assert len(asked) > calls
-    assert time.monotonic() - began < 10
-    hang.set()
-    client.local.dials[0].dead = True
-    clock[0] += 11
-    for _ in range(200):
-        clock[0] += 11
-        if states() == [False, True]:
-            break
-        time.sleep(0.01)
-    assert states() == [False, True]
-    client.local.close()

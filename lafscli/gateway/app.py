@@ -6,6 +6,7 @@ Paths are split before they are decoded: a name may hold a slash, as %2F.
 from __future__ import annotations
 
 import time
+import traceback
 from collections.abc import Awaitable, Callable, Mapping
 
 from starlette.datastructures import MutableHeaders
@@ -13,13 +14,14 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from lafscli.config import environment
 from lafscli.errors import LafsError
 from lafscli.gateway import gets, operations, pages, welcome
 from lafscli.gateway.asked import Asked, Refusal, asked_of, decoded, query_of, refused, told, without_caps
 from lafscli.gateway.changes import Changes
 from lafscli.gateway.described import Documents
 from lafscli.gateway.desk import Desk
-from lafscli.gateway.files import CONNECTION
+from lafscli.gateway.files import PATIENCE, transport_of
 from lafscli.gateway.hosts import Hosts
 from lafscli.gateway.pins import Pins
 from lafscli.gateway.posts import Posts
@@ -41,19 +43,35 @@ _METHODS = ("GET", "HEAD", "PUT", "POST", "DELETE")
 
 
 def application(
-    desk: Desk, hosts: Hosts, *, unlinked: bool = True, note: Callable[[str], None] = lambda _: None
+    desk: Desk,
+    hosts: Hosts,
+    *,
+    unlinked: bool = True,
+    note: Callable[[str], None] = lambda _: None,
+    every: bool = False,
+    patience: float = 300.0,
 ) -> ASGIApp:
-    """The gateway. Without `unlinked` nothing is stored that is in no directory. `note` is told of each request, and
-    of what went wrong with it; no caps are in that."""
-    return _Application(desk, hosts, unlinked, note)
+    """The gateway. Without `unlinked` nothing is stored that is in no directory. `note` is told of each request that
+    failed, or of `every` one; no caps are in that. A client may take or send nothing for `patience` seconds."""
+    return _Application(desk, hosts, unlinked, note, every, patience)
 
 
 class _Application:
-    def __init__(self, desk: Desk, hosts: Hosts, unlinked: bool, note: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        desk: Desk,
+        hosts: Hosts,
+        unlinked: bool,
+        note: Callable[[str], None],
+        every: bool,
+        patience: float,
+    ) -> None:
         self._desk = desk
         self._hosts = hosts
         self._unlinked = unlinked
         self._note = note
+        self._every = every
+        self._patience = patience
         self._documents = Documents()
         self._changes = Changes(desk, Pins(desk))
         self._posts = Posts(desk, self._changes)
@@ -61,6 +79,7 @@ class _Application:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return
+        scope.setdefault("extensions", {})[PATIENCE] = self._patience
         request = Request(scope, receive)
         sent = _Sent(self._desk, send)
         began = time.monotonic()
@@ -75,12 +94,14 @@ class _Application:
             await answer(scope, receive, sent.send)
         except ClientDisconnect:
             sent.failure = "the client is gone"
-            transport = scope.get("extensions", {}).get(CONNECTION)
+            transport = transport_of(scope)
             if transport is not None:
                 transport.abort()
         except (Refusal, LafsError) as error:
             await self._refuse(request, error, sent)
         except Exception as error:
+            if environment.debugging():
+                traceback.print_exc()
             sent.failure = f"internal error: {type(error).__name__}"
             await self._refuse(request, Refusal(500, "internal error"), sent)
         finally:
@@ -89,10 +110,8 @@ class _Application:
                 operation.bytes = sent.bytes
                 operation.end(failed=failed)
             self._desk.counters.add(requests=1, failures=int(failed))
-            kind = what[1] if len(what) > 1 else ""
-            words = [request.method, kind, what[0] if what else "", str(sent.status), f"{sent.bytes} B"]
-            words += [f"{time.monotonic() - began:.3f} s", sent.failure]
-            self._note(without_caps(" ".join(word for word in words if word)))
+            if failed or self._every:
+                self._note(_line(request, what, sent, time.monotonic() - began))
 
     async def _refuse(self, request: Request, error: Refusal | LafsError, sent: _Sent) -> None:
         """Say what is wrong, if nothing was said yet; else the connection ends, so that the client sees it."""
@@ -173,6 +192,13 @@ _KNOWN = (b"operations", b"statistics", b"status", b"static", b"page", b"")
 
 async def _at_once(answer: Response) -> Response:
     return answer
+
+
+def _line(request: Request, what: list[str], sent: _Sent, seconds: float) -> str:
+    """A request as a line of a log: what kind of object, never its cap."""
+    si, kind = what or ("", "")
+    words = [request.method, kind, si, str(sent.status), f"{sent.bytes} B", f"{seconds:.3f} s", sent.failure]
+    return without_caps(" ".join(word for word in words if word))
 
 
 def _refusal(error: Refusal | LafsError) -> Response:

@@ -191,4 +191,4 @@ def told(status: int, text: str) -> Response:
     """An answer in words."""
     safe = without_caps(text).encode(errors="backslashreplace")
     headers = {"Retry-After": "10"} if status == 503 else None
-    return Response(safe + b"\n", status, headers, PLAIN)
+    return Response(safe, status, headers, PLAIN)

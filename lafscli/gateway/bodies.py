@@ -16,10 +16,10 @@ from lafscli.errors import UsageError
 from lafscli.formats.child import Unfit, child_caps
 from lafscli.gateway.asked import Refusal, query_of, shown
 from lafscli.gateway.desk import Desk
+from lafscli.gateway.files import patience_of
 from lafscli.gateway.spool import Spool
 from lafscli.tree.directory import NewChild
 
-_PATIENCE = 300.0
 _TOGETHER = 1 << 20
 """Bytes that are handed to a thread together."""
 
@@ -62,10 +62,10 @@ async def cap_text(desk: Desk, request: Request) -> str:
 async def _pieces(desk: Desk, request: Request) -> AsyncIterator[bytes]:
     """The body in pieces that are worth a thread; a client that sends nothing for long is taken for gone."""
     waiting = bytearray()
-    stream = request.stream()
+    stream, patience = request.stream(), patience_of(request.scope)
     while True:
         try:
-            chunk = await asyncio.wait_for(anext(stream, None), _PATIENCE)
+            chunk = await asyncio.wait_for(anext(stream, None), patience)
         except TimeoutError:
             raise ClientDisconnect from None
         if chunk is None:

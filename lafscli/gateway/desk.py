@@ -12,12 +12,13 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from functools import partial
+from pathlib import Path
 from typing import TypeVar
 
 from lafscli.client import Client
 from lafscli.config.home import Home
 from lafscli.config.settings import Config
-from lafscli.errors import LafsError
+from lafscli.errors import LafsError, OtherList
 from lafscli.formats.caps import Cap, DirectoryCap
 from lafscli.gateway.recent import Counters, Recent
 from lafscli.gateway.spool import Spool
@@ -29,6 +30,11 @@ T = TypeVar("T")
 _THREADS = 64
 _LOOK_SECONDS = 1.0
 """How long the configuration is taken to be as it was."""
+
+_SECRETS = ("convergence", "secret")
+
+_LIST_SECONDS = 10.0
+"""How long a new list of the grid's servers is waited for."""
 
 _MOST_DIRECTORIES, _MOST_ENTRIES = 16, 100_000
 
@@ -51,8 +57,9 @@ class Desk:
         self._note = note
         self._lock = threading.Lock()
         self._lent: _Lent | None = None
+        self._open: set[_Lent] = set()
         self._looked = 0.0
-        self._identity: object = None
+        self._identity: list[object] = []
         self._closed = False
         self._turns = _Turns()
         self._directories = _Directories()
@@ -78,6 +85,30 @@ class Desk:
         with self.client() as client:
             yield client.access(warn=self._note)
 
+    def write(self, call: Callable[[Access], T]) -> T:
+        """Have `call` write something. Where the grid has a new list of servers it is called once more, as soon as this
+        home has that list too: another lafs process that adds a server writes to the servers first."""
+        with self.access() as access:
+            try:
+                return call(access)
+            except OtherList as error:
+                refusal = error
+        if not self._renewed(access):
+            raise refusal
+        with self.access() as access:
+            return call(access)
+
+    def _renewed(self, access: Access) -> bool:
+        """Wait for another configuration than this access is of."""
+        until = time.monotonic() + _LIST_SECONDS
+        while True:
+            with self.client() as client:
+                if client.grid is not access.grid or client.membership() != access.publishing.membership:
+                    return True
+            if time.monotonic() > until:
+                return False
+            time.sleep(_LOOK_SECONDS / 4)
+
     @contextmanager
     def turn(self, *caps: Cap) -> Iterator[None]:
         """Have one thread of this gateway at a time change these objects: waiting here is quicker than there."""
@@ -101,8 +132,11 @@ class Desk:
         """Close every connection, which ends what waits for a server."""
         with self._lock:
             self._closed = True
-            lent, self._lent = self._lent, None
-        if lent is not None:
+            self._lent = None
+            left = [lent for lent in self._open if not lent.closed]
+            for lent in left:
+                lent.closed = True
+        for lent in left:
             lent.client.close()
         self._pool.shutdown(wait=False, cancel_futures=True)
 
@@ -137,19 +171,22 @@ class Desk:
                 self._note(f"the configuration can't be read, and the one before is used: {error.message}")
             self._identity = identity
             return
+        files, known = identity[1:], self._identity[1:]
         self._identity = identity
         if self._lent is not None:
-            if config.table == self._lent.client.config.table:
+            if files == known and _but_list(config) == _but_list(self._lent.config):
+                # the list of the grid's servers, which clients change themselves, takes no new connections
+                self._lent.client.config = config
                 return
             self._lent.stale = True
-        self._lent = _Lent(self._make(config))
+        replaced, self._lent = self._lent, _Lent(config, self._make(config))
+        self._open.add(self._lent)
+        if replaced is not None:
+            self._lent.client.grid.connect()
 
-    def _identity_now(self) -> object:
-        try:
-            found = self.home.config_file.stat()
-        except OSError as error:
-            return error.errno
-        return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
+    def _identity_now(self) -> list[object]:
+        """What tells whether the configuration or a secret is another than before."""
+        return [_identity(path) for path in (self.home.config_file, *map(self.home.path.joinpath, _SECRETS))]
 
     def _give_back(self, lent: _Lent) -> None:
         with self._lock:
@@ -160,19 +197,35 @@ class Desk:
         """Close a client that was replaced, when its last operation has ended."""
         with self._lock:
             over = lent.stale and not lent.users and not lent.closed
-            lent.closed = lent.closed or over
+            if over:
+                lent.closed = True
+                self._open.discard(lent)
         if over:
             lent.client.close()
 
 
 class _Lent:
-    """A client and how many operations use it; `stale` when the configuration has changed since."""
+    """A client, the configuration that it was made of, and how many operations use it; `stale` when that has changed
+    since."""
 
-    def __init__(self, client: Client) -> None:
+    def __init__(self, config: Config, client: Client) -> None:
+        self.config = config
         self.client = client
         self.users = 0
         self.stale = False
         self.closed = False
+
+
+def _but_list(config: Config) -> dict[str, object]:
+    return {key: value for key, value in config.table.items() if key != "grid"}
+
+
+def _identity(path: Path) -> object:
+    try:
+        found = path.stat()
+    except OSError as error:
+        return error.errno
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
 
 
 class _Turns:

@@ -29,6 +29,9 @@ AT_ONCE = 256 << 10
 CONNECTION = "lafs.connection"
 """Key of the scope's extensions under which the transport of the connection is."""
 
+PATIENCE = "lafs.patience"
+"""Key of the scope's extensions that has how many seconds a client may take to take or send nothing."""
+
 _PATIENCE = 300.0
 _FOREVER = "private, max-age=31536000, immutable"
 
@@ -167,7 +170,7 @@ def headers_of(cap: Cap, shown: Shown, *, fixed: bool) -> dict[str, str]:
 
 def unsatisfiable(size: int) -> Response:
     """The answer to a range that has no byte of the file."""
-    return Response(b"First beyond end of file\n", 416, {"Content-Range": f"bytes */{size}"}, PLAIN)
+    return Response(b"First beyond end of file", 416, {"Content-Range": f"bytes */{size}"}, PLAIN)
 
 
 # ---- sending -----------------------------------------------------------------------------------------------------
@@ -177,16 +180,15 @@ class Download(Response):
     """An answer whose bytes are pulled while it is sent. What fails in the middle ends the connection: the client sees
     fewer bytes than it was told."""
 
-    def __init__(self, desk: Desk, opened: Opened, headers: Mapping[str, str], patience: float = _PATIENCE) -> None:
+    def __init__(self, desk: Desk, opened: Opened, headers: Mapping[str, str]) -> None:
         super().__init__(b"", 200 if opened.part.whole else 206, {**headers, **opened.said})
         self._desk = desk
         self._opened = opened
-        self._patience = patience
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002
         """Send it. LafsError where it can't be sent to its end."""
         opened = self._opened
-        outlet = Outlet(send, scope.get("extensions", {}).get(CONNECTION), self._patience)
+        outlet = Outlet(send, transport_of(scope), patience_of(scope))
         try:
             await outlet.send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
             piece: bytes | None = opened.first
@@ -197,6 +199,18 @@ class Download(Response):
                 piece = await self._desk.run(opened.next) if left > 0 else None
         finally:
             await self._desk.run(opened.close)
+
+
+def transport_of(scope: Scope) -> asyncio.Transport | None:
+    """The transport of the connection by which a request came, if the server tells."""
+    found: asyncio.Transport | None = scope.get("extensions", {}).get(CONNECTION)
+    return found
+
+
+def patience_of(scope: Scope) -> float:
+    """How many seconds a client may take to take or send nothing."""
+    seconds: float = scope.get("extensions", {}).get(PATIENCE, _PATIENCE)
+    return seconds
 
 
 class Outlet:

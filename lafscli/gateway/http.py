@@ -6,12 +6,12 @@ import asyncio
 import logging
 import os
 import signal
+import socket
 import ssl
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
@@ -70,9 +70,11 @@ def serve(
     unlinked: bool = True,
     ready: Callable[[list[str]], None],
     note: Callable[[str], None],
+    every: bool = False,
+    patience: float = 300.0,
 ) -> int:
-    """Serve until a signal, whose number is the answer; `ready` hears the addresses that are listened at. LafsError
-    where that can't begin."""
+    """Serve until a signal, whose number is the answer; `ready` hears the addresses that are listened at. With
+    `every` each request is noted, else what went wrong. LafsError where that can't begin."""
     context = None if tls is None else tls.context()
     sockets = listening(*address)
     addresses = [each.getsockname()[:2] for each in sockets]
@@ -80,7 +82,7 @@ def serve(
     logging.getLogger("uvicorn").setLevel(logging.CRITICAL + 1)
     logging.getLogger("asyncio").setLevel(logging.CRITICAL + 1)
     config = uvicorn.Config(
-        application(desk, hosts, unlinked=unlinked, note=note),
+        application(desk, hosts, unlinked=unlinked, note=note, every=every, patience=patience),
         http=_Connection,
         loop="asyncio",
         ws="none",
@@ -103,7 +105,7 @@ def serve(
         desk.close()
 
 
-async def _until_signalled(server: _Server, sockets: list[Any], ready: Callable[[], None]) -> int:
+async def _until_signalled(server: _Server, sockets: list[socket.socket], ready: Callable[[], None]) -> int:
     heard: list[int] = []
 
     def end(number: int) -> None:
@@ -142,6 +144,8 @@ class _Connection(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
+        # head and body go out as they are written; asyncio sets this only where it sees that it is TCP
+        transport.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._be_patient()
         if len(self.connections) > _MOST_CONNECTIONS:
             transport.abort()
@@ -164,7 +168,7 @@ class _Connection(HttpToolsProtocol):
         self._head = 0
         self._in_head = True
         self._be_patient()
-        self.scope["extensions"] = {CONNECTION: self.transport}  # type: ignore[typeddict-item]
+        self.scope["extensions"] = {CONNECTION: self.transport}  # type: ignore[dict-item]
 
     def on_headers_complete(self) -> None:
         self._in_head = False

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import get_args
 
 from starlette.responses import Response
@@ -125,25 +124,22 @@ class Posts:
 
     async def _relink(self, asked: Asked, root: DirectoryCap) -> Response:
         old = needed(asked, "from_name")
-        target, names = root, (asked.query.get("to_name") or old,)
+        target, way = root, list[str]()
         if "to_dir" in asked.query:
             text, *way = asked.query["to_dir"].rstrip("/").split("/")
-            if not all(way):
-                raise Refusal(400, "to_dir= must not have empty names")
-            found = await self._target(Asked(asked.request, parse(text), text, tuple(way), {}))
-            if not isinstance(found, DirectoryCap):
+            found = parse(text)
+            if not isinstance(found, DirectoryCap) or not all(way):
                 raise Refusal(400, "to_dir is not a directory")
             target = found
-        return await self._moved(asked, root, old, target, names)
+        return await self._moved(asked, root, old, target, (*way, asked.query.get("to_name") or old))
 
     async def _moved(
-        self, asked: Asked, root: DirectoryCap, old: str, target: DirectoryCap, names: tuple[str]
+        self, asked: Asked, root: DirectoryCap, old: str, target: DirectoryCap, names: tuple[str, ...]
     ) -> Response:
         over = asked.over()
-        move = partial(verbs.move, self._desk)
 
         def work(access: Access) -> None:
-            move(access, root, (old,), target, names, over)
+            verbs.move(self._desk, access, root, (old,), target, names, over)
             self._changes.pins.keep(access, target)
 
         await self._changes.changing(asked, work)

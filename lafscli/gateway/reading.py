@@ -17,6 +17,8 @@ from lafscli.proof.shares import ShareReader
 from lafscli.storage.store import Buffer, Progress, ShareStore
 from lafscli.tree.contents import Access, need_servers, pass_on, readable
 
+_FIRST_BYTES, _AHEAD_BYTES, _ALL_AHEAD_BYTES = 1 << 20, 8 << 20, 128 << 20
+
 _NEAR_BYTES = 4 << 20
 """So far ahead of the last read another one goes on with it; and so much of what was read is kept for a while."""
 
@@ -33,9 +35,28 @@ def open_content(access: Access, cap: Cap) -> Content:
     need_servers(access)
     if isinstance(file, ChkCap):
         return Content(_Small(access, file) if file.size <= LITTLE else _Immutable(access, file), mutable=False)
-    version = OpenVersion(access.grid, file, access.reading)
+    version = OpenVersion(access.grid, file, access.reading, _READERS.ahead)
     pass_on(access, cap, version.warnings)
     return Content(_Mutable(version), mutable=True)
+
+
+class _Readers:
+    """All who read: what is fetched ahead of the slow ones among them must not fill the memory."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._count = 0
+
+    def add(self, count: int) -> None:
+        with self._lock:
+            self._count += count
+
+    def ahead(self) -> int:
+        """Bytes that each may have fetched ahead."""
+        return min(_AHEAD_BYTES, _ALL_AHEAD_BYTES // max(1, self._count))
+
+
+_READERS = _Readers()
 
 
 class _Pulled(Protocol):
@@ -67,6 +88,7 @@ class Content:
         if not length:
             return
         pieces = self._pulled.pieces(offset, length)
+        _READERS.add(1)
         try:
             while True:
                 with self._lock:
@@ -75,6 +97,7 @@ class Content:
                     return
                 yield piece
         finally:
+            _READERS.add(-1)
             close = getattr(pieces, "close", None)
             if close is not None:
                 with self._lock:
@@ -189,7 +212,7 @@ class _Immutable:
         self.size = cap.size
 
     def pieces(self, offset: int, length: int) -> Iterator[Buffer]:
-        stop = offset + length
+        stop, taken = offset + length, 0
         fetch = SegmentFetch(
             self._grid,
             self._cap.verify_cap(),
@@ -199,13 +222,15 @@ class _Immutable:
             self._cap.key,
             self._known,
             further=True,
-            careful=True,
+            # somebody may not go on: what is fetched ahead grows with what is taken
+            ahead=lambda: min(_READERS.ahead(), _FIRST_BYTES + 2 * taken),
         )
         segments = fetch.run(self._codec)
         try:
             for position, plaintext in segments:
                 self._known = fetch.located
                 yield memoryview(plaintext)[max(0, offset - position) : stop - position]
+                taken += len(plaintext)
         finally:
             segments.close()
 

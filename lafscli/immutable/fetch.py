@@ -42,8 +42,8 @@ class SegmentFetch:
 
     One thread (that of `run`) owns all state; servers and codec threads report through a queue. `corrupt` names the
     shares that lied, `silent` the servers that failed, so far. With `known` (shares, and their readers where they are
-    open) no server is asked for more, or `further` ones only as they are needed. `careful`: what is fetched ahead grows
-    with what is taken.
+    open) no server is asked for more, or `further` ones only as they are needed. `ahead`: how many
+    bytes may be fetched ahead of what is taken.
     """
 
     def __init__(
@@ -57,7 +57,7 @@ class SegmentFetch:
         known: Sequence[tuple[ShareStore, int, ShareReader | None]] = (),
         *,
         further: bool = False,
-        careful: bool = False,
+        ahead: Callable[[], int] = lambda: _AHEAD_BYTES,
     ) -> None:
         self.grid = grid
         self.cap = cap
@@ -69,7 +69,7 @@ class SegmentFetch:
         self.sizes: Sizes | None = None if self._reader is None else self._reader.sizes
         self.corrupt: list[BadShare] = []
         self.silent: dict[str, str] = {}
-        self._careful = careful
+        self._ahead = ahead
         self._keeper = new_keeper()
         theirs = {store.server.name for store, _, _ in known}
         ask = not known or further
@@ -112,9 +112,8 @@ class SegmentFetch:
             if self.start >= self.stop:
                 return
             first, last = self.start // size, (self.stop - 1) // size
-            most = max(2, _AHEAD_BYTES // size)
             for number in range(first, last + 1):
-                ahead = min(most, 1 + 2 * (number - first)) if self._careful else most
+                ahead = max(2, self._ahead() // size)
                 result = None
                 while result is None:
                     self._advance(codec, number, min(number + ahead, last + 1))

@@ -25,8 +25,8 @@ R = TypeVar("R")
 
 _GROUP_BYTES = 1 << 20
 """Content whose blocks are asked for together."""
-_AHEAD = 4
-"""Groups that are under way before the first of them is written out."""
+_AHEAD_BYTES = 4 << 20
+"""Content that is under way before the first of it is written out."""
 _TICK = 1.0
 _SLOW_SECONDS = 5.0
 """A share whose bytes are so late is replaced, if there is another one."""
@@ -61,6 +61,8 @@ class Blocks:
         idle: Callable[[], object] | None = None,
     ) -> None:
         """`idle` is called now and then while bytes are waited for."""
+        self.ahead: Callable[[], int] = lambda: _AHEAD_BYTES
+        """How many bytes may be fetched ahead."""
         self._grid = grid
         self.version = version
         self._readkey = readkey
@@ -108,7 +110,8 @@ class Blocks:
         underway: list[tuple[range, dict[Found, Future[list[Buffer | LafsError]] | list[Buffer]]]] = []
         try:
             for index in range(len(groups)):
-                while len(underway) < _AHEAD and index + len(underway) < len(groups):
+                most = max(1, self.ahead() // _GROUP_BYTES)
+                while len(underway) < most and index + len(underway) < len(groups):
                     group = groups[index + len(underway)]
                     underway.append((group, {one: self._ask(one, group) for one in self._used}))
                 group, asked = underway.pop(0)

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
-from lafscli.errors import UsageError
+from lafscli.errors import OtherList
 from lafscli.primitives.encoding import b32encode
 from lafscli.storage.membership import Member, Membership, first
 from lafscli.storage.store import Server, StorageIndex
@@ -45,7 +45,7 @@ def require_members(membership: Membership, servers: Iterable[Server]) -> None:
     """UsageError unless every server of the current list is configured here: nothing mutable is written before."""
     missing = sorted(membership.node_ids - {server.node_id for server in servers})
     if missing:
-        raise UsageError(
+        raise OtherList(
             f"{len(missing)} of the grid's {len(membership.members)} servers are not configured here, so nothing"
             f" mutable is written: {', '.join(map(b32encode, missing))}",
             hint=HOW_TO_GET_IT,
@@ -58,20 +58,20 @@ def require_same_list(known: Membership | None, met: Membership | None, server: 
     if met is None:
         return
     if known is None:
-        raise UsageError(f"server {server} knows a list of the grid's servers, and this home none", hint=HOW_TO_GET_IT)
+        raise OtherList(f"server {server} knows a list of the grid's servers, and this home none", hint=HOW_TO_GET_IT)
     if met.grid != known.grid:
-        raise UsageError(
+        raise OtherList(
             f"server {server} belongs to another grid ({met.grid.decode()}, not {known.grid.decode()})",
             hint=f"lafs server remove {server} forgets it",
         )
     if met.epoch > known.epoch:
-        raise UsageError(
+        raise OtherList(
             f"the grid's list of servers has changed: server {server} has number {met.epoch}, this home {known.epoch};"
             " nothing was changed",
             hint=HOW_TO_GET_IT,
         )
     if met.epoch == known.epoch and not met.same_list(known):
-        raise UsageError(
+        raise OtherList(
             f"server {server} has another list of the grid's servers of the same number ({known.epoch}):"
             " two changes of it were made at once",
             hint="lafs server add or remove settles it, here or where the other change was made",

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 
 from lafscli.formats.caps import MutableReadCap, MutableWriteCap
 from lafscli.formats.slot import Header
-from lafscli.mutable.blocks import TooFewBlocks
+from lafscli.mutable.blocks import Blocks, TooFewBlocks
 from lafscli.mutable.retrieve import Reading, changed, note, versions
 from lafscli.storage.grid import Grid
 
@@ -15,22 +16,26 @@ class OpenVersion:
     """The best version there is when this is made, as `retrieve` chooses it; the same one is read to the end.
 
     NotRecoverable, CannotTell or Unreachable where none can be read, RolledBack with `reading.strict`. `warnings` are
-    what the user should know. Used by one thread at a time; `close` it.
+    what the user should know. `ahead`: how many bytes may be fetched before they are pulled. Used by one
+    thread at a time; `close` it.
     """
 
     version: Header
     warnings: list[str]
 
-    def __init__(self, grid: Grid, cap: MutableReadCap | MutableWriteCap, reading: Reading) -> None:
+    def __init__(
+        self, grid: Grid, cap: MutableReadCap | MutableWriteCap, reading: Reading, ahead: Callable[[], int]
+    ) -> None:
         self._cap = cap.read_cap()
-        self._candidates = versions(grid, self._cap, reading)
-        for blocks, _, warnings in self._candidates:
+        self._ahead = ahead
+        self._versions = partial(versions, grid, self._cap, reading)
+        for blocks, _, warnings in self._versions():
             try:
                 blocks.hold()
             except TooFewBlocks:
                 blocks.release()
                 continue
-            self._blocks = blocks
+            self._take(blocks)
             self.version, self.warnings = blocks.version, warnings
             note(self._cap.verify_cap(), blocks.version, reading)
             return
@@ -58,7 +63,7 @@ class OpenVersion:
     def _look_again(self) -> None:
         """Find the same version in other shares."""
         self._blocks.release()
-        for blocks, _, _ in self._candidates:
+        for blocks, _, _ in self._versions():
             if blocks.version != self.version:
                 break
             try:
@@ -66,9 +71,13 @@ class OpenVersion:
             except TooFewBlocks:
                 blocks.release()
                 continue
-            self._blocks = blocks
+            self._take(blocks)
             return
         raise changed(self._cap)
+
+    def _take(self, blocks: Blocks) -> None:
+        blocks.ahead = self._ahead
+        self._blocks = blocks
 
     def close(self) -> None:
         """Close what was kept open at servers."""
