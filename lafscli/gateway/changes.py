@@ -71,6 +71,7 @@ class Changes:
         with self._desk.access() as access:
             cap = store(access, spool, kind, private=private).cap
             self.pins.keep(access, cap)
+            self._desk.counters.add(files_in=1)
             return cap
 
     # ---- PUT
@@ -130,6 +131,7 @@ class Changes:
             if taken.child.cap.is_directory and asked.request.method == "PUT":
                 raise Refusal(400, "PUT to a directory") from None
             raise
+        self._desk.counters.add(files_in=1)
         return cap_answer(cap, 201 if new and asked.request.method == "PUT" else 200)
 
     def _into(self, access: Access, cap: MutableWriteCap, spool: Spool, offset: int | None) -> None:

@@ -12,7 +12,7 @@ from starlette.types import Receive, Scope, Send
 
 from lafscli.gateway.asked import PLAIN
 from lafscli.gateway.desk import Desk
-from lafscli.gateway.files import CONNECTION, Outlet
+from lafscli.gateway.files import Outlet, transport_of
 
 _PIECE = 16 << 10
 _SECONDS = 0.5
@@ -64,9 +64,8 @@ class Stream(StreamingResponse):
         self._steps = steps
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        transport = scope.get("extensions", {}).get(CONNECTION)
         try:
-            await super().__call__(scope, receive, Outlet(send, transport, _PATIENCE).send)  # type: ignore[arg-type]
+            await super().__call__(scope, receive, Outlet(send, transport_of(scope), _PATIENCE).send)  # type: ignore[arg-type]
         finally:
             self._steps.end()
 
