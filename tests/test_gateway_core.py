@@ -7,6 +7,7 @@ import stat
 import subprocess
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from threading import Barrier, active_count
@@ -14,15 +15,17 @@ from threading import Barrier, active_count
 import pytest
 
 from lafscli.config.home import Home
-from lafscli.errors import CannotTell, LafsError, NotGranted, NotRecoverable, SourceChanged
+from lafscli.errors import CannotTell, LafsError, NotFound, NotGranted, NotRecoverable, SourceChanged
 from lafscli.formats.caps import Cap, ChkCap, MutableWriteCap
+from lafscli.formats.dirtable import Table
 from lafscli.gateway.desk import Desk
 from lafscli.gateway.reading import open_content
 from lafscli.gateway.spool import NoRoom, Spool
+from lafscli.mutable import retrieve
 from lafscli.placement import Encoding
 from lafscli.tree import contents
-from lafscli.tree.directory import NewChild, create_directory
-from lafscli.tree.links import link
+from lafscli.tree.directory import NewChild, create_directory, edit
+from lafscli.tree.links import Occupied, link
 from tests.grids import LocalGrid
 from tests.lafs_process import Lafs
 from tests.mutable_access import access_to
@@ -199,15 +202,41 @@ def test_threads_that_do_all_sorts_of_things_at_once(desk: Desk) -> None:
         assert contents.content(access, shared) == b"".join(bytes([number]) * 10_000 for number in range(16))
 
 
-def test_threads_that_take_no_turns_lose_nothing_either(desk: Desk) -> None:
+@pytest.mark.parametrize("count", [4, 24])
+def test_threads_change_one_directory_together(desk: Desk, count: int) -> None:
+    """In few versions; and what one of them is refused does not keep the others from it."""
     with desk.access() as access:
         directory = create_directory(access)
         child = contents.store(access, b"x", "chk").cap
+        link(access, directory, "taken", NewChild(child), over="nothing")
+
+        def half(table: Table) -> None:
+            table.unlink("taken")
+            raise NotFound("half of it was done")
 
         def work(number: int) -> None:
-            link(access, directory, f"{number}", NewChild(child), over="nothing")
+            if number % 4 == 3:
+                with pytest.raises(NotFound):
+                    edit(access, directory, half)
+            elif number % 4 == 2:
+                with pytest.raises(Occupied):
+                    link(access, directory, "taken", NewChild(child), over="nothing")
+            else:
+                link(access, directory, f"{number}", NewChild(child), over="nothing")
 
-        together(4, work)
+        together(count, work)
+        names = {child.name for child in desk.directory(access, directory).children()}
+        assert names == {"taken", *(f"{number}" for number in range(count) if number % 4 < 2)}
+        _, found = retrieve.contents(access.grid, directory.inner, access.reading)  # type: ignore[arg-type]
+        assert found.version.prefix.seqnum < 3 + count // 2
+
+
+def test_threads_without_edits_together_lose_nothing_either(desk: Desk) -> None:
+    with desk.access() as access:
+        alone = replace(access, edits=None)
+        directory = create_directory(alone)
+        child = contents.store(alone, b"x", "chk").cap
+        together(4, lambda number: link(alone, directory, f"{number}", NewChild(child), over="nothing"))
         assert len(desk.directory(access, directory).table) == 4
 
 
@@ -254,7 +283,7 @@ def test_spool_on_the_disk_can_not_be_read(tmp_path: Path) -> None:
         spool.read(0, 1)
         assert spool._disk is not None
         states.append(os.pread(spool._disk._file.fileno(), 512 << 10, 0))
-    assert all(b"aaaa" not in state and b"bbbb" not in state for state in states)
+    assert all(b"a" * 9 not in state and b"b" * 9 not in state for state in states)
     difference = bytes(a ^ b for a, b in zip(states[0], states[1], strict=True))
     assert difference.count(ord("a") ^ ord("b")) < 10_000
     spool.close()
@@ -324,6 +353,7 @@ def test_servers_that_fail_in_the_middle_are_replaced_and_then_named(
     tmp_path: Path, kind: contents.Kind, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("lafscli.storage.grid._RETRY_AFTER", 0.0)
+    monkeypatch.setattr("lafscli.gateway.reading._AHEAD_BYTES", 1 << 20)
     local = LocalGrid(tmp_path, 5)
     access = access_to(local.grid(), Encoding(2, 3, 5))
     data = os.urandom(8_000_000)
@@ -359,3 +389,24 @@ def test_what_can_not_be_read_is_refused(desk: Desk) -> None:
             list(open_content(access, missing).pieces())
         with pytest.raises(NotRecoverable):
             open_content(access, MutableWriteCap(False, bytes(16), bytes(32)))
+
+
+def test_turns_that_are_shared_wait_for_those_that_are_not(desk: Desk) -> None:
+    """And the other way round; nobody is left out."""
+    caps = [ChkCap(bytes([number]) * 16, bytes(32), 3, 10, 1000) for number in range(3)]
+    inside: list[str] = []
+    seen: list[list[str]] = []
+
+    def work(number: int) -> None:
+        for _ in range(50):
+            alone = number % 3 == 0
+            wanted = caps if number % 2 else caps[::-1]
+            with desk.turn(*wanted, shared=not alone):
+                inside.append("alone" if alone else "shared")
+                seen.append(list(inside))
+                inside.remove("alone" if alone else "shared")
+
+    together(9, work)
+    assert all(state == ["alone"] or "alone" not in state for state in seen)
+    assert len(seen) == 450
+    assert desk._turns._turns == {}

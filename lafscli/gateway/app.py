@@ -22,7 +22,7 @@ from lafscli.gateway.asked import Asked, Refusal, asked_of, decoded, query_of, r
 from lafscli.gateway.changes import Changes
 from lafscli.gateway.described import Documents
 from lafscli.gateway.desk import Desk
-from lafscli.gateway.files import PATIENCE, transport_of
+from lafscli.gateway.files import PATIENCE, drop, transport_of
 from lafscli.gateway.hosts import Hosts
 from lafscli.gateway.pins import Pins
 from lafscli.gateway.posts import Posts
@@ -77,7 +77,8 @@ class _Application:
         self._every = every
         self._patience = patience
         self._documents = Documents()
-        self._changes = Changes(desk, Pins(desk))
+        self._pins = Pins(desk)
+        self._changes = Changes(desk, self._pins)
         self._posts = Posts(desk, self._changes)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -100,7 +101,7 @@ class _Application:
             sent.failure = "the client is gone"
             transport = transport_of(scope)
             if transport is not None:
-                transport.abort()
+                drop(transport)
         except (Refusal, LafsError) as error:
             await self._refuse(request, error, sent)
         except Exception as error:
@@ -162,9 +163,11 @@ class _Application:
         if first == b"static" and name and method in ("GET", "HEAD"):
             return lambda: pages.static(request, name)
         if first == b"page" and name and method == "POST":
-            return lambda: pages.act(desk, request, name)
+            return lambda: pages.act(desk, self._pins, request, name, unlinked=self._unlinked)
         if not first and not parts and method in ("GET", "HEAD"):
-            return (lambda: welcome.welcome(desk, request)) if query.get("t") else (lambda: pages.front(desk, request))
+            if query.get("t"):
+                return lambda: welcome.welcome(desk, request)
+            return lambda: pages.front(desk, request, unlinked=self._unlinked)
         raise Refusal(404, "there is nothing at this address")
 
     def _without_cap(self, request: Request, query: Mapping[str, str]) -> Route:

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import mimetypes
+import socket
+import struct
+import sys
+import termios
 from collections.abc import Generator, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import quote
@@ -232,12 +237,27 @@ class Outlet:
             await self._send(message)
             return
         waiting = asyncio.ensure_future(self._send(message))
-        before = self._transport.get_write_buffer_size()
+        before = _untaken(self._transport)
         while not (await asyncio.wait((waiting,), timeout=self._patience))[0]:
-            now = self._transport.get_write_buffer_size()
+            now = _untaken(self._transport)
             if now >= before:
                 waiting.cancel()
-                self._transport.abort()
+                drop(self._transport)
                 return
             before = now
         waiting.result()
+
+
+def drop(transport: asyncio.Transport) -> None:
+    """End a connection now; what the client has not taken is forgotten, by the system too."""
+    with suppress(OSError):
+        transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    transport.abort()
+
+
+def _untaken(transport: asyncio.Transport) -> int:
+    """Bytes that were sent and are not yet with the client: ours, and those of the system where it tells."""
+    queued = bytearray(4)
+    with suppress(OSError, ValueError):
+        fcntl.ioctl(transport.get_extra_info("socket").fileno(), termios.TIOCOUTQ, queued)
+    return transport.get_write_buffer_size() + int.from_bytes(queued, sys.byteorder)

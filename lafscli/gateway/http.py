@@ -31,6 +31,7 @@ _END = 1.7
 _KEEP_ALIVE = 75
 _HEAD_SECONDS = 60.0
 _HEAD_BYTES = 128 << 10
+_LINGER = 1.0
 _MOST_CONNECTIONS = 4000
 _TOO_LARGE = (
     b"HTTP/1.1 431 Request Header Fields Too Large\r\ncontent-type: text/plain; charset=utf-8\r\n"
@@ -51,9 +52,11 @@ class Tls:
         context.minimum_version = ssl.TLSVersion.TLSv1_2
         try:
             context.load_cert_chain(self.certificate, self.key, password=_no_password)
-        except (OSError, ssl.SSLError, ValueError) as error:
-            said = getattr(error, "strerror", None) or "no certificate and key in PEM that belong together"
+        except (ssl.SSLError, ValueError) as error:
+            said = "they are no certificate and key in PEM that belong together"
             raise UsageError(f"cannot use {self.certificate} and {self.key}: {said}") from error
+        except OSError as error:
+            raise UsageError(f"cannot read {self.certificate} and {self.key}: {error.strerror}") from error
         return context
 
 
@@ -140,6 +143,7 @@ class _Connection(HttpToolsProtocol):
 
     _head = 0
     _in_head = False
+    _refused = False
     _patience: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -155,13 +159,17 @@ class _Connection(HttpToolsProtocol):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
+        if self._refused:
+            return
         super().data_received(data)
         if not self._in_head:
             return
         self._head += len(data)
         if self._head > _HEAD_BYTES and not self.transport.is_closing():
+            self._refused = True
             self.transport.write(_TOO_LARGE)
-            self.transport.close()
+            # the rest is read for a while: the system forgets the answer if it is closed with something unread
+            self.loop.call_later(_LINGER, self.transport.close)
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
