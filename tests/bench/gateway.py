@@ -130,12 +130,20 @@ class Through:
         cpu, servers, busy = (b - a for a, b in zip(before, spent(), strict=True))
         return Cost(wall, cpu, servers, self._gateway.peak(), max(0.0, busy - cpu - servers) / wall)
 
+    def _emptied(self) -> None:
+        """Remove the shares, and no folder: the gateway knows which ones it has made."""
+        for _, path in self._ground.stored().values():
+            path.unlink()
+        os.sync()
+
     def _put(self) -> Cost:
-        self._ground.clear()
-        return self._measured(lambda: self._gateway.ask("PUT", "/uri", self._subject.data))
+        self._emptied()
+        cost = self._measured(lambda: self._gateway.ask("PUT", "/uri", self._subject.data))
+        assert sorted(self._ground.stored()) == sorted(self._subject.places), "not every share was stored"
+        return cost
 
     def _command_put(self) -> Cost:
-        self._ground.clear()
+        self._emptied()
         return self._ground.lafs("put", self._subject.data, connected=True)
 
     def _get(self) -> Cost:
@@ -155,8 +163,6 @@ class Through:
         size = self._subject.size / 1e6
         rows = []
         for what, ours, theirs in (("PUT", self._put, self._command_put), ("GET", self._get, self._command_get)):
-            if what == "GET":
-                self._subject.restore()
             series = in_turns([("gateway", ours), ("lafs", theirs)], self._rounds, self._patience)
             rates = [size / each["gateway"].wall for each in series.quiet()]
             baseline = series.median("lafs", lambda cost: size / cost.wall)
@@ -177,7 +183,6 @@ class Through:
     def small(self, count: int) -> Row:
         """Small GETs on one connection, one after the other, compared with as many commands within `persist`."""
         ground = self._ground
-        ground.clear()
         (ground.folder / "gets").mkdir(exist_ok=True)
         for number in range(count):
             ground.random_file(f"gets/{number}", SMALL_SIZE)
@@ -206,7 +211,6 @@ class Through:
     def listing(self, entries: int) -> list[Row]:
         """A directory as JSON: the first time, and again."""
         ground = self._ground
-        ground.clear()
         written = ground.folder / "large directory"
         ground.python("-m", "tests.bench.driver", "directory", ground.folder / "home", written, str(entries))
         target = f"/uri/{quote(written.read_text().strip(), safe='')}?t=json"
