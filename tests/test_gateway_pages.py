@@ -19,7 +19,7 @@ from starlette.responses import Response
 from lafscli.config import secrets
 from lafscli.config.home import Home
 from lafscli.errors import NotFound, NotRecoverable
-from lafscli.formats.caps import Cap, ChkCap, DirectoryCap, LitCap, MutableReadCap, parse
+from lafscli.formats.caps import Cap, ChkCap, DirectoryCap, LitCap, MutableReadCap, MutableWriteCap, UnknownCap, parse
 from lafscli.formats.child import Child
 from lafscli.gateway import pages
 from lafscli.gateway.asked import Asked, Refusal
@@ -382,6 +382,22 @@ def test_what_is_read_only_has_no_write_actions(world: World) -> None:
         assert str(world.root) not in found.source
     assert "read-only" in world.get(read_only).text
     assert world.post("mkdir", filled(read_only, name="x")).status_code == 403
+
+
+def test_there_is_a_page_about_every_cap(world: World) -> None:
+    writes = [MutableWriteCap(mdmf, b"w" * 16, b"f" * 32) for mdmf in (False, True)]
+    files: list[Cap] = [FILE, CHK, CHK.verify_cap(), *writes]
+    files += [cap for write in writes for cap in (write.read_cap(), write.verify_cap())]
+    future = [parse(text) for text in ("URI:FUTURE:x", "ro.URI:FUTURE:x", "imm.URI:FUTURE:x", "URI:CHK:broken")]
+    for cap in [*files, *map(DirectoryCap, files), *future]:  # type: ignore[arg-type]
+        found = world.get(cap, t="info")
+        fields, known = found.shown_fields, not isinstance(cap, UnknownCap)
+        assert fields.get("read-cap") == (str(cap.read_cap()) if cap.readable else None)
+        assert fields.get("write-cap") == (str(cap) if cap.writable else None)
+        assert fields.get("verify-cap") == (None if cap.verify_cap() is None else str(cap.verify_cap()))
+        assert ("link" in fields) == cap.readable
+        assert ("/page/health#health" in found.actions) == known
+        assert not found.actions - {"/page/health#health"}
 
 
 def test_a_link_that_is_shared_only_reads(world: World) -> None:

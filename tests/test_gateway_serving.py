@@ -323,7 +323,7 @@ def test_no_request_is_an_internal_error(
 
 def test_servers_that_fail_are_told_and_a_download_in_the_middle_is_seen_to_fail(tmp_path: Path) -> None:
     lafs = small_grid(tmp_path)
-    data = content(24_000_000, 7)
+    data = content(14_000_000, 7)
     with Gateway(lafs) as gateway:
         directory = gateway.want("PUT", "/uri?t=mkdir")
         for name in ("s0", "s1"):

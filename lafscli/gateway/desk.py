@@ -30,7 +30,7 @@ from lafscli.tree.directory import Directory, parsed
 
 T = TypeVar("T")
 
-_THREADS = 64
+_THREADS = 128
 _LOOK_SECONDS = 1.0
 """How long the configuration is taken to be as it was."""
 
