@@ -132,6 +132,8 @@ class Desk:
 
     async def run(self, call: Callable[..., T], *args: object) -> T:
         """Call it in a thread of the desk. It may raise anything but StopIteration."""
+        if self._closed:
+            raise _being_closed()
         return await asyncio.get_running_loop().run_in_executor(self._pool, partial(call, *args))
 
     async def run_long(self, call: Callable[..., T], *args: object) -> T:
@@ -157,7 +159,7 @@ class Desk:
     def _take(self) -> _Lent:
         with self._lock:
             if self._closed:
-                raise LafsError("the gateway is being closed")
+                raise _being_closed()
             old = self._lent
             if old is None or time.monotonic() - self._looked >= _LOOK_SECONDS:
                 self._look()
@@ -214,6 +216,10 @@ class Desk:
                 self._open.discard(lent)
         if over:
             lent.client.close()
+
+
+def _being_closed() -> LafsError:
+    return LafsError("the gateway is being closed")
 
 
 class _Lent:
