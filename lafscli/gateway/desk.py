@@ -22,6 +22,7 @@ from lafscli.config.settings import Config
 from lafscli.errors import LafsError, OtherList
 from lafscli.formats.caps import Cap, DirectoryCap
 from lafscli.gateway.edits import Edits
+from lafscli.gateway.freeing import free_at_once
 from lafscli.gateway.recent import Counters, Recent
 from lafscli.gateway.spool import Spool
 from lafscli.gateway.turns import Turns
@@ -53,6 +54,7 @@ class Desk:
         timeout: int | None = None,
         note: Callable[[str], None] = lambda _: None,
     ) -> None:
+        free_at_once()
         self.home = home
         self.recent = Recent()
         self.counters = Counters()
@@ -131,6 +133,8 @@ class Desk:
 
     async def run(self, call: Callable[..., T], *args: object) -> T:
         """Call it in a thread of the desk. It may raise anything but StopIteration."""
+        if self._closed:
+            raise _being_closed()
         return await asyncio.get_running_loop().run_in_executor(self._pool, partial(call, *args))
 
     def close(self) -> None:
@@ -150,7 +154,7 @@ class Desk:
     def _take(self) -> _Lent:
         with self._lock:
             if self._closed:
-                raise LafsError("the gateway is being closed")
+                raise _being_closed()
             old = self._lent
             if old is None or time.monotonic() - self._looked >= _LOOK_SECONDS:
                 self._look()
@@ -207,6 +211,10 @@ class Desk:
                 self._open.discard(lent)
         if over:
             lent.client.close()
+
+
+def _being_closed() -> LafsError:
+    return LafsError("the gateway is being closed")
 
 
 class _Lent:

@@ -17,7 +17,7 @@ from lafscli.proof.shares import ShareReader
 from lafscli.storage.store import Buffer, Progress, ShareStore
 from lafscli.tree.contents import Access, need_servers, pass_on, readable
 
-_FIRST_BYTES, _AHEAD_BYTES, _ALL_AHEAD_BYTES = 1 << 20, 8 << 20, 128 << 20
+_FIRST_BYTES, _AHEAD_BYTES, _ALL_AHEAD_BYTES = 1 << 20, 8 << 20, 32 << 20
 
 _NEAR_BYTES = 4 << 20
 """So far ahead of the last read another one goes on with it; and so much of what was read is kept for a while."""
