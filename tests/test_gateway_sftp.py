@@ -12,9 +12,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lafscli.formats.caps import DirectoryCap, MutableWriteCap
+from lafscli.config.home import Home
+from lafscli.formats.caps import ChkCap, DirectoryCap, MutableWriteCap
 from lafscli.gateway.desk import Desk
 from lafscli.gateway.gridfiles import Shared
+from lafscli.primitives.encoding import b32encode, netstring
 from lafscli.server.backend import (
     APPEND,
     CREATE,
@@ -45,8 +47,6 @@ def lafs(tmp_path_factory: pytest.TempPathFactory) -> Lafs:
 
 @pytest.fixture(scope="module")
 def desk(lafs: Lafs) -> Iterator[Desk]:
-    from lafscli.config.home import Home
-
     desk = Desk(Home.find(str(lafs.home)), note=lambda _: None)
     yield desk
     desk.close()
@@ -151,6 +151,13 @@ def test_truncate_by_handle_and_by_path(talk: RawClient, desk: Desk, root: Direc
     assert stored(desk, root, "cut") == DATA[:1000] + bytes(3)
     talk.setstat("cut", Attributes(size=0))
     assert stored(desk, root, "cut") == b""
+    handle = talk.open("cut", WRITE)
+    talk.write(handle, 0, b"0123456789")
+    talk.setstat("cut", Attributes(size=4))
+    assert talk.stat("cut").size == 4
+    assert stored(desk, root, "cut") == b""
+    talk.close(handle)
+    assert stored(desk, root, "cut") == b"0123"
 
 
 def test_exclusive_is_refused_where_something_is_or_came_meanwhile(
@@ -444,8 +451,6 @@ def test_what_can_not_be_read_is_an_error_of_the_read(
     with desk.access() as access:
         si = load(access, root).table.child("unreadable").cap.storage_index
     assert si is not None
-    from lafscli.primitives.encoding import b32encode
-
     for path in lafs.folder.glob(f"s*/shares/*/{b32encode(si)}/*"):
         share = bytearray(path.read_bytes())
         for place in range(200, len(share) - 80, 500):
@@ -489,6 +494,23 @@ def test_thousands_of_entries_are_listed_quickly(shared: Shared, desk: Desk, roo
             assert len(talk.listdir("/")) == 3000
         assert time.monotonic() - began < 3
         assert talk.stat("entry 02999").size == 40
+
+
+def test_names_that_no_path_can_say_are_not_shown(shared: Shared, desk: Desk) -> None:
+    """Whoever gives a directory away may have put any names into it."""
+    given = sorted([b".", b"..", b"a/b", b"x\0y", b"n" * 300_000, b"good", b"con\ntrol", b"../up"])
+    parts = [(name, b"URI:LIT:nruxi", b"", b"{}") for name in given]
+    table = b"".join(netstring(b"".join(map(netstring, each))) for each in parts)
+    notes: list[str] = []
+    with desk.access() as access:
+        cap = contents.store(access, table, "chk").cap
+    assert isinstance(cap, ChkCap)
+    with talking(shared, DirectoryCap(cap), notes=notes) as talk:
+        assert talk.listdir("/") == ["con\ntrol", "good"]
+        assert talk.get("good") == b"lit"
+        with refused(NO_SUCH_FILE):
+            talk.stat("a/b")
+    assert any("6 entries can't be shown" in note for note in notes)
 
 
 def test_the_spools_leave_nothing_behind(lafs: Lafs) -> None:

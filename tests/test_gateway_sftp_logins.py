@@ -183,6 +183,7 @@ def test_a_failed_close_makes_sftp_fail_and_says_why(gateway: SftpGateway, lafs:
 # ---- reloading, limits, the end
 
 
+@pytest.mark.slow
 def test_accounts_are_read_again_and_their_connections_end(lafs: Lafs, tmp_path: Path) -> None:
     other = Lafs(tmp_path)
     home_of_folders(other, 1, encoding="1/1/1")
@@ -216,14 +217,13 @@ def test_accounts_are_read_again_and_their_connections_end(lafs: Lafs, tmp_path:
 
 
 def test_usage_errors(lafs: Lafs, tmp_path: Path) -> None:
-    assert b"--accounts" in lafs("gateway", "sftp", code=2).stderr
-    for more in (["--listen", "nowhere"], ["--idle-timeout", "0s"]):
-        lafs("gateway", "sftp", "--accounts", tmp_path / "none", *more, code=2)
+    lafs("gateway", "sftp", "--accounts", tmp_path / "none", "--idle-timeout", "0s", code=2)
     assert b"cannot read" in lafs("gateway", "sftp", "--accounts", tmp_path / "none", code=1).stderr
     nobody = Lafs(tmp_path / "homeless")
     assert nobody.json("gateway", "sftp", "--accounts", "x", code=2)["error"]["kind"] == "Usage"
 
 
+@pytest.mark.slow
 def test_a_killed_client_leaves_nothing(gateway: SftpGateway, lafs: Lafs) -> None:
     (lafs.folder / "huge").write_bytes(os.urandom(1 << 20) * 40)
     before = lafs("ls", "work:", code=0).stdout
