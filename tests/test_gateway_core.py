@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import os
 import stat
 import subprocess
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from threading import Barrier, active_count
@@ -14,15 +17,19 @@ from threading import Barrier, active_count
 import pytest
 
 from lafscli.config.home import Home
-from lafscli.errors import CannotTell, LafsError, NotGranted, NotRecoverable, SourceChanged
+from lafscli.errors import CannotTell, LafsError, NotFound, NotGranted, NotRecoverable, SourceChanged, Unreachable
 from lafscli.formats.caps import Cap, ChkCap, MutableWriteCap
+from lafscli.formats.dirtable import Table
 from lafscli.gateway.desk import Desk
 from lafscli.gateway.reading import open_content
+from lafscli.gateway.recent import Counters, Counts, Line, Recent
 from lafscli.gateway.spool import NoRoom, Spool
+from lafscli.mutable import retrieve
 from lafscli.placement import Encoding
 from lafscli.tree import contents
-from lafscli.tree.directory import NewChild, create_directory
-from lafscli.tree.links import link
+from lafscli.tree.contents import Access
+from lafscli.tree.directory import NewChild, create_directory, edit
+from lafscli.tree.links import Occupied, link
 from tests.grids import LocalGrid
 from tests.lafs_process import Lafs
 from tests.mutable_access import access_to
@@ -120,13 +127,19 @@ def test_slow_reader_gets_the_version_it_began_with(desk: Desk, kind: contents.K
         other.close()
 
 
-@pytest.mark.parametrize(("kind", "size"), [("sdmf", 3000), ("mdmf", 300_000), ("mdmf", 6_000_000)])
-def test_patch_leaves_what_is_around_it(desk: Desk, kind: contents.Kind, size: int) -> None:
+@pytest.mark.parametrize(("kind", "large"), [("sdmf", False), ("mdmf", False), ("mdmf", True)])
+def test_patch_leaves_what_is_around_it(
+    desk: Desk, kind: contents.Kind, large: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where the content is so large that it is never in memory at once."""
+    if large:
+        monkeypatch.setattr("lafscli.mutable.patching.INLINE", 1000)
+    size = 300_000
     model = bytearray(os.urandom(size))
     with desk.access() as access:
         cap = contents.store(access, bytes(model), kind).cap
         assert isinstance(cap, MutableWriteCap)
-        for offset, length in ((0, 10), (size // 3, size // 2), (size - 5, 100), (size + 1000, 7), (size + 9000, 0)):
+        for offset, length in ((size // 3, size // 2), (size - 5, 100), (size + 1000, 7), (size + 9000, 0)):
             piece = os.urandom(length)
             with desk.spool() as spool:
                 spool.append(piece)
@@ -135,6 +148,12 @@ def test_patch_leaves_what_is_around_it(desk: Desk, kind: contents.Kind, size: i
                 model += bytes(max(0, offset + length - len(model)))
                 model[offset : offset + length] = piece
             assert contents.content(access, cap) == model
+
+
+def mutable(access: Access, content: bytes) -> MutableWriteCap:
+    cap = contents.store(access, content, "mdmf").cap
+    assert isinstance(cap, MutableWriteCap)
+    return cap
 
 
 def together(count: int, work: Callable[[int], object]) -> None:
@@ -170,26 +189,27 @@ def test_threads_that_do_all_sorts_of_things_at_once(desk: Desk) -> None:
     """Sixteen of them; nothing is lost, nothing is mixed up, and no change of one directory undoes another."""
     with desk.access() as access:
         directory = create_directory(access)
-        shared = contents.store(access, bytes(160_000), "mdmf").cap
-    assert isinstance(shared, MutableWriteCap)
+        shared, *slots = (mutable(access, bytes(160_000)) for _ in range(5))
 
     def work(number: int) -> None:
         data = os.urandom(20_000 + 30_000 * (number % 4))
         with desk.access() as access, desk.spool() as spool:
             spool.append(data)
             cap = contents.store(access, spool, "chk").cap
-            mine = contents.store(access, data[:3000], "sdmf").cap
-            assert isinstance(mine, MutableWriteCap)
-            with desk.turn(directory):
+            mine = slots[number % 4]
+            with desk.turn(directory, shared=number % 2 == 0):
                 link(access, directory, f"file {number}", NewChild(cap), over="nothing")
-            contents.overwrite(access, mine, data[3000:9000])
+            contents.overwrite(access, mine, bytes([number]) * 6000)
             with desk.turn(shared):
                 contents.patch(access, shared, 10_000 * number, bytes([number]) * 10_000)
-            for one, wanted in ((cap, data), (mine, data[3000:9000])):
-                content = open_content(access, one)
-                assert b"".join(map(bytes, content.pieces())) == wanted
-                assert content.read(500, 1000) == wanted[500:1500]
-                content.close()
+            content = open_content(access, cap)
+            assert b"".join(map(bytes, content.pieces())) == data
+            assert content.read(500, 1000) == data[500:1500]
+            content.close()
+            content = open_content(access, mine)
+            versions = [bytes([other]) * 6000 for other in range(number % 4, 16, 4)]
+            assert b"".join(map(bytes, content.pieces())) in versions
+            content.close()
             assert f"file {number}" in desk.directory(access, directory).table
 
     together(16, work)
@@ -199,15 +219,41 @@ def test_threads_that_do_all_sorts_of_things_at_once(desk: Desk) -> None:
         assert contents.content(access, shared) == b"".join(bytes([number]) * 10_000 for number in range(16))
 
 
-def test_threads_that_take_no_turns_lose_nothing_either(desk: Desk) -> None:
+@pytest.mark.parametrize("count", [4, 24])
+def test_threads_change_one_directory_together(desk: Desk, count: int) -> None:
+    """In few versions; and what one of them is refused does not keep the others from it."""
     with desk.access() as access:
         directory = create_directory(access)
         child = contents.store(access, b"x", "chk").cap
+        link(access, directory, "taken", NewChild(child), over="nothing")
+
+        def half(table: Table) -> None:
+            table.unlink("taken")
+            raise NotFound("half of it was done")
 
         def work(number: int) -> None:
-            link(access, directory, f"{number}", NewChild(child), over="nothing")
+            if number % 4 == 3:
+                with pytest.raises(NotFound):
+                    edit(access, directory, half)
+            elif number % 4 == 2:
+                with pytest.raises(Occupied):
+                    link(access, directory, "taken", NewChild(child), over="nothing")
+            else:
+                link(access, directory, f"{number}", NewChild(child), over="nothing")
 
-        together(4, work)
+        together(count, work)
+        names = {child.name for child in desk.directory(access, directory).children()}
+        assert names == {"taken", *(f"{number}" for number in range(count) if number % 4 < 2)}
+        _, found = retrieve.contents(access.grid, directory.inner, access.reading)  # type: ignore[arg-type]
+        assert found.version.prefix.seqnum < 3 + count // 2
+
+
+def test_threads_without_edits_together_lose_nothing_either(desk: Desk) -> None:
+    with desk.access() as access:
+        alone = replace(access, edits=None)
+        directory = create_directory(alone)
+        child = contents.store(alone, b"x", "chk").cap
+        together(4, lambda number: link(alone, directory, f"{number}", NewChild(child), over="nothing"))
         assert len(desk.directory(access, directory).table) == 4
 
 
@@ -254,7 +300,7 @@ def test_spool_on_the_disk_can_not_be_read(tmp_path: Path) -> None:
         spool.read(0, 1)
         assert spool._disk is not None
         states.append(os.pread(spool._disk._file.fileno(), 512 << 10, 0))
-    assert all(b"aaaa" not in state and b"bbbb" not in state for state in states)
+    assert all(b"a" * 9 not in state and b"b" * 9 not in state for state in states)
     difference = bytes(a ^ b for a, b in zip(states[0], states[1], strict=True))
     assert difference.count(ord("a") ^ ord("b")) < 10_000
     spool.close()
@@ -324,6 +370,7 @@ def test_servers_that_fail_in_the_middle_are_replaced_and_then_named(
     tmp_path: Path, kind: contents.Kind, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("lafscli.storage.grid._RETRY_AFTER", 0.0)
+    monkeypatch.setattr("lafscli.gateway.reading._AHEAD_BYTES", 1 << 20)
     local = LocalGrid(tmp_path, 5)
     access = access_to(local.grid(), Encoding(2, 3, 5))
     data = os.urandom(8_000_000)
@@ -359,3 +406,70 @@ def test_what_can_not_be_read_is_refused(desk: Desk) -> None:
             list(open_content(access, missing).pieces())
         with pytest.raises(NotRecoverable):
             open_content(access, MutableWriteCap(False, bytes(16), bytes(32)))
+
+
+def test_turns_that_are_shared_wait_for_those_that_are_not(desk: Desk) -> None:
+    """And the other way round; nobody is left out."""
+    caps = [ChkCap(bytes([number]) * 16, bytes(32), 3, 10, 1000) for number in range(3)]
+    inside: list[str] = []
+    seen: list[list[str]] = []
+
+    def work(number: int) -> None:
+        for _ in range(50):
+            alone = number % 3 == 0
+            wanted = caps if number % 2 else caps[::-1]
+            with desk.turn(*wanted, shared=not alone):
+                inside.append("alone" if alone else "shared")
+                seen.append(list(inside))
+                inside.remove("alone" if alone else "shared")
+
+    together(9, work)
+    assert all(state == ["alone"] or "alone" not in state for state in seen)
+    assert len(seen) == 450
+    assert desk._turns._turns == {}
+
+
+def test_desk_that_is_closed_ends_what_is_under_way(home: Home) -> None:
+    desk = Desk(home)
+    data = os.urandom(3_000_000)
+
+    async def read() -> None:
+        with desk.access() as access:
+            cap = await desk.run(lambda: contents.store(access, data, "chk").cap)
+            pieces = open_content(access, cap).pieces()
+            assert data.startswith(bytes(await desk.run(next, pieces)))
+            desk.close()
+            with pytest.raises(LafsError, match="closed"):
+                await desk.run(next, pieces)
+            with pytest.raises(Unreachable):
+                contents.content(access, cap)
+
+    asyncio.run(read())
+    with pytest.raises(LafsError, match="closed"), desk.access():
+        pass
+
+
+def test_what_was_done_lately_is_told() -> None:
+    now = [100.0]
+    recent = Recent(lambda: now[0], lambda: now[0])
+    for number in range(200):
+        with contextlib.suppress(NotFound), recent.begin(f"get {number}") as operation:
+            now[0] += 2
+            operation.bytes += 10
+            if number == 198:
+                raise NotFound("it is not there")
+    recent.begin("put")
+    now[0] += 1
+    lines = recent.lines()
+    assert len(lines) == 100
+    assert lines[0] == Line(500.0, "put", "under way", 1.0, 0)
+    assert lines[1] == Line(498.0, "get 199", "done", 2.0, 10)
+    assert lines[2].state == "failed"
+    counters = Counters()
+
+    def count(number: int) -> None:
+        for _ in range(1000):
+            counters.add(requests=1, bytes_in=number)
+
+    together(8, count)
+    assert counters.now == Counts(8000, 0, 28_000, 0)

@@ -289,6 +289,21 @@ def test_a_reading_begun_before_the_connection_died_idle(files: SftpFiles, strea
     assert len(streams.made) == 2
 
 
+@pytest.mark.parametrize("noticed", [True, False])
+def test_nothing_is_written_over_a_connection_that_died_idle(
+    files: SftpFiles, streams: Streams, root: Path, monkeypatch: pytest.MonkeyPatch, noticed: bool
+) -> None:
+    """Connecting notices it: by what the system says, or, after a while, by asking."""
+    monkeypatch.setattr("lafscli.storage.sftp._IDLE_SECONDS", 1000 if noticed else -1)
+    if not noticed:
+        monkeypatch.setattr("lafscli.storage.sftp._hung_up", lambda _: False)
+    files.connect()
+    kill(streams.made[0])
+    files.connect()
+    assert files.create_many([NewFile("file", [b"new"])], sync=False) == [None]
+    assert len(streams.made) == 2
+
+
 def test_a_writer_of_a_lost_connection_stays_failed(files: SftpFiles, streams: Streams, root: Path) -> None:
     writer = files.create("file")
     writer.write(BIG)

@@ -75,6 +75,14 @@ class Table:
             + [netstring(entry) for entry in self._nameless]
         )
 
+    def saved(self) -> tuple[dict[bytes, bytes], list[bytes]]:
+        """What is in it now, for `restore`."""
+        return dict(self._entries), list(self._nameless)
+
+    def restore(self, saved: tuple[dict[bytes, bytes], list[bytes]]) -> None:
+        """Undo what was changed since."""
+        self._entries, self._nameless = dict(saved[0]), list(saved[1])
+
     def __len__(self) -> int:
         return len(self._entries) + len(self._nameless)
 

@@ -147,15 +147,14 @@ class Changes:
     async def changing(self, asked: Asked, work: Callable[[Access], T]) -> T:
         """Call it in a thread of the desk; what it changes is below the cap of the request."""
 
-        def call() -> T:
-            with self._desk.access() as access:
-                done = work(access)
-                if asked.cap.is_directory and asked.cap.writable:
-                    self.pins.keep(access, asked.cap)
-                return done
+        def change(access: Access) -> T:
+            done = work(access)
+            if asked.cap.is_directory and asked.cap.writable:
+                self.pins.keep(access, asked.cap)
+            return done
 
         try:
-            return await self._desk.run(call)
+            return await self._desk.run(self._desk.write, change)
         except NoDirectory as error:
             raise Refusal(409, error.message) from None
 

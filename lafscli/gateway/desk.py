@@ -10,7 +10,8 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
@@ -20,14 +21,16 @@ from lafscli.config.home import Home
 from lafscli.config.settings import Config
 from lafscli.errors import LafsError, OtherList
 from lafscli.formats.caps import Cap, DirectoryCap
+from lafscli.gateway.edits import Edits
 from lafscli.gateway.recent import Counters, Recent
 from lafscli.gateway.spool import Spool
+from lafscli.gateway.turns import Turns
 from lafscli.tree.contents import Access, content
 from lafscli.tree.directory import Directory, parsed
 
 T = TypeVar("T")
 
-_THREADS = 64
+_THREADS = 128
 _LOOK_SECONDS = 1.0
 """How long the configuration is taken to be as it was."""
 
@@ -61,7 +64,8 @@ class Desk:
         self._looked = 0.0
         self._identity: list[object] = []
         self._closed = False
-        self._turns = _Turns()
+        self._turns = Turns()
+        self._edits = Edits()
         self._directories = _Directories()
         self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="lafs-gateway")
 
@@ -83,7 +87,7 @@ class Desk:
     def access(self) -> Iterator[Access]:
         """What reading and writing takes, for one operation."""
         with self.client() as client:
-            yield client.access(warn=self._note)
+            yield replace(client.access(warn=self._note), edits=self._edits)
 
     def write(self, call: Callable[[Access], T]) -> T:
         """Have `call` write something. Where the grid has a new list of servers it is called once more, as soon as this
@@ -110,9 +114,10 @@ class Desk:
             time.sleep(_LOOK_SECONDS / 4)
 
     @contextmanager
-    def turn(self, *caps: Cap) -> Iterator[None]:
-        """Have one thread of this gateway at a time change these objects: waiting here is quicker than there."""
-        with self._turns.of(caps):
+    def turn(self, *caps: Cap, shared: bool = False) -> Iterator[None]:
+        """Have one thread of this gateway at a time change these objects: waiting here is quicker than there. `shared`:
+        or all those that say so, for single changes of directories, which are made together."""
+        with self._turns.of(caps, shared=shared):
             yield
 
     def directory(self, access: Access, cap: DirectoryCap) -> Directory:
@@ -126,6 +131,8 @@ class Desk:
 
     async def run(self, call: Callable[..., T], *args: object) -> T:
         """Call it in a thread of the desk. It may raise anything but StopIteration."""
+        if self._closed:
+            raise _being_closed()
         return await asyncio.get_running_loop().run_in_executor(self._pool, partial(call, *args))
 
     def close(self) -> None:
@@ -145,7 +152,7 @@ class Desk:
     def _take(self) -> _Lent:
         with self._lock:
             if self._closed:
-                raise LafsError("the gateway is being closed")
+                raise _being_closed()
             old = self._lent
             if old is None or time.monotonic() - self._looked >= _LOOK_SECONDS:
                 self._look()
@@ -204,6 +211,10 @@ class Desk:
             lent.client.close()
 
 
+def _being_closed() -> LafsError:
+    return LafsError("the gateway is being closed")
+
+
 class _Lent:
     """A client, the configuration that it was made of, and how many operations use it; `stale` when that has changed
     since."""
@@ -226,36 +237,6 @@ def _identity(path: Path) -> object:
     except OSError as error:
         return error.errno
     return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
-
-
-class _Turns:
-    """A lock for each object that somebody changes or waits to change."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._waiting: dict[bytes, tuple[threading.Lock, int]] = {}
-
-    @contextmanager
-    def of(self, caps: tuple[Cap, ...]) -> Iterator[None]:
-        # sorted: two that want the same two never wait for one another
-        with ExitStack() as stack:
-            for si in sorted({cap.storage_index or b"" for cap in caps} - {b""}):
-                stack.enter_context(self._one(si))
-            yield
-
-    @contextmanager
-    def _one(self, si: bytes) -> Iterator[None]:
-        with self._lock:
-            lock, users = self._waiting.get(si) or (threading.Lock(), 0)
-            self._waiting[si] = lock, users + 1
-        try:
-            with lock:
-                yield
-        finally:
-            with self._lock:
-                lock, users = self._waiting.pop(si)
-                if users > 1:
-                    self._waiting[si] = lock, users - 1
 
 
 class _Directories:

@@ -56,7 +56,7 @@ def put(
             raise NotGranted(f"{names[-1]}: can't be written with its read cap", hint="that takes the write cap")
     changeable(reached.above[-1])
     cap = store(access, source, kind or "chk", private=private).cap
-    with desk.turn(reached.above[-1]):
+    with desk.turn(reached.above[-1], shared=True):
         before = plant(access, reached, names[-1], NewChild(cap, metadata), over=over)
     return Put(cap, before is None and reached.unusable is None)
 
@@ -71,7 +71,7 @@ def link(desk: Desk, access: Access, root: DirectoryCap, names: Sequence[str], n
     """Link an object under a path, making directories that are missing. Occupied, NotGranted."""
     reached = _creatable(desk, access, root, names)
     changeable(reached.above[-1])
-    with desk.turn(reached.above[-1]):
+    with desk.turn(reached.above[-1], shared=True):
         plant(access, reached, names[-1], new, over=over)
 
 
@@ -94,7 +94,7 @@ def make_directory(
     changeable(reached.above[-1])
     made = create_directory(access, children, kind=kind, private=private)
     try:
-        with desk.turn(reached.above[-1]):
+        with desk.turn(reached.above[-1], shared=True):
             plant(access, reached, names[-1], NewChild(made), over="nothing")
     except Occupied as taken:  # another was faster
         return _directory(taken.child.cap, taken)
@@ -112,7 +112,7 @@ def unlink(desk: Desk, access: Access, root: DirectoryCap, names: Sequence[str])
     reached = _found(desk, access, root, names)
     parent = reached.above[-1]
     changeable(parent)
-    with desk.turn(parent):
+    with desk.turn(parent, shared=True):
         for error in links.unlink(access, parent, {names[-1]: None}):
             raise error
     return None if reached.child is None else reached.child.cap
@@ -147,7 +147,7 @@ def set_children(desk: Desk, access: Access, cap: DirectoryCap, children: Mappin
     changeable(cap)
     _storable(children)
     if children:
-        with desk.turn(cap):
+        with desk.turn(cap, shared=True):
             links.link_many(access, cap, children, over=over)
 
 
@@ -167,7 +167,7 @@ def set_metadata(
         table.link(name, child.cap, ro=child.ro, metadata=change(dict(child.metadata)), now=access.now)
 
     changeable(parent)
-    with desk.turn(parent):
+    with desk.turn(parent, shared=True):
         edit(access, parent, changed)
 
 

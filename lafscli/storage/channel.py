@@ -89,7 +89,7 @@ class Channel:
         self._direct: memoryview | None = None
         self._direct_answer: tuple[int, memoryview] | None = None
         self._alive()
-        self._idle_since = -1
+        self.idle_since = -1
         self.died_idle = False
         """It ended without a word since it was last idle: what was asked since may be asked again elsewhere."""
         self._waker = waker.fileno()
@@ -137,7 +137,7 @@ class Channel:
         """A caller starts to wait: the time before does not count as the server's silence."""
         self._moved = time.monotonic()
         if len(self._pending) == self.unawaited:
-            self._idle_since = self.received
+            self.idle_since = self.received
 
     def fail(self, error: LafsError) -> NoReturn:
         """Close, remember why, raise it."""
@@ -162,7 +162,7 @@ class Channel:
             raise self.error.with_traceback(None)
 
     def _ended(self) -> NoReturn:
-        self.died_idle = self.received == self._idle_since
+        self.died_idle = self.received == self.idle_since
         self.fail(self.stream.explain())
 
     # ---- asking -----------------------------------------------------------------------------------------------

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import fcntl
+import select
 import stat
+import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from os import fstat
@@ -39,7 +41,11 @@ __all__ = ["SftpFiles", "Stream"]
 
 T = TypeVar("T")
 
+_HANG_UP = select.POLLHUP | select.POLLERR | select.POLLRDHUP
 _PIPE_SIZE = 1024 * 1024
+_IDLE_SECONDS = 30.0
+"""After so long a connection is tried with a question before anything is written over it."""
+
 _DELAYS = (0.2, 0.5, 1.0, 2.0)
 _OPEN_APPEND = packets.U32.pack(packets.OPEN_WRITE | packets.OPEN_APPEND) + packets.U32.pack(0)
 _STATVFS = string(packets.STATVFS.encode())
@@ -76,12 +82,18 @@ class SftpFiles:
         self._live: list[tuple[Channel, ReadQueue]] = []
         self._turn = Turn(self._shut, name)
         self._earlier = [0, 0]
+        self._used = time.monotonic()
 
     # ---- the connection ---------------------------------------------------------------------------------------
 
     def connect(self) -> frozenset[str]:
-        """Connect if that has not happened; the extensions the server offers."""
+        """Connect if that has not happened, or the connection died while it was idle: what writes can't be asked again
+        over another one. The extensions the server offers."""
         with self._turn:
+            channel, _ = self._ready()
+            used, self._used = self._used, time.monotonic()
+            if _hung_up(channel) or self._used - used > _IDLE_SECONDS:
+                self._asking(lambda channel, reads: self._do(channel, reads, [Stat("")], []))
             return self._ready()[0].extensions
 
     def close(self) -> None:
@@ -308,6 +320,15 @@ class SftpFiles:
         with self._turn:
             channel, _ = self._ready()
             return SmallFiles(channel, self._path, self._rate, sync=sync).create(files)
+
+
+def _hung_up(channel: Channel) -> bool:
+    """Whether the server has hung up while nothing was under way."""
+    if channel.idle_since != channel.received:
+        return False
+    poller = select.poll()
+    poller.register(channel.stream.read_fd, _HANG_UP)
+    return bool(poller.poll(0))
 
 
 class SftpReading:

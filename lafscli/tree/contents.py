@@ -10,10 +10,11 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import BinaryIO, Literal, Self
+from typing import BinaryIO, Literal, Protocol, Self
 
 from lafscli.errors import LafsError, NotGranted, UsageError
 from lafscli.formats.caps import Cap, ChkCap, DirectoryCap, LitCap, MutableReadCap, MutableWriteCap, UnknownCap
+from lafscli.formats.dirtable import Table
 from lafscli.immutable.download import Held, download
 from lafscli.immutable.fetchmany import download_many
 from lafscli.immutable.upload import Uploaded, Writing, upload
@@ -35,10 +36,18 @@ class NoServers(UsageError):
     """No server is configured."""
 
 
+class Edits(Protocol):
+    """Who makes the changes of directories that many threads want."""
+
+    def edit(self, access: Access, cap: DirectoryCap, change: Callable[[Table], None]) -> None:
+        """Make a change, perhaps together with others."""
+
+
 @dataclass(frozen=True, slots=True)
 class Access:
     """The servers, and what reading and writing there takes. `now`: Unix seconds, for the times of links. `warn` is
-    told what stops nothing and the user should know: that a directory was seen in a newer version before."""
+    told what stops nothing and the user should know: that a directory was seen in a newer version before. `edits`: who
+    changes directories for many threads."""
 
     grid: Grid
     writing: Writing
@@ -46,6 +55,7 @@ class Access:
     reading: Reading
     now: float
     warn: Callable[[str], None] = field(default=lambda _: None)
+    edits: Edits | None = None
 
     @classmethod
     def nowhere(cls, warn: Callable[[str], None]) -> Self:

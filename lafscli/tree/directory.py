@@ -94,6 +94,15 @@ def edit(access: Access, cap: DirectoryCap, change: Change) -> None:
     When another writer was faster, `change` is applied again to what that one wrote: it must change nothing but the
     table. What it raises is raised, and nothing is changed. A table that stays the same is not written.
     """
+    changeable(cap)
+    if access.edits is None:
+        edit_now(access, cap, change)
+    else:
+        access.edits.edit(access, cap, change)
+
+
+def edit_now(access: Access, cap: DirectoryCap, change: Change) -> None:
+    """The same, and nobody else's changes with it."""
     inner = changeable(cap)
     need_servers(access)
     size = 0
