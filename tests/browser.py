@@ -172,7 +172,7 @@ class Browser:
             except WebDriverError:  # the page is going, or has just come
                 pass
             time.sleep(0.05)
-        raise AssertionError(f"in vain waited for: {what}")
+        raise AssertionError(f"in vain waited for: {what}; there is {self.address}: {self.text[:2000]}")
 
     @property
     def address(self) -> str:

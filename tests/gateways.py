@@ -89,8 +89,9 @@ class Gateway:
             kept.request(method, target, body or None, sent)
             answer = kept.getresponse()
             data = answer.read()
-        except Exception:
+        except Exception as error:
             kept.close()
+            error.add_note(f"the gateway (exit {self.process.poll()}) said last: {self.told()[-500:]}")
             raise
         return answer.status, {name.lower(): value for name, value in answer.getheaders()}, data
 

@@ -23,7 +23,7 @@ def _measured(tmp_path: Path, *names: str) -> tuple[dict[str, Any], str]:
     """Rows of the report by name, and the table."""
     report = tmp_path / "report.json"
     command = [sys.executable, "-m", "tests.bench", *names, "--size", "0.3", "--rounds", "1", "--json", str(report)]
-    command += ["--files", "10", "--objects", "10", "--entries", "20", "--kept", "20"]
+    command += ["--files", "10", "--objects", "10", "--entries", "20", "--kept", "20", "--listed", "20"]
     done = subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True, timeout=150, check=False)
     assert done.returncode == 0, done.stderr
     rows = {row["name"]: row for row in json.loads(report.read_text())["rows"]}
@@ -72,6 +72,15 @@ def test_the_server_of_ours_is_measured(tmp_path: Path) -> None:
     assert len(rows) == 4
     assert all(row["baseline"] and row["at_least"] for row in rows.values())
     assert table.count("CPU of all") == 4
+
+
+@pytest.mark.slow
+def test_the_gateway_is_measured(tmp_path: Path) -> None:
+    rows, table = _measured(tmp_path, "gateway")
+    assert len(rows) == 6
+    assert {row["target"] for row in rows.values()} == {0.8, 5.0, 0.5, 200.0, None}
+    assert sum(bool(row["baseline"]) for row in rows.values()) == 3
+    assert table.count("peak RSS") == 3
 
 
 def test_the_proxy_delays_each_direction_and_counts_every_byte() -> None:

@@ -185,7 +185,9 @@ def test_an_upload_that_breaks_off_leaves_nothing(serving: Serving) -> None:
         with raw(gateway, head(gateway, line, more, *length) + start + bytes(3_000_000)[: 1 << 20]):
             pass
     with raw(gateway, head(gateway, f"PUT {quoted(directory, 'f')}", "Content-Length: 9000000") + b"slow") as silent:
-        assert everything(silent) == b"", "who sends nothing is dropped"
+        poll = select.poll()
+        poll.register(silent, 0)
+        assert poll.poll(PATIENCE * 1000), "who sends nothing is dropped"
     until(lambda: gateway.told()[told:].count("the client is gone") == 4)
     assert serving.unfinished() == []
     assert sorted(serving.grid.glob("*/shares/*/*/*")) == shares
@@ -321,7 +323,7 @@ def test_no_request_is_an_internal_error(
 
 def test_servers_that_fail_are_told_and_a_download_in_the_middle_is_seen_to_fail(tmp_path: Path) -> None:
     lafs = small_grid(tmp_path)
-    data = content(24_000_000, 7)
+    data = content(14_000_000, 7)
     with Gateway(lafs) as gateway:
         directory = gateway.want("PUT", "/uri?t=mkdir")
         for name in ("s0", "s1"):
@@ -418,8 +420,8 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Lafs:
 
 def test_https(home: Lafs) -> None:
     certificate, key = home.folder / "cert.pem", home.folder / "key.pem"
-    make = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -subj /CN=localhost".split(" ")
-    make += ["-addext", "subjectAltName=DNS:localhost"]
+    make = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
+    make += ["-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost"]
     subprocess.run([*make, "-out", certificate, "-keyout", key], check=True, capture_output=True)
     with Gateway(home, "--tls-cert", str(certificate), "--tls-key", str(key)) as gateway:
         assert gateway.document["urls"] == [f"https://127.0.0.1:{gateway.port}/"]

@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 import traceback
 from collections.abc import Awaitable, Callable, Mapping
+from typing import get_args
 
 from starlette.datastructures import MutableHeaders
 from starlette.requests import ClientDisconnect, Request
@@ -16,7 +17,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from lafscli.config import environment
 from lafscli.errors import LafsError
-from lafscli.gateway import gets, operations, pages, welcome
+from lafscli.gateway import checking, gets, operations, pages, welcome
 from lafscli.gateway.asked import Asked, Refusal, asked_of, decoded, query_of, refused, told, without_caps
 from lafscli.gateway.changes import Changes
 from lafscli.gateway.described import Documents
@@ -39,6 +40,9 @@ _USUALLY = {
     "Cache-Control": "no-store",
     "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'; sandbox",
 }
+_RECORDED = ("check", *get_args(checking.Streamed), *get_args(operations.Kind))
+"""What is done here is recorded where it is done."""
+
 _METHODS = ("GET", "HEAD", "PUT", "POST", "DELETE")
 
 
@@ -73,7 +77,8 @@ class _Application:
         self._every = every
         self._patience = patience
         self._documents = Documents()
-        self._changes = Changes(desk, Pins(desk))
+        self._pins = Pins(desk)
+        self._changes = Changes(desk, self._pins)
         self._posts = Posts(desk, self._changes)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -88,7 +93,7 @@ class _Application:
         try:
             self._hosts.admit(request)
             route = self._route(request, what)
-            if what and what[0]:
+            if what and what[0] and request.query_params.get("t") not in _RECORDED:
                 operation = self._desk.recent.begin(f"{request.method.lower()} {what[0]}")
             answer: Response = await route()
             await answer(scope, receive, sent.send)
@@ -158,9 +163,11 @@ class _Application:
         if first == b"static" and name and method in ("GET", "HEAD"):
             return lambda: pages.static(request, name)
         if first == b"page" and name and method == "POST":
-            return lambda: pages.act(desk, request, name)
+            return lambda: pages.act(desk, self._pins, request, name, unlinked=self._unlinked)
         if not first and not parts and method in ("GET", "HEAD"):
-            return (lambda: welcome.welcome(desk, request)) if query.get("t") else (lambda: pages.front(desk, request))
+            if query.get("t"):
+                return lambda: welcome.welcome(desk, request)
+            return lambda: pages.front(desk, request, unlinked=self._unlinked)
         raise Refusal(404, "there is nothing at this address")
 
     def _without_cap(self, request: Request, query: Mapping[str, str]) -> Route:

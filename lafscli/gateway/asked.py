@@ -116,6 +116,8 @@ def asked_of(request: Request, parts: tuple[bytes, ...], query: Mapping[str, str
     """What the parts of a path behind `/uri/` name; a Refusal for what is no path."""
     if parts and not parts[-1]:
         parts = parts[:-1]
+    if not parts:
+        raise Refusal(400, "a cap must follow here")
     if not all(parts):
         raise Refusal(400, "The webapi does not allow empty pathname components, i.e. a double slash")
     text, *names = (decoded(part) for part in parts)

@@ -65,7 +65,8 @@ async def _pieces(desk: Desk, request: Request) -> AsyncIterator[bytes]:
     stream, patience = request.stream(), patience_of(request.scope)
     while True:
         try:
-            chunk = await asyncio.wait_for(anext(stream, None), patience)
+            async with asyncio.timeout(patience):  # cheaper than wait_for, which makes a task of each chunk
+                chunk = await anext(stream, None)
         except TimeoutError:
             raise ClientDisconnect from None
         if chunk is None:

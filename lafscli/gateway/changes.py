@@ -30,7 +30,7 @@ from lafscli.gateway.wanted import (
 )
 from lafscli.primitives.ciphers import PrivateKey
 from lafscli.tree.contents import Access, Kind, patch, store
-from lafscli.tree.directory import NewChild, create_directory
+from lafscli.tree.directory import NewChild, changeable, create_directory
 from lafscli.tree.links import Occupied
 from lafscli.tree.paths import NoDirectory
 
@@ -71,6 +71,7 @@ class Changes:
         with self._desk.access() as access:
             cap = store(access, spool, kind, private=private).cap
             self.pins.keep(access, cap)
+            self._desk.counters.add(files_in=1)
             return cap
 
     # ---- PUT
@@ -92,6 +93,8 @@ class Changes:
         if asked.t:
             sort = "directory" if asked.cap.is_directory and not asked.names else "file"
             raise Refusal(400, f"PUT to a {sort}: bad t={shown(asked.t)}")
+        if "content-range" in asked.request.headers:
+            raise Refusal(400, "PUT with a Content-Range would replace all of the file: offset= patches it")
         asked.over()
         made_as(asked)
         if not asked.names and asked.cap.is_directory:
@@ -99,6 +102,8 @@ class Changes:
         offset = offset_of(asked)
         if not asked.names:
             writable(asked.cap)
+        elif not asked.cap.writable:
+            changeable(root_of(asked))  # below a read cap nothing can be written: a body need not be sent for that
         with await bodies.spooled(self._desk, asked.request) as spool:
             return await self.content(asked, asked.names, spool, offset)
 
@@ -130,6 +135,7 @@ class Changes:
             if taken.child.cap.is_directory and asked.request.method == "PUT":
                 raise Refusal(400, "PUT to a directory") from None
             raise
+        self._desk.counters.add(files_in=1)
         return cap_answer(cap, 201 if new and asked.request.method == "PUT" else 200)
 
     def _into(self, access: Access, cap: MutableWriteCap, spool: Spool, offset: int | None) -> None:

@@ -149,7 +149,9 @@ class Lines:
                 for found in self._documents(deep, node_ids(access.grid)):
                     if self._stopped:
                         return
-                    yield _line(found)
+                    line = _line(found)
+                    record.bytes += len(line)
+                    yield line
                 if deep.unread:
                     record.end(failed=True)
                     yield from _failures(deep)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import threading
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from lafscli.errors import LafsError
@@ -17,7 +17,8 @@ from lafscli.tree.contents import Access
 from lafscli.tree.directory import Directory
 from lafscli.tree.paths import child_at
 
-_MOST_KEPT = 8
+_MOST_KEPT = 32 << 20
+"""Bytes of JSON."""
 _FORMATS = {"lit": "CHK", "chk": "CHK", "sdmf": "SDMF", "mdmf": "MDMF"}
 
 Described = list[Any]
@@ -25,13 +26,12 @@ Described = list[Any]
 
 def document(desk: Desk, access: Access, kept: Documents, cap: Cap, names: Sequence[str]) -> bytes:
     """What a path leads to, as JSON. Errors of its directories; a file need not be there."""
-    metadata: Mapping[str, Any] | None = None
     child: Child | None = None
     if names:
         child = child_at(access, cap, names, desk.directory)
-        cap, metadata = child.cap, child.metadata
+        cap = child.cap
     if isinstance(cap, DirectoryCap) and cap.readable:
-        return kept.of(desk.directory(access, cap), metadata)
+        return kept.of(desk.directory(access, cap))
     if child is not None:
         sort, info = entry(child)
     else:
@@ -48,19 +48,20 @@ class Documents:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._known: OrderedDict[int, tuple[Directory, Mapping[str, Any] | None, bytes]] = OrderedDict()
+        self._known: OrderedDict[int, tuple[Directory, bytes]] = OrderedDict()
 
-    def of(self, directory: Directory, metadata: Mapping[str, Any] | None) -> bytes:
-        """A directory with its children; `metadata` of the link by which it was reached."""
+    def of(self, directory: Directory) -> bytes:
+        """A directory with its children; nothing of the link by which it was reached."""
         with self._lock:
             known = self._known.get(id(directory))
-            if known is not None and known[0] is directory and known[1] == metadata:
+            if known is not None and known[0] is directory:
                 self._known.move_to_end(id(directory))
-                return known[2]
-        made = _text(_directory(directory, metadata))
+                return known[1]
+        made = _text(_directory(directory))
         with self._lock:
-            self._known[id(directory)] = directory, metadata, made
-            while len(self._known) > _MOST_KEPT:
+            self._known[id(directory)] = directory, made
+            self._known.move_to_end(id(directory))
+            while sum(len(text) for _, text in self._known.values()) > _MOST_KEPT:
                 self._known.popitem(last=False)
         return made
 
@@ -89,13 +90,9 @@ def _is_unknown(cap: Cap) -> bool:
     return isinstance(cap, UnknownCap) or not cap.readable
 
 
-def _directory(directory: Directory, metadata: Mapping[str, Any] | None) -> Described:
-    info: dict[str, Any] = {
-        "mutable": directory.cap.mutable,
-        **_caps(directory.cap),
-        "children": {child.name: entry(child) for child in directory.children()},
-    }
-    return ["dirnode", info if metadata is None else {**info, "metadata": metadata}]
+def _directory(directory: Directory) -> Described:
+    children = {child.name: entry(child) for child in directory.children()}
+    return ["dirnode", {"children": children, "mutable": directory.cap.mutable, **_caps(directory.cap)}]
 
 
 def _file(cap: Cap) -> dict[str, Any]:

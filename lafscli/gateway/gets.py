@@ -104,6 +104,7 @@ def _file(desk: Desk, asked: Asked, shown_as: Shown) -> Response | None:
             )
         except Unsatisfiable as none:
             return files.unsatisfiable(none.size)
+        desk.counters.add(files_out=not head)
         if not head and opened.part.length > AT_ONCE:
             return Download(desk, opened, headers)
         answer = opened.whole(headers)

@@ -35,10 +35,10 @@ class Hosts:
             raise Refusal(403, "the Host of this request is not a name of this gateway; --allow-host allows others")
         if request.method not in _CHANGING:
             return
-        origins = request.headers.getlist("origin")
-        if any(origin.strip().lower() not in self._origins(host) for origin in origins):
-            raise Refusal(403, "this request comes from a page of another site (Origin), and changes nothing here")
         sites = request.headers.getlist("sec-fetch-site")
+        known = (*self._origins(host), *(("null",) if _may_be_ours(request, sites) else ()))
+        if any(origin.strip().lower() not in known for origin in request.headers.getlist("origin")):
+            raise Refusal(403, "this request comes from a page of another site (Origin), and changes nothing here")
         if any(site.strip().lower() not in _OURSELVES for site in sites):
             raise Refusal(403, "this request comes from a page of another site, and changes nothing here")
 
@@ -53,6 +53,12 @@ class Hosts:
         if host in self.allowed or name in self.allowed:
             return True
         return any(port == ours and _leads_to(name, address) for address, ours in self.listening)
+
+
+def _may_be_ours(request: Request, sites: Sequence[str]) -> bool:
+    """Whether a form of a page of ours may have sent this although its Origin is null: our pages tell nobody where they
+    are. The browser says whose it is; without a secure context it does not, and what the form's token says counts."""
+    return list(sites) == ["same-origin"] or (not sites and request.scope["path"].startswith("/page/"))
 
 
 def _leads_to(name: str, address: str) -> bool:

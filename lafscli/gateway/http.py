@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import atexit
 import logging
 import os
 import signal
@@ -32,7 +33,7 @@ _KEEP_ALIVE = 75
 _HEAD_SECONDS = 60.0
 _HEAD_BYTES = 128 << 10
 _LINGER = 1.0
-_MOST_CONNECTIONS = 4000
+_MOST_CONNECTIONS = 1000
 _TOO_LARGE = (
     b"HTTP/1.1 431 Request Header Fields Too Large\r\ncontent-type: text/plain; charset=utf-8\r\n"
     b"content-length: 34\r\nconnection: close\r\n\r\nthe head of a request is too large"
@@ -120,6 +121,8 @@ async def _until_signalled(server: _Server, sockets: list[socket.socket], ready:
         # threads may wait for a server that hangs, and are not waited for
         signal.signal(signal.SIGALRM, lambda *_: os._exit(128 + number))
         signal.setitimer(signal.ITIMER_REAL, _END)
+        # behind all threads: at the very end Python forgets the handler, and the alarm would be what ends us
+        atexit.register(signal.setitimer, signal.ITIMER_REAL, 0)
 
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):

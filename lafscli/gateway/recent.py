@@ -87,6 +87,8 @@ class Counts:
     failures: int = 0
     bytes_in: int = 0
     bytes_out: int = 0
+    files_in: int = 0
+    files_out: int = 0
 
 
 class Counters:
@@ -96,7 +98,16 @@ class Counters:
         self._lock = threading.Lock()
         self._now = Counts()
 
-    def add(self, *, requests: int = 0, failures: int = 0, bytes_in: int = 0, bytes_out: int = 0) -> None:
+    def add(
+        self,
+        *,
+        requests: int = 0,
+        failures: int = 0,
+        bytes_in: int = 0,
+        bytes_out: int = 0,
+        files_in: int = 0,
+        files_out: int = 0,
+    ) -> None:
         """So many more."""
         with self._lock:
             was = self._now
@@ -105,6 +116,8 @@ class Counters:
                 was.failures + failures,
                 was.bytes_in + bytes_in,
                 was.bytes_out + bytes_out,
+                was.files_in + files_in,
+                was.files_out + files_out,
             )
 
     @property

@@ -68,7 +68,7 @@ def summary(report: CheckReport) -> str:
     if slot is None:
         return f"Not Healthy: {shares}"
     reasons = []
-    if slot.unrecoverable or slot.newer is not None:
+    if slot.unrecoverable or (slot.recoverable and slot.newer is not None):
         reasons.append("some versions are unrecoverable")
     if not slot.recoverable:
         reasons.append("no versions are recoverable")

@@ -12,11 +12,10 @@ from starlette.types import Receive, Scope, Send
 
 from lafscli.gateway.asked import PLAIN
 from lafscli.gateway.desk import Desk
-from lafscli.gateway.files import CONNECTION, Outlet
+from lafscli.gateway.files import Outlet, patience_of, transport_of
 
 _PIECE = 16 << 10
 _SECONDS = 0.5
-_PATIENCE = 300.0
 
 
 class Steps:
@@ -57,16 +56,15 @@ class Steps:
 
 
 class Stream(StreamingResponse):
-    """Steps as an answer, as the client takes them. They end when it goes away, or takes nothing for five minutes."""
+    """Steps as an answer, as the client takes them. They end when it goes away, or takes nothing for long."""
 
     def __init__(self, desk: Desk, steps: Steps) -> None:
         super().__init__(_pulled(desk, steps), media_type=PLAIN)
         self._steps = steps
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        transport = scope.get("extensions", {}).get(CONNECTION)
         try:
-            await super().__call__(scope, receive, Outlet(send, transport, _PATIENCE).send)  # type: ignore[arg-type]
+            await super().__call__(scope, receive, Outlet(send, transport_of(scope), patience_of(scope)).send)  # type: ignore[arg-type]
         finally:
             self._steps.end()
 

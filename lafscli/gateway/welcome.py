@@ -212,9 +212,9 @@ async def statistics(desk: Desk, request: Request) -> Response:
         "failures": counts.failures,
         "bytes_received": counts.bytes_in,
         "bytes_sent": counts.bytes_out,
-        "uploader.files_uploaded": 0,
+        "uploader.files_uploaded": counts.files_in,
         "uploader.bytes_uploaded": counts.bytes_in,
-        "downloader.files_downloaded": 0,
+        "downloader.files_downloaded": counts.files_out,
         "downloader.bytes_downloaded": counts.bytes_out,
     }
     stats = {"node.uptime": time.monotonic() - _BEGAN, "cpu_monitor.total": time.process_time()}

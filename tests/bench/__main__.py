@@ -11,13 +11,27 @@ from contextlib import ExitStack
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from tests.bench import backups, health, processes, served, small, startup, trees
+from tests.bench import backups, gateway, health, processes, served, small, startup, trees
 from tests.bench.field import Field, laid_out
 from tests.bench.subject import Subject
 from tests.bench.table import Row, lines
 from tests.bench.transfers import Transfers
 
-NAMES = ("put", "get", "verify", "repair", "many", "second", "check", "edit", "tree", "backup", "serve", "startup")
+NAMES = (
+    "put",
+    "get",
+    "verify",
+    "repair",
+    "many",
+    "second",
+    "check",
+    "edit",
+    "tree",
+    "backup",
+    "serve",
+    "gateway",
+    "startup",
+)
 
 
 class Bench:
@@ -43,6 +57,9 @@ class Bench:
             "edit": lambda: trees.Editing(self._field(), self._options.entries).rows(rounds),
             "tree": lambda: trees.Trees(self._field(), self._options.files).rows(rounds, patience),
             "serve": self._serve,
+            "gateway": lambda: gateway.rows(
+                self._large(), rounds, patience, files=self._options.files, entries=self._options.listed
+            ),
             "backup": lambda: backups.Backups(self._field(), self._options.kept).rows(rounds, patience),
             "startup": self._startup,
         }
@@ -81,6 +98,7 @@ def main() -> None:
     parser.add_argument("--files", type=int, default=small.FILES, help="how many small ones (1000)")
     parser.add_argument("--objects", type=int, default=health.OBJECTS, help="how many are checked (5000)")
     parser.add_argument("--entries", type=int, default=trees.ENTRIES, help="of the directory that is changed (1000)")
+    parser.add_argument("--listed", type=int, default=gateway.ENTRIES, help="of the directory as JSON (5000)")
     parser.add_argument("--serve", metavar="COMMAND", help="in place of `lafs serve --stdio`; {root} is its folder")
     parser.add_argument("--kept", type=int, default=backups.FILES, help="files of the tree that is backed up (5000)")
     parser.add_argument("--quiet", type=float, default=0, metavar="SECONDS", help="wait so long for an idle machine")

@@ -71,7 +71,7 @@ def run(
     errors = log.with_suffix(".err")
     before_servers = settle() if settle is not None else 0.0
     _reap_adopted()
-    before = _busy()
+    before = busy()
     began = time.perf_counter()
     with outputs.open("wb") as out, errors.open("wb") as err:
         started = []
@@ -97,7 +97,7 @@ def run(
             cpu += usage.ru_utime + usage.ru_stime
             peak = max(peak, usage.ru_maxrss * 1024)
     wall = time.perf_counter() - began
-    after = _busy()
+    after = busy()
     servers = settle() - before_servers if settle is not None else 0.0
     cpu += _reap_adopted()
     if failed:
@@ -162,7 +162,7 @@ def cpu_with_children(pid: int) -> float:
     return sum(map(int, fields[11:15])) / _TICK
 
 
-def _busy() -> float:
+def busy() -> float:
     """CPU seconds that the whole machine has worked, and that were stolen from it."""
     try:
         fields = Path("/proc/stat").read_text().splitlines()[0].split()[1:]
@@ -176,9 +176,9 @@ def wait_for_quiet(limit: float) -> None:
     """Wait until the machine is idle (less than a tenth of one CPU for half a second), at most `limit` seconds."""
     until = time.monotonic() + limit
     while time.monotonic() < until:
-        before, began = _busy(), time.perf_counter()
+        before, began = busy(), time.perf_counter()
         time.sleep(0.5)
-        if (_busy() - before) / (time.perf_counter() - began) < 0.1:
+        if (busy() - before) / (time.perf_counter() - began) < 0.1:
             return
 
 

@@ -13,16 +13,17 @@ from functools import partial
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 
-from lafscli.errors import LafsError, NotFound
+from lafscli.errors import LafsError
 from lafscli.formats.caps import Cap, DirectoryCap, UnknownCap, parse
 from lafscli.gateway import verbs
 from lafscli.gateway.asked import Refusal, status_of, without_caps
 from lafscli.gateway.bodies import Form, Sent, form_of
 from lafscli.gateway.desk import Desk
-from lafscli.gateway.pages.objects import base_of, checked
+from lafscli.gateway.pages.objects import HOWS, base_of, checked
 from lafscli.gateway.pages.places import Place, names_of
 from lafscli.gateway.pages.render import HEADERS, error_page
 from lafscli.gateway.pages.tokens import is_token
+from lafscli.gateway.pins import Pins
 from lafscli.primitives.text import count, escape
 from lafscli.tree.contents import store
 from lafscli.tree.directory import create_directory
@@ -37,6 +38,7 @@ class Given:
     cap: Cap | None = field(repr=False)
     form: Form
     base: str
+    pins: Pins
 
     def get(self, name: str) -> str:
         """A field; nothing where there is none."""
@@ -64,7 +66,7 @@ Action = Callable[[Desk, Given], Response | str]
 """What it did: a page, or the address to go to."""
 
 
-async def act(desk: Desk, request: Request, action: str, *, unlinked: bool = True) -> Response:
+async def act(desk: Desk, pins: Pins, request: Request, action: str, *, unlinked: bool = True) -> Response:
     """POST /page/ACTION."""
     plain = request.headers.get("accept", "").startswith("text/plain")
     work = ACTIONS.get(action)
@@ -76,9 +78,11 @@ async def act(desk: Desk, request: Request, action: str, *, unlinked: bool = Tru
         admit = partial(_admit, action, unlinked)
         form = await form_of(desk, request, most_files=MOST_FILES, admit=admit)
         admit(form)
-        given = _given(form, request)
+        given = _given(form, request, pins)
         back = _back(action, given)
-        done = await desk.run(work, desk, given)
+        with desk.recent.begin(_what(action, given)) as record:
+            record.bytes = sum(sent.spool.size for sent in form.files)
+            done = await desk.run(work, desk, given)
     except Refusal as refusal:
         return _failed(plain, refusal.status, refusal.text, back)
     except LafsError as error:
@@ -91,6 +95,12 @@ async def act(desk: Desk, request: Request, action: str, *, unlinked: bool = Tru
     if plain:
         return PlainTextResponse("done", 200, HEADERS)
     return Response(status_code=303, headers=HEADERS | {"Location": done})
+
+
+def _what(action: str, given: Given) -> str:
+    """The operation in words that show no cap."""
+    verb = given.get("how") if action == "health" and given.get("how") in HOWS else action
+    return f"{verb} {'' if given.cap is None else given.cap.abbreviation}".rstrip()
 
 
 def _back(action: str, given: Given) -> str:
@@ -118,13 +128,13 @@ def _admit(action: str, unlinked: bool, form: Form) -> None:
         raise Refusal(403, "this gateway stores nothing that no directory links to")
 
 
-def _given(form: Form, request: Request) -> Given:
+def _given(form: Form, request: Request, pins: Pins) -> Given:
     text = form.fields.get("cap", "").strip()
     try:
         names = names_of(form.fields.get("at", ""))
     except ValueError:
         raise Refusal(400, "the form's path can't be read") from None
-    return Given(Place(text, names), parse(text) if text else None, form, base_of(request))
+    return Given(Place(text, names), parse(text) if text else None, form, base_of(request), pins)
 
 
 # ---- what they do
@@ -145,7 +155,7 @@ def _upload(desk: Desk, given: Given) -> str:
     if not sent:
         raise Refusal(400, "choose a file first")
     if given.cap is None:
-        return _upload_unlinked(desk, sent[0])
+        return _upload_unlinked(desk, given, sent[0])
     root, names = given.directory, given.place.names
     over: Over = "files" if given.get("over") == "files" else "nothing"
     failed: list[tuple[str, LafsError]] = []
@@ -154,6 +164,7 @@ def _upload(desk: Desk, given: Given) -> str:
             name = _name((given.get("name") if len(sent) == 1 else "") or base_name(each.name))
             with desk.access() as access:
                 verbs.put(desk, access, root, (*names, name), each.spool, None, over)
+                given.pins.keep(access, root)
         except LafsError as error:
             failed.append((each.name, error))
     if failed:
@@ -163,19 +174,23 @@ def _upload(desk: Desk, given: Given) -> str:
     return given.place.href
 
 
-def _upload_unlinked(desk: Desk, sent: Sent) -> str:
-    with desk.access() as access, desk.recent.begin("put") as record:
-        record.bytes = sent.spool.size
-        return Place(str(store(access, sent.spool, "chk").cap)).info
+def _upload_unlinked(desk: Desk, given: Given, sent: Sent) -> str:
+    with desk.access() as access:
+        cap = store(access, sent.spool, "chk").cap
+        given.pins.keep(access, cap)
+    return Place(str(cap)).info
 
 
 def _mkdir(desk: Desk, given: Given) -> str:
     if given.cap is None:
-        with desk.access() as access, desk.recent.begin("mkdir"):
-            return Place(str(create_directory(access))).href
+        with desk.access() as access:
+            made = create_directory(access)
+            given.pins.keep(access, made)
+        return Place(str(made)).href
     name = _name(given.get("name"))
     with desk.access() as access:
         verbs.make_directory(desk, access, given.directory, (*given.place.names, name), "sdmf")
+        given.pins.keep(access, given.directory)
     return given.place.below(name).href
 
 
@@ -202,7 +217,7 @@ def base_name(name: str) -> str:
 def _name(text: str) -> str:
     """A name that an entry may be given on a page."""
     if not text:
-        raise NotFound("a name is missing")
+        raise Refusal(400, "a name is missing")
     if "/" in text:
         raise Refusal(400, "a name can't have a slash in it")
     return text

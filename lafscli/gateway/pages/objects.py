@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from starlette.requests import Request
 from starlette.responses import Response
 
-from lafscli.errors import MalformedDirectory, NotFound
+from lafscli.errors import CannotTell, MalformedDirectory, NotFound, NotRecoverable
 from lafscli.formats.caps import Cap, ChkCap, ChkVerifyCap, DirectoryCap, UnknownCap
 from lafscli.formats.child import Child
 from lafscli.gateway.asked import Asked, Refusal
@@ -102,7 +102,7 @@ async def info(desk: Desk, asked: Asked) -> Response:
 def _info(desk: Desk, place: Place, cap: Cap, base: str) -> Response:
     with desk.access() as access:
         found = find(desk, access, cap, place.names)
-    return _page(place, found, base, None)
+    return _page(place, cap, found, base, None)
 
 
 def checked(desk: Desk, place: Place, cap: Cap, how: str, base: str) -> Response:
@@ -114,18 +114,25 @@ def checked(desk: Desk, place: Place, cap: Cap, how: str, base: str) -> Response
         target = found.cap
         if target is None or isinstance(target, UnknownCap):
             raise Refusal(400, "an object of a kind that lafs does not know can't be checked")
-        with desk.recent.begin(f"{how} {target.abbreviation}".rstrip()):
+        refused = ""
+        try:
             _, after = looked_at(access, target, HOWS[how], desk.turn)
+        except (NotRecoverable, CannotTell) as error:
+            if not HOWS[how].repair:
+                raise
+            refused = error.message
+            _, after = looked_at(access, target, HOWS["check"], desk.turn)
         servers = [store.server.name for store in access.grid.stores]
-    return _page(place, found, base, share_grid(after, servers))
+    return _page(place, cap, found, base, share_grid(after, servers, refused))
 
 
-def _page(place: Place, found: Found, base: str, grid: ShareGrid | None) -> Response:
+def _page(place: Place, root: Cap, found: Found, base: str, grid: ShareGrid | None) -> Response:
     if found.cap is None and found.unusable is None:
         raise NotFound("there is nothing here")
     return page(
         "object.html",
         place=place,
+        abbreviation=root.abbreviation,
         name=place.names[-1] if place.names else "",
         facts=None if found.cap is None else Facts.of(found.cap, found.child, base),
         unusable=None if found.unusable is None else found.unusable.message,

@@ -45,6 +45,11 @@ class Place:
     def up(self) -> Place:
         return Place(self.root, self.names[:-1])
 
+    @property
+    def trail(self) -> list[Place]:
+        """The places on the way, the root first, this one last."""
+        return [Place(self.root, self.names[:depth]) for depth in range(len(self.names) + 1)]
+
     def below(self, name: str) -> Place:
         return Place(self.root, (*self.names, name))
 

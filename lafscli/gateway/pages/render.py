@@ -39,14 +39,16 @@ def page(template: str, code: int = 200, **values: Any) -> Response:
     return Response(text, code, HEADERS, "text/html; charset=utf-8")
 
 
-def error_page(status: int, text: str, *, back: str = "/") -> Response:
-    """What went wrong, where a person is looking. `back`: an address of ours to go on from."""
+def error_page(status: int, text: str, *, back: str = "/", onward: str = "") -> Response:
+    """What went wrong, where a person is looking. `back`: an address of ours to go on to, in these words (`onward`)."""
+    onward = onward or ("To the front page" if back == "/" else "Back")
     return page(
         "error.html",
         status,
         status=status,
         text=text,
         back=back,
+        onward=onward,
         heading=_HEADINGS.get(status, "That failed"),
     )
 

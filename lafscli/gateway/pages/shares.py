@@ -43,8 +43,8 @@ class ShareGrid:
     silent: bool
 
 
-def share_grid(report: CheckReport, servers: Sequence[str]) -> ShareGrid:
-    """A report, with all these servers."""
+def share_grid(report: CheckReport, servers: Sequence[str], refused: str = "") -> ShareGrid:
+    """A report, with all these servers. `refused`: why a repair was not begun."""
     cells = _cells(report)
     numbers = range(max([report.encoding[1] if report.cap is not None else 0, *(number + 1 for _, number in cells)]))
     silent = {each.server: each.reason for each in report.unreachable}
@@ -58,7 +58,7 @@ def share_grid(report: CheckReport, servers: Sequence[str]) -> ShareGrid:
                 notes.append(f"share {bad.shnum} is {SORTS[bad.sort]}: {bad.reason}")
         rows.append(ServerRow(server, marks, tuple(notes)))
     copies = tuple(len(report.shares.get(number, ())) for number in numbers)
-    return ShareGrid(report.state, _summary(report), numbers, tuple(rows), copies, bool(silent))
+    return ShareGrid(report.state, _summary(report, refused), numbers, tuple(rows), copies, bool(silent))
 
 
 def _cells(report: CheckReport) -> dict[tuple[str, int], Mark]:
@@ -74,13 +74,15 @@ def _cells(report: CheckReport) -> dict[tuple[str, int], Mark]:
     return cells
 
 
-def _summary(report: CheckReport) -> tuple[str, ...]:
+def _summary(report: CheckReport, refused: str) -> tuple[str, ...]:
     """Sentences: how it is, how much may be lost, what was not looked at, what was repaired."""
     said = [state(report)]
     if report.recoverable and report.cap is not None:
         said.append(may_be_lost(report))
     if report.cap is not None and not report.verified:
         said.append("shares were counted, not read")
+    if refused:
+        said.append(refused)
     repair = report.repair
     if repair is not None and not repair.attempted:
         said.append(f"not repaired: {repair.reason}")

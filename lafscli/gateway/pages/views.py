@@ -5,12 +5,13 @@ from __future__ import annotations
 from starlette.requests import Request
 from starlette.responses import Response
 
+from lafscli.errors import CannotTell, NotRecoverable
 from lafscli.formats.caps import Cap, DirectoryCap
-from lafscli.gateway.asked import Asked, Refusal
+from lafscli.gateway.asked import Asked, Refusal, status_of, without_caps
 from lafscli.gateway.desk import Desk
 from lafscli.gateway.pages.objects import find
 from lafscli.gateway.pages.places import Place
-from lafscli.gateway.pages.render import page
+from lafscli.gateway.pages.render import error_page, page
 from lafscli.gateway.pages.rows import PAGE, rows
 from lafscli.gateway.welcome import server_states
 
@@ -31,7 +32,13 @@ async def directory(desk: Desk, asked: Asked) -> Response:
     number = asked.query.get("page", "1")
     if not (number.isascii() and number.isdigit() and 0 < len(number) < 8 and int(number)):
         raise Refusal(400, "the number of the page is none")
-    return await desk.run(_directory, desk, Place(asked.cap_text, tuple(asked.names)), asked.cap, int(number))
+    place = Place(asked.cap_text, tuple(asked.names))
+    try:
+        return await desk.run(_directory, desk, place, asked.cap, int(number))
+    except (NotRecoverable, CannotTell) as error:
+        if place.names or "text/html" not in asked.request.headers.get("accept", ""):
+            raise
+        return error_page(status_of(error), without_caps(error.message), back=place.info, onward="Look at its health")
 
 
 def _directory(desk: Desk, place: Place, root: Cap, number: int) -> Response:
@@ -47,7 +54,6 @@ def _directory(desk: Desk, place: Place, root: Cap, number: int) -> Response:
         "directory.html",
         place=place,
         name=place.names[-1] if place.names else "",
-        trail=[Place(place.root, place.names[:depth]) for depth in range(len(place.names) + 1)],
         abbreviation=root.abbreviation,
         writable=cap.writable,
         mutable=cap.mutable,

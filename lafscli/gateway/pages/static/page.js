@@ -89,7 +89,8 @@
       const request = new XMLHttpRequest();
       const end = (failure) => {
         item.classList.add(failure ? "failed" : "done");
-        said.textContent = failure || "stored";
+        const named = failure === "" || failure.startsWith(`${file.name}: `);
+        said.textContent = named ? failure || "stored" : `${file.name}: ${failure}`;
         bar.value = failure ? bar.value : 1;
         resolve(!failure);
       };
@@ -116,13 +117,18 @@
     list.hidden = false;
     list.replaceChildren();
     const lines = files.map((file) => line(file.name));
-    let all = true;
+    let stored = 0;
     for (const [index, file] of files.entries()) {
-      all = await send(file, lines[index]) && all;
+      stored += await send(file, lines[index]) ? 1 : 0;
     }
     busy = false;
-    if (all) {
+    if (stored === files.length) {
       location.reload();
+    } else if (stored > 0) {
+      const again = document.createElement("a");
+      again.href = location.pathname;
+      again.textContent = "Show the directory as it is now";
+      list.append(again);
     }
   }
 
