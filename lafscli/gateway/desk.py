@@ -22,7 +22,6 @@ from lafscli.config.settings import Config
 from lafscli.errors import LafsError, OtherList
 from lafscli.formats.caps import Cap, DirectoryCap
 from lafscli.gateway.edits import Edits
-from lafscli.gateway.freeing import free_at_once
 from lafscli.gateway.recent import Counters, Recent
 from lafscli.gateway.spool import Spool
 from lafscli.gateway.turns import Turns
@@ -54,7 +53,6 @@ class Desk:
         timeout: int | None = None,
         note: Callable[[str], None] = lambda _: None,
     ) -> None:
-        free_at_once()
         self.home = home
         self.recent = Recent()
         self.counters = Counters()

@@ -5,12 +5,8 @@ from __future__ import annotations
 import ctypes
 from contextlib import suppress
 
-_MMAP_THRESHOLD = -3
-_LARGE = 256 << 10
 
-
-def free_at_once() -> None:
-    """Have blocks of a segment's size mapped one by one, as the GNU library does before it has seen the first of them
-    freed. Nothing where there is another library."""
+def give_back() -> None:
+    """Give back to the system what the GNU library keeps of what was freed; with another library nothing is done."""
     with suppress(OSError, AttributeError):
-        ctypes.CDLL(None).mallopt(_MMAP_THRESHOLD, _LARGE)
+        ctypes.CDLL(None).malloc_trim(0)
