@@ -1,6 +1,7 @@
 """Tahoe-LAFS over nothing but SSH hosts: the map of the house.
 
     cli         commands: parse, call, show
+    gateway     the grid over HTTP and SFTP, for programs that know no caps
     client      from a configuration: connect the servers, hold the defaults
     recovery    grid files: what a person needs to use a cap; recovery kits: what brings a home back
     health      check, repair, renew; whole shares moved between servers

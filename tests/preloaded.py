@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import array
 import atexit
+import gc
 import importlib
 import io
 import json
@@ -141,7 +142,8 @@ PRELOADED = Preloaded()
 
 
 def _imports() -> None:
-    """What commands import when they run."""
+    """What commands import when they run; but for gateways, which start by themselves and whose libraries every fork
+    would have to carry."""
     from lafscli.cli import table
 
     for row in table.COMMANDS:
@@ -149,7 +151,7 @@ def _imports() -> None:
     package = Path(__file__).parents[1] / "lafscli"
     for path in sorted(package.rglob("*.py")):
         name = path.relative_to(package.parent).with_suffix("").as_posix().replace("/", ".")
-        if not name.endswith(("__main__", "zipapp_start")):
+        if not name.endswith(("__main__", "zipapp_start")) and not name.startswith("lafscli.gateway."):
             importlib.import_module(name.removesuffix(".__init__"))
     for library in ("rich.table", "rich.progress", "cryptography.hazmat.primitives.asymmetric.rsa", "zfec", "tomli_w"):
         importlib.import_module(library)
@@ -221,6 +223,7 @@ def _main() -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
     listening = socket.socket(fileno=int(sys.argv[1]))
     _imports()
+    gc.freeze()  # or each child would copy, page by page, all that its collector looks at
     arguments, environment, folder, umask = json.loads(_serve(listening))
     os.umask(umask)
     os.environ.clear()

@@ -1,4 +1,4 @@
-"""The main job as one story: put a file on ten SSH servers, lose seven, get it back.
+"""The main jobs as stories: put a file on ten SSH servers, lose seven, get it back; and the same by HTTP.
 
 `python -m tests.story FILE.pyz` tells it with a zipapp.
 """
@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from tests.gateways import Gateway
 from tests.lafs_process import Lafs
 from tests.sshd import SshServers
 
@@ -48,13 +49,30 @@ def lose_seven_of_ten(lafs: Lafs, servers: SshServers) -> None:
     assert not copy.exists()
 
 
+def store_by_http(lafs: Lafs) -> None:
+    """What a program stores that knows nothing but HTTP, it and lafs get back, whole and in part."""
+    content = random.Random(8).randbytes(SIZE)
+    with Gateway(lafs) as gateway:
+        status, _, answer = gateway.ask("PUT", "/uri", content)
+        assert status in (200, 201), answer
+        cap = answer.decode().strip()
+        status, _, got = gateway.ask("GET", f"/uri/{cap}")
+        assert (status, got == content) == (200, True)
+        status, _, got = gateway.ask("GET", f"/uri/{cap}", Range="bytes=1000000-1000999")
+        assert (status, got == content[1_000_000:1_001_000]) == (206, True)
+        assert lafs("cat", "@-", input=cap.encode(), code=0).stdout == content
+
+
 def main() -> None:
-    """Tell it with the archive that the command line names."""
+    """Tell them with the archive that the command line names."""
     archive = Path(sys.argv[1]).resolve()
     with TemporaryDirectory(prefix="ls-") as folder, SshServers(Path(folder, "sshd"), 10) as servers:
-        program = (sys.executable, "-I", str(archive))
-        lose_seven_of_ten(Lafs(Path(folder, "client"), {"SHIV_ROOT": str(Path(folder, "shiv"))}, program), servers)
-    print(f"{archive.name}: put, lost seven of ten servers, got it back")
+        program = (sys.executable, "-I", "-S", str(archive))  # -S: what is installed here is not there
+        lafs = Lafs(Path(folder, "client"), {"SHIV_ROOT": str(Path(folder, "shiv"))}, program)
+        lose_seven_of_ten(lafs, servers)
+        print(f"{archive.name}: put, lost seven of ten servers, got it back")
+        store_by_http(lafs)
+        print(f"{archive.name}: put and got back through the gateway")
 
 
 if __name__ == "__main__":

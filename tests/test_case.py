@@ -69,10 +69,7 @@ def usable(case: Case) -> list[str]:
     return [s.server.name for s in case.order if s.server.writable and s.server.name not in case.failed]
 
 
-@settings(max_examples=500, deadline=None)
-@given(case=cases())
-def test_only_where_it_may_be_written(case: Case) -> None:
-    goal = case.goal()
+def only_where_it_may_be_written(case: Case, goal: Goal) -> None:
     assert {name for name, _ in goal.places} <= set(usable(case))
     assert goal.over | goal.clear <= case.bad.keys() - case.stuck.keys()
     assert not goal.over & goal.clear
@@ -81,10 +78,7 @@ def test_only_where_it_may_be_written(case: Case) -> None:
     assert {place for place in case.bad if place[0] not in readonly} - case.stuck.keys() == goal.over | goal.clear
 
 
-@settings(max_examples=500, deadline=None)
-@given(case=cases())
-def test_each_number_once_and_nothing_that_is_there_or_unknown(case: Case) -> None:
-    goal = case.goal()
+def each_number_once_and_nothing_that_is_there_or_unknown(case: Case, goal: Goal) -> None:
     if case.report.unreachable:
         assert not goal.fresh
         return
@@ -99,10 +93,7 @@ def test_each_number_once_and_nothing_that_is_there_or_unknown(case: Case) -> No
     assert missing & set(written) == placeable
 
 
-@settings(max_examples=500, deadline=None)
-@given(case=cases())
-def test_no_second_share_while_a_server_is_free_and_happiness_grows(case: Case) -> None:
-    goal = case.goal()
+def no_second_share_while_a_server_is_free_and_happiness_grows(case: Case, goal: Goal) -> None:
     before, found = holders(case), after(case, goal)
     assert happiness(found) >= happiness(before)
     if case.report.unreachable:
@@ -111,6 +102,21 @@ def test_no_second_share_while_a_server_is_free_and_happiness_grows(case: Case) 
         if name not in found:  # free: then no server got a second one that this one could have had
             doubled = [shnum for other, shnum in goal.places if len(found[other]) > 1]
             assert all((name, shnum) in case.stuck for shnum in doubled)
+
+
+RULES = (
+    only_where_it_may_be_written,
+    each_number_once_and_nothing_that_is_there_or_unknown,
+    no_second_share_while_a_server_is_free_and_happiness_grows,
+)
+
+
+@settings(max_examples=500, deadline=None)
+@given(case=cases())
+def test_every_rule_in_every_case(case: Case) -> None:
+    goal = case.goal()
+    for rule in RULES:
+        rule(case, goal)
 
 
 def test_a_free_server_far_down_the_order_comes_before_a_second_share() -> None:

@@ -113,7 +113,13 @@ IGNORED = {"container length", "lease count", "block size", "share data", "plain
 """What get has no use for; `check --verify` looks at it, but for the container's length and the leases."""
 
 
-@pytest.fixture(scope="module", params=FORMS)
+SLOW = {"1-of-1", "16-of-20 v2"}
+"""Forms of which each half, the encoding and the version, is in another one."""
+
+
+@pytest.fixture(
+    scope="module", params=[pytest.param(name, marks=pytest.mark.slow if name in SLOW else ()) for name in FORMS]
+)
 def stored(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stored]:
     k, n, size, segment, version = FORMS[request.param]
     local = LocalGrid(tmp_path_factory.mktemp("flips"), n)

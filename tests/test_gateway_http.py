@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import socket
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -410,6 +411,14 @@ def test_writing(world: World) -> None:
     assert world.names("{w}") == ["again", "m", "p"]
     assert world.names("{w}/p/q") == ["deep", "link"]
     assert world.json("{w}/m")[1]["format"] == "MDMF", "a mutable file keeps its cap"
+
+
+def test_what_can_not_be_written_is_refused_before_it_is_sent(world: World) -> None:
+    for target in ("{dro}/x", "{mutro}", "{imm}/x"):
+        lines = [f"PUT {world.target(target)} HTTP/1.1", f"Host: 127.0.0.1:{world.gateway.port}", "Connection: close"]
+        with socket.create_connection(("127.0.0.1", world.gateway.port), timeout=30) as client:
+            client.sendall("\r\n".join([*lines, "Expect: 100-continue", "Content-Length: 5", "", ""]).encode())
+            assert client.makefile("rb").readline() == b"HTTP/1.1 403 Forbidden\r\n"
 
 
 def test_unlinked_files_and_directories(world: World) -> None:

@@ -13,6 +13,7 @@ import pytest
 from lafscli.formats.caps import DirectoryCap, MutableWriteCap
 from lafscli.formats.mutable_container import DATA_OFFSET, MutableContainer
 from lafscli.formats.slot import Header
+from lafscli.health import slots
 from lafscli.health.check import Checkable, Checking, check
 from lafscli.health.regrowth import Mending
 from lafscli.health.repair import repair, repair_many
@@ -49,6 +50,12 @@ def local(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[LocalGrid]
     made.servers = [replace(server, features=request.param) for server in made.servers]
     yield made
     made.close()
+
+
+@pytest.fixture(autouse=True)
+def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where a writer may be at work, it is looked as often as ever, without half a second between."""
+    monkeypatch.setattr(slots, "_PAUSE", 0.01)
 
 
 def repaired(local: LocalGrid, cap: Checkable, checking: Checking = VERIFY, mending: Mending = MENDING) -> CheckReport:

@@ -474,7 +474,7 @@ def test_a_request_is_refused_when_short_or_long_and_nothing_happens(name: str, 
     (root / "file").write_bytes(b"untouched")
     (root / "folder").mkdir()
     handle = packet(packets.OPEN, 1, path_of("file") + U32.pack(READ | WRITE) + NO_ATTRS)
-    broken = [body[:size] for size in range(len(body))] + [body + b"\0"]
+    broken = [body[:size] for size in range(len(body))] + [body + b"\0"] * (kind != packets.WRITE)
     stream = Recorded(INIT + handle + b"".join(packet(kind, 10 + i, each) for i, each in enumerate(broken)))
     notes: list[str] = []
     serve(stream, PlainFolder(root), idle=None, note=notes.append)
@@ -492,6 +492,15 @@ def test_a_request_is_refused_when_short_or_long_and_nothing_happens(name: str, 
     assert last.number == 9
     assert last.kind != packets.STATUS or last.code != BAD_MESSAGE
     assert notes == []
+
+
+def test_what_lies_behind_the_data_of_a_write_is_passed_over(client: RawClient, root: Path) -> None:
+    """rclone sends the rest of its buffer along, and OpenSSH's server does not mind."""
+    handle = client.open("new", WRITE | CREATE)
+    body = string(handle) + U64.pack(0) + string(b"data") + b"rest of a buffer"
+    assert client.ask(packets.WRITE, body).code == OK
+    client.close(handle)
+    assert (root / "new").read_bytes() == b"data"
 
 
 @pytest.mark.parametrize(

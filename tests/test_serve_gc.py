@@ -23,7 +23,7 @@ from tests.grids import content
 from tests.homes import Home, World, age
 from tests.lafs_process import Lafs
 from tests.served_folders import served_files
-from tests.serving import StdioServers
+from tests.serving import ListenServers, StdioServers
 
 
 def served(world: World, policies: dict[int, Policy] | None = None, plain: int | None = None) -> Grid:
@@ -190,7 +190,7 @@ def test_a_name_that_is_given_while_it_goes_is_told(world: World, home: Home, be
 
 def test_gc_and_the_gc_of_the_host(short_tmp: Path) -> None:
     """put, rm, gc --delete by ssh; what another home leases stays; the host brings back, and empties its trash."""
-    with StdioServers(short_tmp / "serving", 2) as servers:
+    with ListenServers(short_tmp / "serving", 2) as servers:
         lafs, other = Lafs(short_tmp / "a"), Lafs(short_tmp / "b")
         for seed in range(3):
             (lafs.folder / f"f{seed}").write_bytes(content(3000, seed))

@@ -33,7 +33,13 @@ def test_guards_of_one_server() -> None:
 
 @pytest.mark.parametrize("mode", [(), ("--outages",)])
 def test_concurrent_writers_lose_nothing(mode: tuple[str, ...]) -> None:
-    play(0, 39, *mode)
+    play(0, 19, *mode)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", [(), ("--outages",)])
+def test_nor_in_the_histories_that_come_next(mode: tuple[str, ...]) -> None:
+    play(20, 59, *mode)
 
 
 @pytest.mark.slow
@@ -58,11 +64,11 @@ def test_a_seed_is_one_history() -> None:
 @pytest.mark.parametrize(
     ("rule", "mode", "seeds"),
     [
-        ("survivors", (), 200),
         ("staged", (), 200),
         *(
             pytest.param(*values, marks=pytest.mark.slow)
             for values in [
+                ("survivors", (), 200),
                 ("fence", ("--guards",), 3000),
                 ("copies", (), 500),
                 ("broken", (), 500),

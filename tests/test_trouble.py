@@ -16,7 +16,7 @@ import pytest
 from tests.lafs_process import Lafs
 from tests.sshd import SshServers
 
-SIZE = 6_000_000
+SIZE = 3_000_000
 
 
 def content(size: int = SIZE, seed: int = 1) -> bytes:
@@ -56,7 +56,7 @@ def under_way(servers: SshServers, at_least: int = 200_000) -> Callable[[], bool
 
 
 def slow_put(lafs: Lafs, servers: SshServers, *options: str) -> subprocess.Popen[bytes]:
-    """A put that takes about ten seconds, caught when it has sent something."""
+    """A put that takes about five seconds, caught when it has sent something."""
     (lafs.folder / "file").write_bytes(content())
     put = lafs.start("put", "file", "--limit-rate", "2M", *options, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     wait_for(under_way(servers))

@@ -18,7 +18,7 @@ import lafscli
 from lafscli.cli.zipapp import build
 from tests.lafs_process import Lafs
 from tests.sshd import SshServers
-from tests.story import lose_seven_of_ten
+from tests.story import lose_seven_of_ten, store_by_http
 
 pytestmark = pytest.mark.xdist_group("zipapp")  # built once
 
@@ -35,8 +35,8 @@ def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def unpacked(archive: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A SHIV_ROOT in which the zipapp has been unpacked."""
-    root = tmp_path_factory.mktemp("shiv-root")
+    """A SHIV_ROOT in which the zipapp has been unpacked; the zipapp made that folder."""
+    root = tmp_path_factory.mktemp("shiv-root") / "new" / "root"
     assert start(archive, "--help", SHIV_ROOT=str(root)).returncode == 0
     return root
 
@@ -56,11 +56,12 @@ def start(archive: Path, *arguments: str, user: int | None = None, **environment
 
 
 def changed(archive: Path, target: Path, change: Callable[[str], str]) -> Path:
-    """A copy of the archive with another `__main__.py`."""
+    """A copy of the archive with another `__main__.py`, and without the packages, which nothing may ask for."""
     with zipfile.ZipFile(archive) as source, zipfile.ZipFile(target, "w") as copy:
         for member in source.infolist():
-            data = source.read(member)
-            copy.writestr(member, change(data.decode()) if member.filename == "__main__.py" else data)
+            if not member.filename.startswith("site-packages/"):
+                data = source.read(member)
+                copy.writestr(member, change(data.decode()) if member.filename == "__main__.py" else data)
     return target
 
 
@@ -119,6 +120,33 @@ def test_no_path_of_the_builder_is_inside(archive: Path) -> None:
         assert "site-packages/lafscli/cli/pages/lafs-put.txt" in texts
 
 
+def test_the_pages_of_the_gateway_are_inside(archive: Path) -> None:
+    pages = CHECKOUT / "lafscli" / "gateway" / "pages"
+    wanted = {
+        f"site-packages/{path.relative_to(CHECKOUT)}"
+        for path in pages.rglob("*")
+        if path.is_file() and path.parent.name != "__pycache__"
+    }
+    with zipfile.ZipFile(archive) as opened:
+        assert wanted - set(opened.namelist()) == set()
+
+
+def test_the_libraries_of_the_gateway_are_its_own(archive: Path, unpacked: Path) -> None:
+    """With native code where they have some, and nothing of this environment: `-S` hides what is installed here."""
+    assert start(archive, "gateway", "http", "--help", SHIV_ROOT=str(unpacked)).returncode == 0
+    [name] = packages(unpacked)
+    script = (
+        "import sys; sys.path.insert(0, sys.argv[1])\n"
+        "import jinja2, python_multipart, starlette.requests, uvicorn, httptools.parser.parser as native\n"
+        "from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol\n"
+        "print(native.__file__)"
+    )
+    command = [sys.executable, "-I", "-S", "-c", script, str(unpacked / name / "site-packages")]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout.startswith(f"{unpacked / name}/")
+    assert done.stdout.endswith(".so\n")
+
+
 def test_it_starts_by_its_shebang(archive: Path, unpacked: Path) -> None:
     environment = {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "SHIV_ROOT": str(unpacked)}
     done = subprocess.run([archive, "--help"], cwd="/", env=environment, capture_output=True, text=True, check=True)
@@ -145,13 +173,13 @@ def test_it_runs_its_own_packages_and_no_others(archive: Path, unpacked: Path, t
     assert (unpacked / name / "site-packages" / "lafscli" / "__pycache__").is_dir()
 
 
-def test_first_starts_at_the_same_time_all_work(archive: Path, tmp_path: Path) -> None:
+def test_first_starts_at_the_same_time_all_work_and_use_the_home_folder(archive: Path, tmp_path: Path) -> None:
     command = [sys.executable, str(archive), "--help"]
-    environment = {"PATH": os.environ["PATH"], "SHIV_ROOT": str(tmp_path / "new" / "root")}
+    environment = {"PATH": os.environ["PATH"], "HOME": str(tmp_path), "TMPDIR": "/dev/null"}
     several = [subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) for _ in range(3)]
     answers = [(process.communicate(timeout=60)[0][:11], process.returncode) for process in several]
     assert answers == [("Usage: lafs", 0)] * 3
-    assert len(packages(tmp_path / "new" / "root")) == 1
+    assert len(packages(tmp_path / ".shiv")) == 1
 
 
 @pytest.mark.slow
@@ -198,21 +226,30 @@ def test_another_python_gets_one_line(archive: Path, tmp_path: Path, field: str)
     assert (error["code"], error["kind"]) == (2, "Usage")
 
 
-def test_the_home_folder_is_used_where_it_can_be(archive: Path, tmp_path: Path) -> None:
-    assert start(archive, "--help", HOME=str(tmp_path)).returncode == 0
-    assert len(packages(tmp_path / ".shiv")) == 1
-
-
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can start processes of other users")
 def test_code_in_the_home_of_another_user_is_not_run(archive: Path, unpacked: Path, tmp_path: Path) -> None:
     home, temporary, other = tmp_path / "home", tmp_path / "tmp", 65534
-    home.mkdir()
-    temporary.mkdir()
-    shutil.copytree(unpacked, home / ".shiv")
+    [name] = packages(unpacked)
+    theirs = home / ".shiv" / name / "site-packages" / "lafscli"
+    theirs.mkdir(parents=True)
+    (theirs / "__init__.py").touch()
+    (theirs / "__main__.py").write_text("raise SystemExit('code of another user')")
+    done = start(archive, "--help", HOME=str(home))
+    assert done.stderr == "code of another user\n"  # it would be run, if it were ours
     os.chown(home, other, other)
     os.chown(home / ".shiv", other, other)
-    assert start(archive, "--help", HOME=str(home), TMPDIR=str(temporary)).returncode == 0
-    assert len(packages(temporary / "lafs-0")) == 1
+    (temporary / "lafs-0").mkdir(mode=0o700, parents=True)
+    os.symlink(unpacked / name, temporary / "lafs-0" / name)
+    done = start(archive, "--help", HOME=str(home), TMPDIR=str(temporary))
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("Usage: lafs")
+
+
+def test_a_gateway_out_of_it(archive: Path, unpacked: Path, tmp_path: Path) -> None:
+    program = (sys.executable, "-I", "-S", str(archive))
+    lafs = Lafs(tmp_path, {"SHIV_ROOT": str(unpacked)}, program)
+    lafs("init", "--local", code=0)
+    store_by_http(lafs)
 
 
 @pytest.mark.slow

@@ -19,7 +19,7 @@ _TOPICS = {
     "lafs-backup.7": (7, "recipes for backups that run for years"),
 }
 """By name; with the volume behind it where a command has that name too."""
-_DATE = "2026-11-23"  # when the hand-written parts last changed; a page must not depend on the day it is made
+_DATE = "2026-11-29"  # when the hand-written parts last changed; a page must not depend on the day it is made
 
 
 def names() -> list[str]:

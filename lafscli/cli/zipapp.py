@@ -21,6 +21,9 @@ import lafscli
 from lafscli.cli import zipapp_start
 from lafscli.errors import LafsError, UsageError
 
+_EXTRAS = ("gateway",)
+"""Of lafs itself: what an installation may leave out, and a file that needs nothing but Python has."""
+_OWN = {".py", ".txt", ".html", ".css", ".js", ".svg"}
 _INSTALLER_NOTES = {"RECORD", "INSTALLER", "REQUESTED", "WHEEL", "direct_url.json"}
 _SHEBANG = b"#!/usr/bin/env python3\n"
 
@@ -62,7 +65,7 @@ def _contents() -> Iterator[tuple[str, Path]]:
     """Name in the archive and place here of each file: of this very lafscli, and of every package it needs."""
     home = Path(lafscli.__file__).parent
     for path in home.rglob("*"):
-        if path.suffix in (".py", ".txt") or path.name in ("py.typed", "LICENSE"):
+        if path.suffix in _OWN or path.name in ("py.typed", "LICENSE"):
             yield f"lafscli/{path.relative_to(home)}", path
     for package in _needed():
         for file in package.files or ():
@@ -81,7 +84,7 @@ def _needed() -> list[Distribution]:
     from packaging.requirements import Requirement
 
     found: dict[str, Distribution] = {}
-    wanted = [("lafs", frozenset({""}))]
+    wanted = [("lafs", frozenset({"", *_EXTRAS}))]
     asked = set(wanted)
     while wanted:
         name, extras = wanted.pop()

@@ -30,7 +30,7 @@ from lafscli.gateway.wanted import (
 )
 from lafscli.primitives.ciphers import PrivateKey
 from lafscli.tree.contents import Access, Kind, patch, store
-from lafscli.tree.directory import NewChild, create_directory
+from lafscli.tree.directory import NewChild, changeable, create_directory
 from lafscli.tree.links import Occupied
 from lafscli.tree.paths import NoDirectory
 
@@ -102,6 +102,8 @@ class Changes:
         offset = offset_of(asked)
         if not asked.names:
             writable(asked.cap)
+        elif not asked.cap.writable:
+            changeable(root_of(asked))  # below a read cap nothing can be written: a body need not be sent for that
         with await bodies.spooled(self._desk, asked.request) as spool:
             return await self.content(asked, asked.names, spool, offset)
 

@@ -7,9 +7,10 @@ a file again before it has closed it.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from threading import RLock
+from typing import Any
 
 from lafscli.errors import NotFound
 from lafscli.formats.caps import Cap, DirectoryCap
@@ -21,6 +22,7 @@ from lafscli.gateway.glimpses import Glimpses
 from lafscli.gateway.spool import Spool
 from lafscli.gateway.storedfiles import StoredFile
 from lafscli.server.backend import FAILURE, NO_CHANGE, Attrs, Change, Refused
+from lafscli.tree.contents import Access
 from lafscli.tree.links import Over
 from lafscli.tree.metadata import mode_of
 
@@ -182,12 +184,16 @@ class Draft:
     def _put(self, place: Place) -> None:
         parent, name = place
         spool = self._loaded()
-        metadata = attributes.of_new_content({} if self.child is None else self.child.metadata, self._wanted)
+        wanted = self._wanted
+        metadata = attributes.of_new_content({} if self.child is None else self.child.metadata, wanted)
         metadata.pop("tahoe", None)  # of the link, which has its own
         over: Over = "nothing" if self._alone else "files"
-        with self._desk.access() as access, self._desk.recent.begin("sftp write"):
+        with self._desk.access() as access, self._desk.recent.begin(f"write in {parent.abbreviation}") as doing:
+            doing.bytes = spool.size
             try:
                 done = verbs.put(self._desk, access, parent, [name], spool, None, over, metadata)
+                if done.cap.mutable:  # which was overwritten in place: its link is as it was
+                    self._describe_as(access, place, lambda old: attributes.of_new_content(old, wanted))
             finally:
                 self._glimpses.changed(parent, *([self.child.cap] if self.child is not None else []))
         self._base_size = None
@@ -197,18 +203,20 @@ class Draft:
         self._alone = False
 
     def _describe(self, place: Place) -> None:
-        parent, name = place
         wanted = self._wanted
         with self._desk.access() as access:
             try:
-                with suppress(NotFound):  # it was removed meanwhile
-                    verbs.set_metadata(self._desk, access, parent, [name], lambda old: attributes.changed(old, wanted))
+                self._describe_as(access, place, lambda old: attributes.changed(old, wanted))
             finally:
-                self._glimpses.changed(parent)
+                self._glimpses.changed(place[0])
         if self.child is not None:
             metadata = attributes.changed(self.child.metadata, wanted)
             self.child = Child(self.child.name, self.child.rw, self.child.ro, metadata)
         self._wanted = NO_CHANGE
+
+    def _describe_as(self, access: Access, place: Place, change: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
+        with suppress(NotFound):  # it was removed meanwhile
+            verbs.set_metadata(self._desk, access, place[0], [place[1]], change)
 
     def move(self, place: Place | None) -> None:
         """It has another name now; None: what is still written goes nowhere."""

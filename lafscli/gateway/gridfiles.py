@@ -111,7 +111,7 @@ class GridFiles:
     def _place(self, access: Access, names: Sequence[str]) -> Place:
         """The directory and the name that a path of at least one name means."""
         if not names:
-            raise Refused(FAILURE, "this is the root of all paths")
+            raise Refused(FAILURE, "this is the root of all paths, a directory")
         return self._directory(access, names[:-1]), names[-1]
 
     def _child(self, access: Access, place: Place) -> Child:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import atexit
 import logging
 import os
 import signal
@@ -120,6 +121,8 @@ async def _until_signalled(server: _Server, sockets: list[socket.socket], ready:
         # threads may wait for a server that hangs, and are not waited for
         signal.signal(signal.SIGALRM, lambda *_: os._exit(128 + number))
         signal.setitimer(signal.ITIMER_REAL, _END)
+        # behind all threads: at the very end Python forgets the handler, and the alarm would be what ends us
+        atexit.register(signal.setitimer, signal.ITIMER_REAL, 0)
 
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):

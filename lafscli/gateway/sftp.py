@@ -154,7 +154,10 @@ class SftpGateway:
             with self._lock:
                 inside = sum(each.account is not None for each in self._connections)
                 waiting = len(self._connections) - inside
-            self._record.note(f"{inside} connections, {waiting} not logged in, {self._count} so far")
+            storing = sum(line.state == "under way" for line in self._desk.recent.lines())
+            self._record.note(
+                f"{inside} connections, {waiting} not logged in, {self._count} so far; {storing} files are being stored"
+            )
 
     def _reload(self) -> None:
         """Read the accounts anew; where that can't be the old ones stay. Connections of accounts that are gone, or have

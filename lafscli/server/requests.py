@@ -230,8 +230,8 @@ class Requests:
             self._answers.status(number, EOF, "end of file")
 
     def _write(self, number: int, body: Body) -> None:
+        # what lies behind the data is passed over, as by OpenSSH: rclone sends the rest of its buffer along
         file, offset, data = self._file(body), body.u64(), body.string()
-        body.end()
         if not file.flags & WRITE:
             raise Refused(PERMISSION_DENIED, "not opened to be written")
         if offset + len(data) > MAX_OFFSET:
