@@ -14,6 +14,7 @@ from urllib.parse import quote
 import pytest
 
 from lafscli.formats.caps import DirectoryCap, parse
+from lafscli.gateway.verbs import MOST_SDMF
 from tests.gateways import Answer, Gateway, multipart, quoted, small_grid
 from tests.grids import content
 
@@ -424,6 +425,15 @@ def test_what_can_not_be_written_is_refused_before_it_is_sent(world: World) -> N
         with socket.create_connection(("127.0.0.1", world.gateway.port), timeout=30) as client:
             client.sendall("\r\n".join([*lines, "Expect: 100-continue", "Content-Length: 5", "", ""]).encode())
             assert client.makefile("rb").readline() == b"HTTP/1.1 403 Forbidden\r\n"
+
+
+def test_what_would_take_much_memory_is_refused(world: World) -> None:
+    world.caps["s"] = world.gateway.want("PUT", "/uri?format=sdmf", b"mutable")
+    body = bytes(MOST_SDMF + 1)
+    for target in ("?format=sdmf", "{s}"):
+        assert world.ask("PUT", target, body)[0] == 413, target
+    assert world.ask("PUT", "{s}?offset=7", body[:-2])[0] == 413
+    assert world.want("GET", "{s}") == "mutable"
 
 
 def test_unlinked_files_and_directories(world: World) -> None:

@@ -30,6 +30,7 @@ from lafscli.errors import (
 )
 from lafscli.formats.caps import Cap, parse
 from lafscli.gateway.spool import NoRoom
+from lafscli.gateway.verbs import TooLarge
 from lafscli.tree.contents import Kind, NoServers
 from lafscli.tree.links import IntoItself, Occupied, Over
 from lafscli.tree.paths import NoDirectory
@@ -50,6 +51,7 @@ _STATUS: tuple[tuple[type[LafsError] | tuple[type[LafsError], ...], int], ...] =
     (UsageError, 400),
     (NotRecoverable, 410),
     (NoRoom, 507),
+    (TooLarge, 413),
     ((NotHappy, CannotTell, Unreachable, Conflict, Busy, ServerError), 503),
     ((MalformedDirectory, CorruptShare), 422),
 )

@@ -29,7 +29,7 @@ from lafscli.gateway.wanted import (
     writable,
 )
 from lafscli.primitives.ciphers import PrivateKey
-from lafscli.tree.contents import Access, Kind, patch, store
+from lafscli.tree.contents import Access, Kind, patch
 from lafscli.tree.directory import NewChild, changeable, create_directory
 from lafscli.tree.links import Occupied
 from lafscli.tree.paths import NoDirectory
@@ -69,7 +69,7 @@ class Changes:
 
     def store(self, spool: Spool, kind: Kind, private: PrivateKey | None) -> Cap:
         with self._desk.access() as access:
-            cap = store(access, spool, kind, private=private).cap
+            cap = verbs.keep(access, spool, kind, private)
             self.pins.keep(access, cap)
             self._desk.counters.add(files_in=1)
             return cap
@@ -148,6 +148,7 @@ class Changes:
             content.close()
             if offset > size:
                 raise Refusal(400, f"PUT to a mutable file: Invalid offset: the file has {size} bytes")
+            verbs.fitting(cap.kind, offset + spool.size)
             patch(access, cap, offset, spool)
 
     async def changing(self, asked: Asked, work: Callable[[Access], T]) -> T:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 from unicodedata import normalize
 
-from lafscli.errors import NotGranted, UsageError
+from lafscli.errors import LafsError, NotGranted, UsageError
 from lafscli.formats.caps import Cap, DirectoryCap, MutableReadCap, MutableWriteCap
 from lafscli.formats.dirtable import Table
 from lafscli.gateway.desk import Desk
@@ -18,6 +18,13 @@ from lafscli.tree.contents import Access, Kind, overwrite, store
 from lafscli.tree.directory import NewChild, changeable, create_directory, edit
 from lafscli.tree.links import Occupied, Over, plant
 from lafscli.tree.paths import Reached, Spot, child_at, missing, reach
+
+MOST_SDMF = 24 << 20
+"""Bytes of an SDMF file, which is one segment: storing it takes five times as much memory."""
+
+
+class TooLarge(LafsError):
+    """More than the format can be given through a gateway."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,16 +62,35 @@ def put(
         if isinstance(child.cap, MutableReadCap):
             raise NotGranted(f"{names[-1]}: can't be written with its read cap", hint="that takes the write cap")
     changeable(reached.above[-1])
-    cap = store(access, source, kind or "chk", private=private).cap
+    cap = keep(access, source, kind or "chk", private)
     with desk.turn(reached.above[-1], shared=True):
         before = plant(access, reached, names[-1], NewChild(cap, metadata), over=over)
     return Put(cap, before is None and reached.unusable is None)
 
 
+def keep(access: Access, source: Spool | bytes, kind: Kind, private: PrivateKey | None = None) -> Cap:
+    """Store content that no name leads to yet. TooLarge."""
+    fitting(kind, _size(source))
+    return store(access, source, kind, private=private).cap
+
+
 def rewrite(desk: Desk, access: Access, cap: MutableWriteCap, source: Spool | bytes) -> None:
-    """Replace the content of a mutable file."""
+    """Replace the content of a mutable file. TooLarge."""
+    fitting(cap.kind, _size(source))
     with desk.turn(cap):
         overwrite(access, cap, source)
+
+
+def _size(source: Spool | bytes) -> int:
+    return source.size if isinstance(source, Spool) else len(source)
+
+
+def fitting(kind: str, size: int) -> None:
+    """TooLarge for more bytes than a file of this kind is given."""
+    if kind == "sdmf" and size > MOST_SDMF:
+        raise TooLarge(
+            f"an SDMF file of {size} bytes: {MOST_SDMF} are the most, as it is in memory whole; MDMF has no such limit"
+        )
 
 
 def link(desk: Desk, access: Access, root: DirectoryCap, names: Sequence[str], new: NewChild, over: Over) -> None:
