@@ -434,6 +434,7 @@ def test_what_would_take_much_memory_is_refused(world: World) -> None:
         assert world.ask("PUT", target, body)[0] == 413, target
     assert world.ask("PUT", "{s}?offset=7", body[:-2])[0] == 413
     assert world.want("GET", "{s}") == "mutable"
+    assert world.ask("POST", "?t=mkdir-with-children", b'{"a":[' + b"[]," * 500_000 + b"[]]}")[0] == 413
 
 
 def test_unlinked_files_and_directories(world: World) -> None:
