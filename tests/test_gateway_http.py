@@ -56,7 +56,7 @@ class World:
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
-    with Gateway(small_grid(tmp_path_factory.mktemp("http"))) as gateway:
+    with Gateway(small_grid(tmp_path_factory.mktemp("http")), "-v") as gateway:
         made = World(gateway, {"gone": GONE, "unknown": UNKNOWN, "bad": "garbage"})
         caps = made.caps
         caps["file"] = gateway.want("PUT", "/uri", FILE)
@@ -610,11 +610,15 @@ def test_no_cap_is_told(world: World) -> None:
         f"/uri?uri=x{cap}",
         f"{quoted(cap)}?t={cap}",
         f"/{cap}",
+        f"/uri/{quote(cap, safe='')}/{quote(quote(cap, safe=''), safe='')}",
     ):
         status, _, data = world.gateway.ask("GET", target)
         assert status >= 400
-        assert cap[9:] not in data.decode()
-    assert "URI:D" not in world.gateway.told()
+        assert cap[9:35] not in data.decode()
+    told = world.gateway.told()
+    assert "GET dir2" in told
+    assert "URI" not in told
+    assert "no such file" not in told, "there are names in what is told to a client"
 
 
 def test_what_nothing_else_leads_to_is_pinned(world: World) -> None:

@@ -110,7 +110,7 @@ class _Application:
             sent.failure = f"internal error: {type(error).__name__}"
             await self._refuse(request, Refusal(500, "internal error"), sent)
         finally:
-            failed = not sent.complete or sent.status >= 500 or sent.status == 410
+            failed = not sent.complete or _failing(sent.status)
             if operation is not None:
                 operation.bytes = sent.bytes
                 operation.end(failed=failed)
@@ -120,11 +120,12 @@ class _Application:
 
     async def _refuse(self, request: Request, error: Refusal | LafsError, sent: _Sent) -> None:
         """Say what is wrong, if nothing was said yet; else the connection ends, so that the client sees it."""
-        if isinstance(error, LafsError) and not sent.failure:
+        answer = _refusal(error)
+        # what a client did wrong is not told: there are names in that
+        if isinstance(error, LafsError) and not sent.failure and (sent.status or _failing(answer.status_code)):
             sent.failure = error.message
         if sent.status:
             return
-        answer = _refusal(error)
         if request.method in ("GET", "HEAD") and _wants_page(request):
             answer = pages.error_page(answer.status_code, bytes(answer.body).decode().strip())
         await answer(request.scope, request.receive, sent.send)
@@ -199,6 +200,11 @@ _KNOWN = (b"operations", b"statistics", b"status", b"static", b"page", b"")
 
 async def _at_once(answer: Response) -> Response:
     return answer
+
+
+def _failing(status: int) -> bool:
+    """Whether a status tells that something is wrong here, and not with what was asked."""
+    return status >= 500 or status == 410
 
 
 def _line(request: Request, what: list[str], sent: _Sent, seconds: float) -> str:

@@ -39,7 +39,8 @@ PLAIN = "text/plain; charset=utf-8"
 
 _TRUE, _FALSE = ("true", "t", "1", "on"), ("false", "f", "0", "off")
 _MOST_FIELDS = 1000
-_CAP = re.compile(r"URI:[A-Za-z0-9-]+:[A-Za-z0-9:%-]*", re.IGNORECASE)
+_COLON = "(?::|%(?:25)*3A)"
+_CAP = re.compile(f"URI{_COLON}[A-Za-z0-9-]+{_COLON}[A-Za-z0-9:%-]*", re.IGNORECASE)
 
 _STATUS: tuple[tuple[type[LafsError] | tuple[type[LafsError], ...], int], ...] = (
     (NoDirectory, 400),
