@@ -574,7 +574,7 @@ def test_given_private_keys(world: World) -> None:
 
     key = urlsafe_b64encode(make_private_key().der).decode()
     ask = world.gateway.ask
-    assert ask("PUT", f"/uri?t=mkdir&format=mdmf&private-key={key}")[0] == 200
+    assert ask("PUT", f"/uri?t=mkdir&private-key={key}")[2].startswith(b"URI:DIR2:"), "directories are mutable"
     assert ask("PUT", f"/uri?format=sdmf&private-key={key}", b"x")[0] == 400, "there is something of that key"
     assert ask("PUT", f"/uri?private-key={key}", b"x")[0] == 400
     assert ask("PUT", "/uri?format=sdmf&private-key=AAAA", b"x")[0] == 400

@@ -57,9 +57,9 @@ def offset_of(asked: Asked) -> int | None:
     return int(text)
 
 
-def made_as(asked: Asked) -> tuple[Kind | None, PrivateKey | None]:
-    """Format and key of what is to be made."""
-    kind, text = asked.kind(), asked.query.get("private-key")
+def made_as(asked: Asked, usual: Kind | None = None) -> tuple[Kind | None, PrivateKey | None]:
+    """Format (`usual` where none is asked for) and key of what is to be made."""
+    kind, text = asked.kind() or usual, asked.query.get("private-key")
     if text is None:
         return kind, None
     if kind not in ("sdmf", "mdmf"):
@@ -75,7 +75,7 @@ def directory_made_as(asked: Asked) -> tuple[Kind, PrivateKey | None]:
     """Format and key of a directory that is to be made."""
     if asked.t == "mkdir-immutable":
         return "chk", None
-    kind, private = made_as(asked)
+    kind, private = made_as(asked, "sdmf")
     if kind == "chk":
         raise Refusal(400, "a directory is SDMF or MDMF; t=mkdir-immutable makes immutable ones")
     return kind or "sdmf", private
