@@ -20,7 +20,7 @@ from lafscli.gateway.files import patience_of
 from lafscli.gateway.spool import Spool
 from lafscli.tree.directory import NewChild
 
-_TOGETHER = 1 << 20
+_TOGETHER = 256 << 10
 """Bytes that are handed to a thread together."""
 
 _MOST_FIELDS = 1 << 20
