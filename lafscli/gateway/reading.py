@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections import deque
 from collections.abc import Generator, Iterator
 from typing import Protocol
 
 from lafscli.errors import LafsError
 from lafscli.formats.caps import Cap, ChkCap, LitCap
+from lafscli.gateway.freeing import give_back
 from lafscli.immutable.fetch import SegmentFetch
 from lafscli.immutable.fetchmany import download_many
 from lafscli.immutable.pipeline import LITTLE, Codec, Coding
@@ -17,7 +19,10 @@ from lafscli.proof.shares import ShareReader
 from lafscli.storage.store import Buffer, Progress, ShareStore
 from lafscli.tree.contents import Access, need_servers, pass_on, readable
 
-_FIRST_BYTES, _AHEAD_BYTES, _ALL_AHEAD_BYTES = 1 << 20, 8 << 20, 128 << 20
+_OFTEN_SECONDS, _LAST_SECONDS = 10.0, 1.0
+"""How often memory is given back to the system: while there are readers, and when the last one is gone."""
+
+_FIRST_BYTES, _AHEAD_BYTES, _ALL_AHEAD_BYTES = 1 << 20, 8 << 20, 32 << 20
 
 _NEAR_BYTES = 4 << 20
 """So far ahead of the last read another one goes on with it; and so much of what was read is kept for a while."""
@@ -46,10 +51,20 @@ class _Readers:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._count = 0
+        self._given_back = 0.0
 
-    def add(self, count: int) -> None:
+    def begin(self) -> None:
         with self._lock:
-            self._count += count
+            self._count += 1
+
+    def end(self) -> None:
+        with self._lock:
+            self._count -= 1
+            now = time.monotonic()
+            if now - self._given_back < (_OFTEN_SECONDS if self._count else _LAST_SECONDS):
+                return
+            self._given_back = now
+        give_back()
 
     def ahead(self) -> int:
         """Bytes that each may have fetched ahead."""
@@ -88,7 +103,9 @@ class Content:
         if not length:
             return
         pieces = self._pulled.pieces(offset, length)
-        _READERS.add(1)
+        large = self.size > LITTLE
+        if large:
+            _READERS.begin()
         try:
             while True:
                 with self._lock:
@@ -97,11 +114,12 @@ class Content:
                     return
                 yield piece
         finally:
-            _READERS.add(-1)
             close = getattr(pieces, "close", None)
             if close is not None:
                 with self._lock:
                     close()
+            if large:
+                _READERS.end()
 
     def read(self, offset: int, length: int) -> bytes:
         """What is there; fewer bytes at the end. Who reads on from where they were finds it on its way already."""

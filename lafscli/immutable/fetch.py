@@ -123,6 +123,7 @@ class SegmentFetch:
                 yield number * size, result
                 self._recycle(self._segments.pop(number))
         finally:
+            self._events.end()
             for source in self._sources:
                 if source.state == "ready":
                     self.grid.submit(source.store, partial(_release, self.cap.si, source.shnum, self._keeper))

@@ -10,6 +10,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from functools import partial
 from queue import Empty, SimpleQueue
 from typing import Protocol, Self, TypeVar
@@ -173,10 +174,22 @@ class Events:
 
     def __init__(self) -> None:
         self._waiting: SimpleQueue[Callable[[], None]] = SimpleQueue()
+        self._over = False
 
     def report(self, future: Future[T], handle: Callable[[Future[T]], None]) -> None:
         """Have `handle` called with the future, when it is done, in the thread that calls `handle` of this class."""
-        future.add_done_callback(lambda done: self._waiting.put(partial(handle, done)))
+        future.add_done_callback(partial(self._note, handle))
+
+    def _note(self, handle: Callable[[Future[T]], None], done: Future[T]) -> None:
+        if not self._over:
+            self._waiting.put(partial(handle, done))
+
+    def end(self) -> None:
+        """Forget what was reported and is not handled: what it holds is not to wait for the garbage collector."""
+        self._over = True
+        with suppress(Empty):
+            while True:
+                self._waiting.get_nowait()
 
     def handle(self, timeout: float) -> None:
         """Handle all that was reported; wait up to `timeout` seconds if nothing was."""
