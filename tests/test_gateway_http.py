@@ -346,6 +346,7 @@ PUTS: list[tuple[str, str, bytes | str, int, bytes | str | None, str | None]] = 
         "a directory is SDMF or MDMF; t=mkdir-immutable makes immutable ones",
         None,
     ),
+    ("PUT", "{w}/x/", "content", 400, "PUT to a directory", None),
     ("POST", "{w}/x?t=bogus", "", 404, "x: no such file or directory", None),
     ("POST", "{w}?t=bogus", "", 400, "POST to a directory with bad t=bogus", None),
     ("POST", "{file}?t=bogus", "", 400, "POST to file: bad t=bogus", None),

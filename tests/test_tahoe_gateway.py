@@ -204,6 +204,8 @@ def test_what_is_refused_is_refused_alike(ours: Tahoe, theirs: Tahoe) -> None:
     both("mkdir", "d")
     assert both("put", "small", "d").code == 1
     assert both("put", "small", "d/").code == 1
+    assert both("put", "small", "slash/").code == 1
+    theirs("unlink", "slash")  # which Tahoe has made before it refused
     assert both("put", "small", "file/below").code == 1
     assert both("mkdir", "file").out == "\n"
     assert both("mkdir", "file/below").out == "\n"
@@ -320,6 +322,18 @@ def test_backups_are_made_and_reused_alike(ours: Tahoe, theirs: Tahoe) -> None:
     both("cp", "-r", "tahoe:home/Latest", "restored")
     assert contents(ours.work / "restored" / "Latest") == contents(ours.work / "tree")
     both("backup", "tree", "tahoe:home/Latest/few")
+
+
+def test_the_state_of_the_gateway_is_shown(ours: Tahoe) -> None:
+    (ours.folder / "tahoe.cfg").write_text("[node]\n")
+    (ours.folder / "private" / "api_auth_token").write_text("x" * 43)
+    ours("create-alias", "tahoe")
+    ours("put", "big", "tahoe:big")
+    ours("get", "tahoe:big", "fetched")
+    lines = ours("status").out.splitlines()
+    assert lines[0].startswith("Statistics (for last ")
+    assert re.match(r" +uploaded .*MB in \d+ files$", lines[1])
+    assert any("║  put  ║" in line for line in lines) and any("║  get  ║" in line for line in lines)
 
 
 # ---- one tree, seen through both gateways

@@ -80,6 +80,11 @@ class Asked:
         """What is to be done; nothing for the object itself."""
         return self.query.get("t", "")
 
+    @property
+    def slashed(self) -> bool:
+        """Whether the target ends in a slash: it means a directory then."""
+        return bytes(self.request.scope.get("raw_path") or b"").endswith(b"/")
+
     def flag(self, name: str, default: bool = False) -> bool:
         """A boolean of the query; a Refusal for what is none."""
         return flag(self.query, name, default)

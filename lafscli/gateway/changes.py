@@ -97,7 +97,7 @@ class Changes:
             raise Refusal(400, "PUT with a Content-Range would replace all of the file: offset= patches it")
         asked.over()
         made_as(asked)
-        if not asked.names and asked.cap.is_directory:
+        if asked.cap.is_directory and (not asked.names or asked.slashed):
             raise Refusal(400, "PUT to a directory")
         offset = offset_of(asked)
         if not asked.names:

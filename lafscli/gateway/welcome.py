@@ -221,6 +221,13 @@ async def statistics(desk: Desk, request: Request) -> Response:
     return document({"counters": counters, "stats": stats})
 
 
+_TRANSFERS = {
+    "get": ("download", ("progress",)),
+    "put": ("upload", ("progress-hash", "progress-ciphertext", "progress-encode-push")),
+}
+"""What Tahoe calls requests that move content, and what it tells of how far they are."""
+
+
 async def status(desk: Desk, request: Request) -> Response:
     """GET and POST of /status?t=json: the last operations, newest first, those under way apart."""
     if (t := request.query_params.get("t", "json")) != "json":
@@ -228,6 +235,9 @@ async def status(desk: Desk, request: Request) -> Response:
     found: dict[str, list[dict[str, Any]]] = {"active": [], "recent": []}
     for line in desk.recent.lines():
         verb, _, si = line.what.partition(" ")
-        row = {"type": verb, "storage-index-string": si, "total-size": line.bytes, "status": line.state}
-        found["active" if line.state == "under way" else "recent"].append(row)
+        sort, parts = _TRANSFERS.get(verb, (verb, ()))
+        done = float(line.state != "under way")
+        row = {"type": sort, "storage-index-string": si, "total-size": line.bytes, "status": line.state}
+        # `tahoe status` ends where something else than a transfer is active
+        found["recent" if done or not parts else "active"].append(row | dict.fromkeys(parts, done))
     return JSONResponse(found)
