@@ -68,7 +68,7 @@ _lafs() {
         if [[ -z $ended ]]; then
             case $word in
                 --) ended=1; continue ;;
-                --color|--log-file|--limit-rate|--timeout|--home|--encoding|--from-tahoe|--site|--node-id|--permutation-seed|--option|--root|--to|--share|--max-age|--passphrase-file|--memory|--from|--kit|--format|--private-key|--segment-size|--offset|--length|--name|--size|--type|--sample|--assume-lost|--max-time|--grace|--lock-wait|--host|--older-than|--cutoff|--only|--exclude|--exclude-from|--exclude-larger-than|--files-from|--stdin-filename|--confirm|--include|--overwrite|--keep-last|--keep-daily|--keep-weekly|--keep-monthly|--keep-yearly|--keep-within|--listen|--quota|--reserve|--history|--host-key|--authorized-keys|--max-connections|--login-timeout|--idle-timeout)
+                --color|--log-file|--limit-rate|--timeout|--home|--encoding|--from-tahoe|--site|--node-id|--permutation-seed|--option|--root|--to|--share|--max-age|--passphrase-file|--memory|--from|--kit|--format|--private-key|--segment-size|--offset|--length|--name|--size|--type|--sample|--assume-lost|--max-time|--grace|--lock-wait|--host|--older-than|--cutoff|--only|--exclude|--exclude-from|--exclude-larger-than|--files-from|--stdin-filename|--confirm|--include|--overwrite|--keep-last|--keep-daily|--keep-weekly|--keep-monthly|--keep-yearly|--keep-within|--listen|--quota|--reserve|--history|--host-key|--authorized-keys|--max-connections|--login-timeout|--idle-timeout|--tls-cert|--tls-key|--allow-host|--accounts)
                     [[ ${COMP_WORDS[i+1]} == = ]] && i=$((i + 1))
                     i=$((i + 1))
                     continue
@@ -78,7 +78,7 @@ _lafs() {
         fi
         case $command in
             '') command=$word ;;
-            server|alias|grid|recovery|cap|share) command="$command $word" ;;
+            server|alias|grid|recovery|cap|share|gateway) command="$command $word" ;;
             *) count=$((count + 1)) ;;
         esac
     done
@@ -159,6 +159,17 @@ _lafs() {
             "serve":--max-connections) :; return ;;
             "serve":--login-timeout) :; return ;;
             "serve":--idle-timeout) :; return ;;
+            "gateway http":--listen) :; return ;;
+            "gateway http":--tls-cert) _lafs_files -f; return ;;
+            "gateway http":--tls-key) _lafs_files -f; return ;;
+            "gateway http":--allow-host) :; return ;;
+            "gateway http":--idle-timeout) :; return ;;
+            "gateway sftp":--accounts) _lafs_files -f; return ;;
+            "gateway sftp":--listen) :; return ;;
+            "gateway sftp":--host-key) _lafs_files -f; return ;;
+            "gateway sftp":--max-connections) :; return ;;
+            "gateway sftp":--login-timeout) :; return ;;
+            "gateway sftp":--idle-timeout) :; return ;;
         esac
         if [[ $cur == -* ]]; then
             case $command in
@@ -189,6 +200,8 @@ _lafs() {
                 'restore') word='--include --exclude --overwrite -n --dry-run --verify --tar' ;;
                 'forget') word='--keep-last --keep-daily --keep-weekly --keep-monthly --keep-yearly --keep-within -n --dry-run' ;;
                 'serve') word='--root --listen --stdio --scrub --print-setup --append-only --read-only --quota --reserve --history --host-key --authorized-keys --max-connections --login-timeout --idle-timeout' ;;
+                'gateway http') word='--listen --tls-cert --tls-key --allow-host --no-unlinked --idle-timeout --insecure' ;;
+                'gateway sftp') word='--accounts --listen --host-key --max-connections --login-timeout --idle-timeout' ;;
                 '') word=--version ;;
                 *) word= ;;
             esac
@@ -197,13 +210,14 @@ _lafs() {
         fi
     fi
     case $command:$count in
-        :*) _lafs_words 'init server status encoding alias grid recovery put get cat ls mkdir ln mv rm cp find manifest stats cap batch check repair renew gc unpin share backup snapshots restore diff forget serve completion help man' ;;
+        :*) _lafs_words 'init server status encoding alias grid recovery put get cat ls mkdir ln mv rm cp find manifest stats cap batch check repair renew gc unpin share backup snapshots restore diff forget serve gateway completion help man' ;;
         server:*) _lafs_words 'add list status remove scan drain replace history rollback' ;;
         alias:*) _lafs_words 'create add list remove rename' ;;
         grid:*) _lafs_words 'export import' ;;
         recovery:*) _lafs_words 'export import' ;;
         cap:*) _lafs_words 'show read verify' ;;
         share:*) _lafs_words 'show find' ;;
+        gateway:*) _lafs_words 'http sftp' ;;
         "alias add":*) _lafs_targets ;;
         "alias remove":*) _lafs_alias_names ;;
         "alias rename":0) _lafs_alias_names ;;
@@ -245,8 +259,8 @@ _lafs() {
         "restore":*) _lafs_files -f ;;
         "forget":*) _lafs_targets ;;
         "completion":*) _lafs_words 'bash zsh fish' ;;
-        "help":*) _lafs_words 'init server status encoding alias grid recovery put get cat ls mkdir ln mv rm cp find manifest stats cap batch check repair renew gc unpin share backup snapshots restore diff forget serve completion help man' ;;
-        "man":*) _lafs_words 'init server status encoding alias grid recovery put get cat ls mkdir ln mv rm cp find manifest stats cap batch check repair renew gc unpin share backup snapshots restore diff forget serve completion help man' ;;
+        "help":*) _lafs_words 'init server status encoding alias grid recovery put get cat ls mkdir ln mv rm cp find manifest stats cap batch check repair renew gc unpin share backup snapshots restore diff forget serve gateway completion help man' ;;
+        "man":*) _lafs_words 'init server status encoding alias grid recovery put get cat ls mkdir ln mv rm cp find manifest stats cap batch check repair renew gc unpin share backup snapshots restore diff forget serve gateway completion help man' ;;
     esac
 }
 

@@ -8,12 +8,12 @@ function __lafs_at --description 'Is the command before the cursor this one?'
             continue
         end
         switch $word
-            case --color --log-file --limit-rate --timeout --home --encoding --from-tahoe --site --node-id --permutation-seed --option --root --to --share --max-age --passphrase-file --memory --from --kit --format --private-key --segment-size --offset --length --name --size --type --sample --assume-lost --max-time --grace --lock-wait --host --older-than --cutoff --only --exclude --exclude-from --exclude-larger-than --files-from --stdin-filename --confirm --include --overwrite --keep-last --keep-daily --keep-weekly --keep-monthly --keep-yearly --keep-within --listen --quota --reserve --history --host-key --authorized-keys --max-connections --login-timeout --idle-timeout
+            case --color --log-file --limit-rate --timeout --home --encoding --from-tahoe --site --node-id --permutation-seed --option --root --to --share --max-age --passphrase-file --memory --from --kit --format --private-key --segment-size --offset --length --name --size --type --sample --assume-lost --max-time --grace --lock-wait --host --older-than --cutoff --only --exclude --exclude-from --exclude-larger-than --files-from --stdin-filename --confirm --include --overwrite --keep-last --keep-daily --keep-weekly --keep-monthly --keep-yearly --keep-within --listen --quota --reserve --history --host-key --authorized-keys --max-connections --login-timeout --idle-timeout --tls-cert --tls-key --allow-host --accounts
                 set skip 1
             case '-*'
             case '*'
                 set -a found $word
-                contains -- $found[1] server alias grid recovery cap share; and test (count $found) -lt 2; and continue
+                contains -- $found[1] server alias grid recovery cap share gateway; and test (count $found) -lt 2; and continue
                 break
         end
     end
@@ -76,6 +76,7 @@ complete -c lafs -n '__lafs_at' -a restore -d 'Write a snapshot or a part of it 
 complete -c lafs -n '__lafs_at' -a diff -d 'Show what is different between two directories'
 complete -c lafs -n '__lafs_at' -a forget -d 'Remove snapshots, but for those that rules keep'
 complete -c lafs -n '__lafs_at' -a serve -d 'Serve a folder of shares over SFTP, and keep them from harm'
+complete -c lafs -n '__lafs_at' -a gateway -d 'The grid for programs that know no caps'
 complete -c lafs -n '__lafs_at' -a completion -d 'Print the completion script for a shell'
 complete -c lafs -n '__lafs_at' -a help -d 'Show the help of a command, or list the commands'
 complete -c lafs -n '__lafs_at' -a man -d 'Show the manual page of a command'
@@ -102,6 +103,8 @@ complete -c lafs -n '__lafs_at cap' -a read -d 'Print the read cap'
 complete -c lafs -n '__lafs_at cap' -a verify -d 'Print the verify cap'
 complete -c lafs -n '__lafs_at share' -a show -d 'Show what is in a share'
 complete -c lafs -n '__lafs_at share' -a find -d 'Ask every server for the shares of an object'
+complete -c lafs -n '__lafs_at gateway' -a http -d 'Offer the grid over HTTP or HTTPS'
+complete -c lafs -n '__lafs_at gateway' -a sftp -d 'Offer directories of the grid over SFTP'
 complete -c lafs -l json -d 'Answer with one JSON document'
 complete -c lafs -s q -l quiet -d 'Only the answer, only errors'
 complete -c lafs -s v -l verbose -d 'Tell more; may be repeated'
@@ -301,6 +304,19 @@ complete -c lafs -n '__lafs_at serve' -l authorized-keys -r -F -d 'The public ke
 complete -c lafs -n '__lafs_at serve' -l max-connections -x -d 'Logged in at once with --listen (default: 100)'
 complete -c lafs -n '__lafs_at serve' -l login-timeout -x -d 'How long a login may take with --listen (default: 30s)'
 complete -c lafs -n '__lafs_at serve' -l idle-timeout -x -d 'End a connection that is silent for so long (default: 30m)'
+complete -c lafs -n '__lafs_at gateway http' -l listen -x -d 'Where to listen; port 0 takes a free one'
+complete -c lafs -n '__lafs_at gateway http' -l tls-cert -r -F -d 'Speak HTTPS with this certificate and its chain (PEM)'
+complete -c lafs -n '__lafs_at gateway http' -l tls-key -r -F -d 'The key of the certificate (PEM, without a password)'
+complete -c lafs -n '__lafs_at gateway http' -l allow-host -x -d 'Another name of the gateway, with :PORT or for any; repeatable'
+complete -c lafs -n '__lafs_at gateway http' -l no-unlinked -d 'Store nothing that is in no directory'
+complete -c lafs -n '__lafs_at gateway http' -l idle-timeout -x -d 'End a connection whose client takes or sends nothing for so long (default: 5m)'
+complete -c lafs -n '__lafs_at gateway http' -l insecure -d 'Listen without TLS at an address that others reach'
+complete -c lafs -n '__lafs_at gateway sftp' -l accounts -r -F -d 'Who may log in, and to which directory'
+complete -c lafs -n '__lafs_at gateway sftp' -l listen -x -d 'Where to listen, port 0 takes a free one (default: 127.0.0.1:8022)'
+complete -c lafs -n '__lafs_at gateway sftp' -l host-key -r -F -d 'The key that the gateway shows; made if it is not there'
+complete -c lafs -n '__lafs_at gateway sftp' -l max-connections -x -d 'Logged in at once (default: 100)'
+complete -c lafs -n '__lafs_at gateway sftp' -l login-timeout -x -d 'How long a login may take (default: 30s)'
+complete -c lafs -n '__lafs_at gateway sftp' -l idle-timeout -x -d 'End a connection that asks for nothing for so long (default: 24h)'
 complete -c lafs -n '__lafs_at completion' -a 'bash zsh fish'
-complete -c lafs -n '__lafs_at help' -a 'init server status encoding alias grid recovery put get cat ls mkdir ln mv rm cp find manifest stats cap batch check repair renew gc unpin share backup snapshots restore diff forget serve completion help man'
-complete -c lafs -n '__lafs_at man' -a 'init server status encoding alias grid recovery put get cat ls mkdir ln mv rm cp find manifest stats cap batch check repair renew gc unpin share backup snapshots restore diff forget serve completion help man'
+complete -c lafs -n '__lafs_at help' -a 'init server status encoding alias grid recovery put get cat ls mkdir ln mv rm cp find manifest stats cap batch check repair renew gc unpin share backup snapshots restore diff forget serve gateway completion help man'
+complete -c lafs -n '__lafs_at man' -a 'init server status encoding alias grid recovery put get cat ls mkdir ln mv rm cp find manifest stats cap batch check repair renew gc unpin share backup snapshots restore diff forget serve gateway completion help man'

@@ -10,7 +10,6 @@ with SftpGateway(lafs, f"alice {{key}} work") as gateway:
 from __future__ import annotations
 
 import json
-import os
 import re
 import signal
 import subprocess
@@ -163,6 +162,8 @@ class SftpGateway:
 
     def _write_client_files(self) -> None:
         host_key = self.lafs.home / "gateway" / "host_key"
+        if "--host-key" in self._options:
+            host_key = Path(self._options[self._options.index("--host-key") + 1])
         public = subprocess.run(["ssh-keygen", "-y", "-f", host_key], capture_output=True, text=True, check=True)
         known = self.folder / "known_hosts"
         known.write_text(f"[127.0.0.1]:{self.port} {public.stdout.strip()}\n")
@@ -177,8 +178,3 @@ class SftpGateway:
             "StrictHostKeyChecking yes",
         ]
         self.config.write_text("\n    ".join(lines) + "\n")
-
-
-def pattern(size: int, seed: int = 0) -> bytes:
-    """Bytes that are nowhere the same."""
-    return os.urandom(size) if seed == 0 else bytes((index * 131 + seed) % 251 for index in range(size))

@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from threading import Barrier, active_count
+from threading import Barrier, Event, active_count
 
 import pytest
 
@@ -20,6 +20,7 @@ from lafscli.config.home import Home
 from lafscli.errors import CannotTell, LafsError, NotFound, NotGranted, NotRecoverable, SourceChanged, Unreachable
 from lafscli.formats.caps import Cap, ChkCap, MutableWriteCap
 from lafscli.formats.dirtable import Table
+from lafscli.gateway import desk as desks
 from lafscli.gateway.desk import Desk
 from lafscli.gateway.reading import open_content
 from lafscli.gateway.recent import Counters, Counts, Line, Recent
@@ -427,6 +428,23 @@ def test_turns_that_are_shared_wait_for_those_that_are_not(desk: Desk) -> None:
     assert all(state == ["alone"] or "alone" not in state for state in seen)
     assert len(seen) == 450
     assert desk._turns._turns == {}
+
+
+def test_who_reads_does_not_wait_for_those_who_wait_long(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(desks, "_THREADS", 2)
+    desk = Desk(home, note=lambda _: None)
+    answered = Event()
+
+    async def act() -> int:
+        waiting = [asyncio.ensure_future(desk.run_long(answered.wait, 20.0)) for _ in range(5)]
+        try:
+            return await asyncio.wait_for(desk.run(lambda: 7), 5)
+        finally:
+            answered.set()
+            await asyncio.gather(*waiting)
+
+    assert asyncio.run(act()) == 7
+    desk.close()
 
 
 def test_desk_that_is_closed_ends_what_is_under_way(home: Home) -> None:

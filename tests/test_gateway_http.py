@@ -113,6 +113,9 @@ READING: list[Row] = [
     ("GET", "{file}", {"Range": "bytes=-7"}, 206, {"content-range": "bytes 4993-4999/5000"}, FILE[-7:]),
     ("GET", "{file}", {"Range": "bytes=4990-9999"}, 206, {"content-range": "bytes 4990-4999/5000"}, FILE[4990:]),
     ("GET", "{file}", {"Range": "bytes=-9999"}, 206, {"content-range": "bytes 0-4999/5000"}, FILE),
+    ("GET", "{file}", {"Range": f"bytes=4990-{10**30}"}, 206, {"content-range": "bytes 4990-4999/5000"}, FILE[4990:]),
+    ("GET", "{file}", {"Range": f"bytes={10**30}-"}, 416, {"content-range": "bytes */5000"}, None),
+    ("GET", "{file}", {"Range": f"bytes=-{10**30}"}, 206, {"content-range": "bytes 0-4999/5000"}, FILE),
     ("GET", "{file}", {"Range": "bytes=5000-"}, 416, {"content-range": "bytes */5000"}, "First beyond end of file"),
     ("GET", "{file}", {"Range": "bytes=6000-6001"}, 416, {"content-range": "bytes */5000"}, None),
     ("GET", "{file}", {"Range": "bytes=-0"}, 416, {}, None),
@@ -210,6 +213,8 @@ def test_the_other_ways_to_name_an_object(world: World) -> None:
         assert (status, headers["content-type"], data) == (200, PLAIN, FILE)
         assert ask("HEAD", target)[1]["content-length"] == "5000"
     assert ask("GET", f"/named/{d}/a")[0] == 400
+    for target in ("/file", "/file/", "/named/?t=json", "/file//x"):
+        assert ask("GET", target)[0] in (400, 404), target
     assert ask("GET", "/robots.txt")[0] == ask("GET", "/uri2")[0] == 404
 
 
@@ -312,7 +317,7 @@ PUTS: list[tuple[str, str, bytes | str, int, bytes | str | None, str | None]] = 
     ("PUT", "{mut}?offset=x", b"no", 400, "PUT to a mutable file: Invalid offset", "chXYZed++"),
     ("PUT", "{mut}", b"mutable", 200, "{mut}", "mutable"),
     ("PUT", "{w}/link?t=uri", "{file}", 200, "{file}", None),
-    ("PUT", "{w}/link?t=uri", "{small}", 200, "{small}", SMALL.decode()),
+    ("PUT", "{w}/link?t=uri", "{small}\r\n", 200, "{small}", SMALL.decode()),
     ("PUT", "{w}/link?t=uri&replace=false", "{file}", 409, TAKEN, SMALL.decode()),
     ("PUT", "{w}/a?t=uri&replace=only-files", "{file}", 409, TAKEN, None),
     ("PUT", "{w}/link?t=uri", "{mutv}", 400, "link: can't be linked: a verify cap can't be a child", SMALL.decode()),
@@ -475,10 +480,12 @@ def test_children_in_json(world: World) -> None:
         b'{"x": ["f", {"rw_uri": 1}]}',
         b'{"": ["f", {"ro_uri": "URI:LIT:"}]}',
         b'{"a/b": ["f", {"ro_uri": "URI:LIT:"}]}',
+        b'{"..": ["f", {"ro_uri": "URI:LIT:"}]}',
         b'{"x": ["f", {"ro_uri": "URI:LIT:", "metadata": {"a": NaN}}]}',
         b"[" * 100000,
     ):
         assert world.ask("POST", "{c}?t=set_children", body)[0] == 400, body[:60]
+        assert world.ask("POST", "?t=mkdir-with-children", body)[0] == 400, body[:60]
 
 
 def test_uploads_by_forms(world: World) -> None:

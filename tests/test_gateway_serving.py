@@ -27,6 +27,7 @@ from lafscli.formats.caps import ChkCap
 from tests.gateways import PATIENCE, Gateway, quoted, small_grid
 from tests.grids import content
 from tests.lafs_process import Lafs
+from tests.sshd import SshServers
 
 LARGE = content(9_000_000, 5)
 MUTABLE = content(300_000, 6)
@@ -599,3 +600,30 @@ def test_memory_does_not_grow_with_the_file(home: Lafs) -> None:
         kept.close()
         status = Path(f"/proc/{gateway.process.pid}/status").read_text()
         assert int(status.partition("VmHWM:")[2].split()[0]) < 200 << 10
+
+
+@pytest.mark.slow
+def test_a_server_that_hangs_delays_nobody_who_needs_no_server(tmp_path: Path) -> None:
+    """Far more uploads wait for it than there are threads."""
+    with SshServers(tmp_path / "ssh", 4) as servers:
+        lafs = Lafs(tmp_path)
+        lafs("init", "--encoding", "2/3/4", code=0)
+        lines = [f"server add s{n} {servers.url(n)} --option ssh-config={servers.config}\n" for n in range(4)]
+        lafs("batch", input="".join(lines).encode(), code=0)
+        with Gateway(lafs) as gateway:
+            gateway.want("PUT", "/uri", content(300_000, 1))
+            servers.pause(0)
+            with ThreadPoolExecutor(100) as pool:
+                uploads = [pool.submit(gateway.want, "PUT", "/uri", content(20_000, n)) for n in range(100)]
+                until(lambda: gateway.want("GET", "/?t=json") and threads(gateway) > 60)
+                began = time.monotonic()
+                assert gateway.want("GET", quoted("URI:LIT:nbswy3dp")) == "hello"
+                gateway.want("GET", "/")
+                assert time.monotonic() - began < 4
+                servers.resume(0)
+                for upload in uploads:
+                    assert upload.result().startswith("URI:CHK:")
+
+
+def threads(gateway: Gateway) -> int:
+    return len(list(Path(f"/proc/{gateway.process.pid}/task").iterdir()))

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import os
+import random
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lafscli.formats.caps import DirectoryCap, MutableWriteCap
+from lafscli.config.home import Home
+from lafscli.formats.caps import ChkCap, DirectoryCap, MutableWriteCap
 from lafscli.gateway.desk import Desk
 from lafscli.gateway.gridfiles import Shared
+from lafscli.primitives.encoding import b32encode, netstring
 from lafscli.server.backend import (
     APPEND,
     CREATE,
@@ -26,12 +31,14 @@ from lafscli.server.backend import (
     READ,
     TRUNCATE,
     WRITE,
+    Refused,
 )
 from lafscli.tree import contents
 from lafscli.tree.directory import NewChild, create_directory, edit, load
 from tests.gridfiles import NEW, away, home_of_folders, root_of_alias, talking
 from tests.lafs_process import Lafs
-from tests.raw_sftp import Attributes, RawClient, refused
+from tests.plain_backend import PlainFolder
+from tests.raw_sftp import Attributes, RawClient, conversation, refused
 
 DATA = bytes(range(256)) * 600
 
@@ -45,8 +52,6 @@ def lafs(tmp_path_factory: pytest.TempPathFactory) -> Lafs:
 
 @pytest.fixture(scope="module")
 def desk(lafs: Lafs) -> Iterator[Desk]:
-    from lafscli.config.home import Home
-
     desk = Desk(Home.find(str(lafs.home)), note=lambda _: None)
     yield desk
     desk.close()
@@ -151,6 +156,13 @@ def test_truncate_by_handle_and_by_path(talk: RawClient, desk: Desk, root: Direc
     assert stored(desk, root, "cut") == DATA[:1000] + bytes(3)
     talk.setstat("cut", Attributes(size=0))
     assert stored(desk, root, "cut") == b""
+    handle = talk.open("cut", WRITE)
+    talk.write(handle, 0, b"0123456789")
+    talk.setstat("cut", Attributes(size=4))
+    assert talk.stat("cut").size == 4
+    assert stored(desk, root, "cut") == b""
+    talk.close(handle)
+    assert stored(desk, root, "cut") == b"0123"
 
 
 def test_exclusive_is_refused_where_something_is_or_came_meanwhile(
@@ -444,8 +456,6 @@ def test_what_can_not_be_read_is_an_error_of_the_read(
     with desk.access() as access:
         si = load(access, root).table.child("unreadable").cap.storage_index
     assert si is not None
-    from lafscli.primitives.encoding import b32encode
-
     for path in lafs.folder.glob(f"s*/shares/*/{b32encode(si)}/*"):
         share = bytearray(path.read_bytes())
         for place in range(200, len(share) - 80, 500):
@@ -491,5 +501,96 @@ def test_thousands_of_entries_are_listed_quickly(shared: Shared, desk: Desk, roo
         assert talk.stat("entry 02999").size == 40
 
 
+def test_names_that_no_path_can_say_are_not_shown(shared: Shared, desk: Desk) -> None:
+    """Whoever gives a directory away may have put any names into it."""
+    given = sorted([b".", b"..", b"a/b", b"x\0y", b"n" * 300_000, b"good", b"con\ntrol", b"../up"])
+    parts = [(name, b"URI:LIT:nruxi", b"", b"{}") for name in given]
+    table = b"".join(netstring(b"".join(map(netstring, each))) for each in parts)
+    notes: list[str] = []
+    with desk.access() as access:
+        cap = contents.store(access, table, "chk").cap
+    assert isinstance(cap, ChkCap)
+    with talking(shared, DirectoryCap(cap), notes=notes) as talk:
+        assert talk.listdir("/") == ["con\ntrol", "good"]
+        assert talk.get("good") == b"lit"
+        with refused(NO_SUCH_FILE):
+            talk.stat("a/b")
+    assert any("6 entries can't be shown" in note for note in notes)
+
+
 def test_the_spools_leave_nothing_behind(lafs: Lafs) -> None:
     assert list(Path(lafs.home / "state" / "gateway").glob("*")) == []
+
+
+class Both:
+    """The gateway's files and a folder: two connections to each, asked the same things."""
+
+    def __init__(self, ours: list[RawClient], theirs: list[RawClient]) -> None:
+        self._sides = ours, theirs
+        self.asked: list[tuple[object, ...]] = []
+
+    def __call__(self, which: int, act: str, *words: object) -> tuple[Any, Any] | None:
+        """Both answers; None where both refuse. A tuple among the words has one for each side."""
+        self.asked.append((which, act, *words))
+        answers: list[object] = []
+        for side, talks in enumerate(self._sides):
+            given = [word[side] if isinstance(word, tuple) else word for word in words]
+            try:
+                answers.append(getattr(talks[which], act)(*given))
+            except Refused:
+                answers.append(Refused)
+        assert (answers[0] is Refused) == (answers[1] is Refused), (answers, self.asked)
+        return None if answers[0] is Refused else (answers[0], answers[1])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(6))
+def test_it_behaves_as_a_folder_does(shared: Shared, root: DirectoryCap, tmp_path: Path, seed: int) -> None:
+    """Whatever is done in whatever order by two connections of an account: the same answers, the same files."""
+    chance = random.Random(seed)
+    top = f"model{seed}"
+    folder = f"{top}/d"
+    paths = [f"{top}/{name}" for name in ("a", "b", "c", "d/a", "d/b")]
+    (tmp_path / top).mkdir()
+    with ExitStack() as stack:
+        ours = [stack.enter_context(talking(shared, root)) for _ in range(2)]
+        theirs = [stack.enter_context(conversation(lambda: PlainFolder(tmp_path))).client for _ in range(2)]
+        ours[0].mkdir(top)
+        both = Both(ours, theirs)
+        handles: list[tuple[int, tuple[bytes, bytes]]] = []
+        for _ in range(150):
+            which, path, other = chance.randrange(2), *chance.sample(paths, 2)
+            offset, data = chance.randrange(300), os.urandom(chance.randrange(1, 200))
+            act = chance.choice(["open", "write", "write", "cut", "close", "read", "name", "name", "folder", "stat"])
+            if act == "open" and len(handles) < 5:
+                more = [0, CREATE, CREATE | TRUNCATE, CREATE | EXCLUSIVE, APPEND, CREATE | APPEND]
+                opened = both(which, "open", path, READ | WRITE | chance.choice(more))
+                if opened is not None:
+                    handles.append((which, opened))
+            elif act == "name":
+                what = chance.choice(["remove", "rename", "replace"])
+                both(which, what, path, *([other] if what != "remove" else []))
+            elif act == "folder":
+                both(which, chance.choice(["mkdir", "mkdir", "rmdir", "stat", "remove", "open"]), folder)
+            elif act == "stat":
+                found = both(which, "stat", path)
+                assert found is None or found[0].size == found[1].size, both.asked
+            elif handles:
+                which, pair = handles[chance.randrange(len(handles))]
+                if act == "write":
+                    both(which, "write", pair, offset, data)
+                elif act == "cut":
+                    both(which, "fsetstat", pair, Attributes(size=offset))
+                elif act == "read":
+                    read = both(which, "read", pair, offset, 100)
+                    assert read is not None
+                    assert read[0] == read[1], both.asked
+                elif act == "close":
+                    handles.remove((which, pair))
+                    both(which, "close", pair)
+        for which, pair in handles:
+            both(which, "close", pair)
+        for path in paths:
+            found = both(0, "stat", path)
+            if found is not None:
+                assert ours[1].get(path) == (tmp_path / path).read_bytes(), both.asked

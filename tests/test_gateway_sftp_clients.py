@@ -138,6 +138,17 @@ def test_a_large_file_goes_up_and_down_in_little_memory(
     assert peak(gateway) < MOST
 
 
+def test_many_transfers_at_once_take_little_memory_too(
+    rclone: Callable[..., str], gateway: SftpGateway, tmp_path: Path
+) -> None:
+    (tmp_path / "six").mkdir()
+    for number in range(6):
+        (tmp_path / "six" / f"f{number}").write_bytes(os.urandom(40_000_000))
+    rclone("copy", "--transfers", "6", tmp_path / "six", "gate:six")
+    assert "0 differences found" in rclone("check", "--checkers", "6", "--download", tmp_path / "six", "gate:six")
+    assert peak(gateway) < MOST
+
+
 # ---- sshfs
 
 

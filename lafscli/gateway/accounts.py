@@ -21,7 +21,7 @@ from lafscli.server.keys import Key, blob_of, trusted_text
 from lafscli.tree.paths import split
 
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.@+-]{0,63}")
-_HINT = "one account a line: NAME, public key, cap or alias; lafs man gateway-sftp"
+_HINT = "one account a line: NAME, public key, cap or alias; lafs man gateway sftp"
 
 
 class AccountRefused(LafsError):

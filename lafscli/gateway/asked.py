@@ -125,6 +125,8 @@ def asked_of(request: Request, parts: tuple[bytes, ...], query: Mapping[str, str
         raise Refusal(400, "a cap must follow here")
     if not all(parts):
         raise Refusal(400, "The webapi does not allow empty pathname components, i.e. a double slash")
+    if not parts:
+        raise Refusal(400, "a cap is missing from this address")
     text, *names = (decoded(part) for part in parts)
     return Asked(request, parse(text), text, tuple(names), query)
 

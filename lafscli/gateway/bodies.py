@@ -18,6 +18,7 @@ from lafscli.gateway.asked import Refusal, query_of, shown
 from lafscli.gateway.desk import Desk
 from lafscli.gateway.files import patience_of
 from lafscli.gateway.spool import Spool
+from lafscli.gateway.verbs import storable
 from lafscli.tree.directory import NewChild
 
 _TOGETHER = 256 << 10
@@ -54,7 +55,7 @@ async def small(desk: Desk, request: Request, most: int) -> bytes:
 async def cap_text(desk: Desk, request: Request) -> str:
     """A body that is a cap."""
     try:
-        return (await small(desk, request, _MOST_CAP)).decode()
+        return (await small(desk, request, _MOST_CAP)).decode().strip()
     except UnicodeDecodeError:
         raise Refusal(400, "the body must be a cap, and is no text") from None
 
@@ -246,6 +247,7 @@ def _children(body: bytes, immutable: bool) -> dict[str, NewChild]:
         raise Refusal(400, "the body is not JSON") from None
     if not isinstance(given, dict):
         raise Refusal(400, "the body must be a JSON object of children")
+    storable(given)
     return {name: _child(name, value, immutable) for name, value in given.items()}
 
 

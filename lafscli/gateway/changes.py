@@ -54,7 +54,7 @@ class Changes:
             raise Refusal(400, UNLINKED)
         kind, private = made_as(asked)
         with await bodies.spooled(self._desk, asked.request) as spool:
-            return cap_answer(await self._desk.run(self.store, spool, kind or "chk", private))
+            return cap_answer(await self._desk.run_long(self.store, spool, kind or "chk", private))
 
     async def mkdir_unlinked(self, asked: Asked, children: Mapping[str, NewChild]) -> Response:
         kind, private = directory_made_as(asked)
@@ -65,7 +65,7 @@ class Changes:
                 self.pins.keep(access, cap)
                 return cap
 
-        return cap_answer(await self._desk.run(make))
+        return cap_answer(await self._desk.run_long(make))
 
     def store(self, spool: Spool, kind: Kind, private: PrivateKey | None) -> Cap:
         with self._desk.access() as access:
@@ -160,7 +160,7 @@ class Changes:
             return done
 
         try:
-            return await self._desk.run(self._desk.write, change)
+            return await self._desk.run_long(self._desk.write, change)
         except NoDirectory as error:
             raise Refusal(409, error.message) from None
 

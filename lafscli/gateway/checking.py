@@ -57,7 +57,7 @@ class Checked:
 async def check(desk: Desk, asked: Asked) -> Response:
     """POST ?t=check. Without output=JSON there is one line; the page about it is drawn elsewhere."""
     how = how_asked(asked)
-    found = await desk.run(check_now, desk, asked.cap, asked.names, how)
+    found = await desk.run_long(check_now, desk, asked.cap, asked.names, how)
     if asked.query.get("output", "").lower() != "json":
         return Response(summary(found.after) + "\n", media_type=PLAIN)
     return document(repaired(found.before, found.after, found.ids) if how.repair else checked(found.before, found.ids))

@@ -68,6 +68,7 @@ class Desk:
         self._edits = Edits()
         self._directories = _Directories()
         self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="lafs-gateway")
+        self._waiters = ThreadPoolExecutor(_THREADS, thread_name_prefix="lafs-gateway-long")
 
     def connect(self) -> None:
         """Begin to connect all servers, in the background."""
@@ -135,6 +136,11 @@ class Desk:
             raise _being_closed()
         return await asyncio.get_running_loop().run_in_executor(self._pool, partial(call, *args))
 
+    async def run_long(self, call: Callable[..., T], *args: object) -> T:
+        """The same for what waits long for a server that hangs, as all that changes or checks something does: however
+        many do, those who only read have threads of their own."""
+        return await asyncio.get_running_loop().run_in_executor(self._waiters, partial(call, *args))
+
     def close(self) -> None:
         """Close every connection, which ends what waits for a server."""
         with self._lock:
@@ -145,7 +151,8 @@ class Desk:
                 lent.closed = True
         for lent in left:
             lent.client.close()
-        self._pool.shutdown(wait=False, cancel_futures=True)
+        for pool in (self._pool, self._waiters):
+            pool.shutdown(wait=False, cancel_futures=True)
 
     # ---- the client that is lent
 

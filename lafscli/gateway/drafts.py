@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
-from threading import RLock
+from contextlib import ExitStack, suppress
+from threading import RLock, Semaphore
 from typing import Any
 
 from lafscli.errors import NotFound
@@ -28,20 +28,26 @@ from lafscli.tree.metadata import mode_of
 
 Place = tuple[DirectoryCap, str]
 """A directory, and a name in it."""
+LARGE, LARGE_AT_ONCE = 4 << 20, 2
+"""A file of more bytes waits until less than so many others are being stored: each takes memory, and all cores."""
 LONGEST = 1 << 40
 """Bytes of a file that is written here: a client may ask for any size, and all of it would be stored."""
 
 
 class Draft:
-    """One file that is being written. `child`: what the name stands for in the grid, if it stands for anything."""
+    """One file that is being written. `child`: what the name stands for in the grid, if it stands for anything.
+    `large`: so many large ones are stored at once."""
 
-    def __init__(self, desk: Desk, glimpses: Glimpses, place: Place, child: Child | None, *, alone: bool) -> None:
+    def __init__(
+        self, desk: Desk, glimpses: Glimpses, large: Semaphore, place: Place, child: Child | None, *, alone: bool
+    ) -> None:
         self.place: Place | None = place
         self.child = child
         self.handles: set[object] = set()
         self.lock = RLock()
         self._desk = desk
         self._glimpses = glimpses
+        self._large = large
         self._spool: Spool | None = None
         self._stored: StoredFile | None = None
         self._alone = alone
@@ -188,8 +194,11 @@ class Draft:
         metadata = attributes.of_new_content({} if self.child is None else self.child.metadata, wanted)
         metadata.pop("tahoe", None)  # of the link, which has its own
         over: Over = "nothing" if self._alone else "files"
-        with self._desk.access() as access, self._desk.recent.begin(f"write in {parent.abbreviation}") as doing:
-            doing.bytes = spool.size
+        with ExitStack() as stack:
+            if spool.size > LARGE:
+                stack.enter_context(self._large)
+            stack.enter_context(self._desk.recent.begin(f"write in {parent.abbreviation}")).bytes = spool.size
+            access = stack.enter_context(self._desk.access())
             try:
                 done = verbs.put(self._desk, access, parent, [name], spool, None, over, metadata)
                 if done.cap.mutable:  # which was overwritten in place: its link is as it was
@@ -262,6 +271,7 @@ class Drafts:
     def __init__(self, desk: Desk, glimpses: Glimpses) -> None:
         self._desk = desk
         self._glimpses = glimpses
+        self._large = Semaphore(LARGE_AT_ONCE)
         self._lock = RLock()
         self._known: dict[tuple[str, bytes, str], Draft] = {}
 
@@ -283,7 +293,7 @@ class Drafts:
             if draft is None:
                 if not make:
                     return None
-                draft = self._known[key] = Draft(self._desk, self._glimpses, place, child, alone=alone)
+                draft = self._known[key] = Draft(self._desk, self._glimpses, self._large, place, child, alone=alone)
             draft.handles.add(handle)
             return draft
 

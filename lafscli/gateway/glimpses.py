@@ -56,10 +56,8 @@ class Glimpses:
         found = self._desk.directory(access, cap)
         with self._lock:
             if changes == self._changes:
-                self._directories.pop(cap, None)
-                self._directories[cap] = _Glimpse(began, found)
-                while len(self._directories) > _MOST:
-                    del self._directories[next(iter(self._directories))]
+                kept = [item for item in self._directories.items() if began < item[1].when + SHORT][1 - _MOST :]
+                self._directories = {**dict(kept), cap: _Glimpse(began, found)}
         return found
 
     def changed(self, *caps: Cap) -> None:

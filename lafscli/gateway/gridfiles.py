@@ -44,6 +44,7 @@ from lafscli.tree.paths import follow
 
 _BLOCK = 4096
 _LONGEST_NAME = 255
+_SHOWN_NAME = 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,7 +144,7 @@ class GridFiles:
         with refusing(self._note, "listing"), self._desk.access() as access:
             cap = self._directory(access, self._names(path))
             directory = self._glimpses.directory(access, cap, anew=True)
-            children = directory.children()
+            children = [child for child in directory.children() if _showable(child.name)]
             drafts = {} if cap.storage_index is None else dict(self._drafts.inside(cap, self._account))
             sizes = self._glimpses.sizes(access, [child.cap for child in children])
             found = {
@@ -153,8 +154,9 @@ class GridFiles:
             unknown = sum(size is None for size in sizes)
             if unknown:
                 self._note(f"listing {cap.abbreviation}: how long {unknown} mutable files are is not known, told as 0")
-            if directory.left_out:
-                self._note(f"listing {cap.abbreviation}: {len(directory.left_out)} entries can't be shown")
+            hidden = len(directory.table) - len(children)
+            if hidden:
+                self._note(f"listing {cap.abbreviation}: {hidden} entries can't be shown")
             found |= {name: draft.attrs() for name, draft in drafts.items()}
         return iter([(name.encode(), attrs) for name, attrs in found.items()])
 
@@ -227,6 +229,8 @@ class GridFiles:
         names = self._names(path)
         if change.owner is not None:
             self._owner_stays(change.owner, names)
+        if change.size is not None and self._cut_draft(names, change):
+            return
         if change.size is not None:
             file = self.open(path, WRITE | (TRUNCATE if change.size == 0 else 0), NO_CHANGE)
             try:
@@ -253,6 +257,18 @@ class GridFiles:
                 )
             finally:
                 self._glimpses.changed(place[0])
+
+    def _cut_draft(self, names: Sequence[str], change: Change) -> bool:
+        """Set the size of a file that is open to be written: it is stored when that is closed. False: it is not."""
+        with refusing(self._note, "writing"), self._desk.access() as access:
+            draft = self._draft(self._place(access, names))
+            handle = None if draft is None else next(iter(list(draft.handles)), None)
+            if draft is None or handle is None:
+                return False
+            assert change.size is not None
+            draft.truncate(handle, change.size)
+            draft.set(change)
+            return True
 
     def _owner_stays(self, owner: tuple[int, int], names: Sequence[str]) -> None:  # noqa: ARG002
         shown = attributes.of_root(writable=True)
@@ -366,3 +382,8 @@ class GridFiles:
 
     def close(self) -> None:
         """Open files have been let go of by then, one by one."""
+
+
+def _showable(name: str) -> bool:
+    """Whether a path can say this name, and no client takes it for more than one. Directories of others have any."""
+    return name not in (".", "..") and not {"/", "\0"} & set(name) and len(name.encode()) <= _SHOWN_NAME

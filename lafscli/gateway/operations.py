@@ -241,7 +241,7 @@ class Operations:
     async def _run(self, operation: Operation) -> None:
         try:
             async with self._turns:
-                while await self._desk.run(operation.advance):
+                while await self._desk.run_long(operation.advance):
                     pass
         except RuntimeError:
             operation.failure = LafsError("the gateway is being closed")  # its desk has no threads any more

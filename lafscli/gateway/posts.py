@@ -38,7 +38,7 @@ class Posts:
                 raise Refusal(400, UNLINKED)
             kind, private = made_as(asked)
             when_done(asked)
-            cap = await self._desk.run(self._changes.store, file_of(form), kind or "chk", private)
+            cap = await self._desk.run_long(self._changes.store, file_of(form), kind or "chk", private)
             return finished(asked, cap_answer(cap), cap)
 
     async def post(self, asked: Asked) -> Response:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-_RANGE = re.compile(r"bytes=\s*(\d{0,19})-(\d{0,19})\s*", re.ASCII | re.IGNORECASE)
+_RANGE = re.compile(r"bytes=\s*(\d{0,99})-(\d{0,99})\s*", re.ASCII | re.IGNORECASE)
 
 
 class Unsatisfiable(Exception):

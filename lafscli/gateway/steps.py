@@ -71,7 +71,7 @@ class Stream(StreamingResponse):
 
 async def _pulled(desk: Desk, steps: Steps) -> AsyncIterator[bytes]:
     try:
-        while piece := await desk.run(steps.some):
+        while piece := await desk.run_long(steps.some):
             yield piece
     finally:
         steps.end()

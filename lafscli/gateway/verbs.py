@@ -134,7 +134,7 @@ def move(
     target = _reached(desk, access, target_root, target_names)
     if len(target.missing) > 1:
         raise missing(target_names, target)
-    _storable(target_names[-1:])
+    storable(target_names[-1:])
     source, place = _spot(origin, source_names), _spot(target, target_names)
     if links.same_directory(source.parent, place.parent) and _same(source.name, place.name):
         return
@@ -145,7 +145,7 @@ def move(
 def set_children(desk: Desk, access: Access, cap: DirectoryCap, children: Mapping[str, NewChild], over: Over) -> None:
     """Add or replace many children with one change: all of them, or where one is Occupied none."""
     changeable(cap)
-    _storable(children)
+    storable(children)
     if children:
         with desk.turn(cap, shared=True):
             links.link_many(access, cap, children, over=over)
@@ -201,11 +201,11 @@ def _found(desk: Desk, access: Access, root: DirectoryCap, names: Sequence[str])
 def _creatable(desk: Desk, access: Access, root: DirectoryCap, names: Sequence[str]) -> Reached:
     """How far a path leads whose names that are missing can be made."""
     reached = _reached(desk, access, root, names)
-    _storable(reached.missing)
+    storable(reached.missing)
     return reached
 
 
-def _storable(names: Sequence[str] | Mapping[str, object]) -> None:
+def storable(names: Sequence[str] | Mapping[str, object]) -> None:
     """UsageError for names that no entry can be given, before anything is stored for them."""
     for name in names:
         if not name:

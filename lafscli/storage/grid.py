@@ -129,7 +129,7 @@ class _Worker:
     def _connect(self) -> None:
         """Connect, or fail at once when that failed a moment ago."""
         if self._silence is not None and time.monotonic() < self._silent_until:
-            raise self._silence
+            raise self._silence.with_traceback(None)  # raised many times, it would keep the frames of each
         began = time.monotonic()
         try:
             self.store.connect()

@@ -82,7 +82,7 @@ async def act(desk: Desk, pins: Pins, request: Request, action: str, *, unlinked
         back = _back(action, given)
         with desk.recent.begin(_what(action, given)) as record:
             record.bytes = sum(sent.spool.size for sent in form.files)
-            done = await desk.run(work, desk, given)
+            done = await desk.run_long(work, desk, given)
     except Refusal as refusal:
         return _failed(plain, refusal.status, refusal.text, back)
     except LafsError as error:
