@@ -21,7 +21,7 @@ from lafscli.gateway.spool import Spool
 from lafscli.gateway.verbs import storable
 from lafscli.tree.directory import NewChild
 
-_TOGETHER = 1 << 20
+_TOGETHER = 256 << 10
 """Bytes that are handed to a thread together."""
 
 _MOST_FIELDS = 1 << 20
