@@ -623,6 +623,12 @@ def test_a_server_that_hangs_delays_nobody_who_needs_no_server(tmp_path: Path) -
                 servers.resume(0)
                 for upload in uploads:
                     assert upload.result().startswith("URI:CHK:")
+                for number in range(4):
+                    servers.pause(number)
+                left = pool.submit(gateway.ask, "PUT", "/uri", content(20_000, 200))
+                until(lambda: "under way" in gateway.want("GET", "/"))
+                assert gateway.end() == 128 + signal.SIGTERM
+                assert left.result()[0] == 503
 
 
 def threads(gateway: Gateway) -> int:

@@ -5,6 +5,7 @@ Paths are split before they are decoded: a name may hold a slash, as %2F.
 
 from __future__ import annotations
 
+import asyncio
 import time
 import traceback
 from collections.abc import Awaitable, Callable, Mapping
@@ -93,8 +94,8 @@ class _Application:
         try:
             self._hosts.admit(request)
             route = self._route(request, what)
-            if what and what[0] and request.query_params.get("t") not in _RECORDED:
-                operation = self._desk.recent.begin(f"{request.method.lower()} {what[0]}")
+            if _recorded(request, what):
+                operation = self._desk.recent.begin(f"{request.method.lower()} {what[0]}".rstrip())
             answer: Response = await route()
             await answer(scope, receive, sent.send)
         except ClientDisconnect:
@@ -104,6 +105,11 @@ class _Application:
                 drop(transport)
         except (Refusal, LafsError) as error:
             await self._refuse(request, error, sent)
+        except asyncio.CancelledError:
+            await self._refuse(
+                request, Refusal(503, "the gateway is being ended: whether this was done, nobody knows"), sent
+            )
+            raise
         except Exception as error:
             if environment.debugging():
                 traceback.print_exc()
@@ -200,6 +206,13 @@ _KNOWN = (b"operations", b"statistics", b"status", b"static", b"page", b"")
 
 async def _at_once(answer: Response) -> Response:
     return answer
+
+
+def _recorded(request: Request, what: list[str]) -> bool:
+    """Whether it is an operation: of an object, or one that stores something that is in no directory."""
+    if not what or request.query_params.get("t") in _RECORDED:
+        return False
+    return bool(what[0]) or (what[1] == "/uri" and request.method in ("PUT", "POST"))
 
 
 def _failing(status: int) -> bool:
