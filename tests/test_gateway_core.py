@@ -7,6 +7,7 @@ import contextlib
 import os
 import stat
 import subprocess
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -491,3 +492,25 @@ def test_what_was_done_lately_is_told() -> None:
 
     together(8, count)
     assert counters.now == Counts(8000, 0, 28_000, 0)
+
+
+def test_what_was_staged_long_ago_is_removed(home: Home, desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By each server, once a day: a gateway may run for years, and other commands never."""
+    with desk.client() as client:
+        [root] = [Path(record.address.path) for record in list(client.config.servers.values())[:1]]
+    left, fresh = root / "staging" / "left", root / "staging" / "fresh"
+    for path in (left, fresh):
+        path.write_bytes(b"x")
+    day = 25 * 3600
+    os.utime(left, (time.time() - day, time.time() - day))
+    for mark in (home.state / "swept").glob("*"):
+        mark.unlink()
+    monkeypatch.setattr("lafscli.gateway.desk._SWEEP_SECONDS", 0.0)
+    with desk.access():
+        pass
+    until = time.monotonic() + 20
+    while left.exists():
+        assert time.monotonic() < until, "nobody removed it"
+        time.sleep(0.01)
+    assert fresh.exists()
+    fresh.unlink()

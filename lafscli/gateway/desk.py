@@ -10,7 +10,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -39,6 +39,9 @@ _SECRETS = ("convergence", "secret")
 _LIST_SECONDS = 10.0
 """How long a new list of the grid's servers is waited for."""
 
+_SWEEP_SECONDS = 3600.0
+"""How often it is seen whether servers are due to remove what was staged long ago (once a day)."""
+
 _MOST_DIRECTORIES, _MOST_ENTRIES = 16, 100_000
 
 
@@ -62,6 +65,7 @@ class Desk:
         self._lent: _Lent | None = None
         self._open: set[_Lent] = set()
         self._looked = 0.0
+        self._swept = time.monotonic()
         self._identity: list[object] = []
         self._closed = False
         self._turns = Turns()
@@ -166,9 +170,17 @@ class Desk:
             assert self._lent is not None
             self._lent.users += 1
             lent = self._lent
+            now = time.monotonic()
+            if now - self._swept >= _SWEEP_SECONDS:
+                self._swept = now
+                self._waiters.submit(self._sweep)
         if old is not None and old is not lent:
             self._close_unused(old)
         return lent
+
+    def _sweep(self) -> None:
+        with suppress(LafsError), self.client() as client:
+            client.sweep(client.config.servers)
 
     def _look(self) -> None:
         """Take the configuration as it is now; as long as it can't be read, the one that was read before counts."""
