@@ -468,7 +468,10 @@ def test_children_in_json(world: World) -> None:
     assert children["u"] == ["unknown", {"ro_uri": UNKNOWN, "metadata": {}}]
     assert children["m"][1]["rw_uri"] == caps["mut"]
     made = world.want("POST", "{c}/x/y?t=mkdir-with-children", json.dumps(given))
-    assert world.want("POST", "{c}/x?t=mkdir-with-children&name=y", "{}") == made, "one that is there is left as it is"
+    assert world.want("POST", "{c}/x/y?t=mkdir-with-children", "{}") == made, "one that is there is left as it is"
+    for t in ("mkdir-with-children", "mkdir-immutable"):
+        taken = world.ask("POST", f"{{c}}/x?t={t}&name=y", b"{}")
+        assert (taken[0], taken[2]) == (409, TAKEN.encode()), "it does not get these children"
     assert world.names("{c}/x/y") == ["f", "m", "u"]
     assert world.want("POST", "{c}/i?t=mkdir-immutable", json.dumps({"f": given["f"]})).startswith("URI:DIR2-CHK:")
     assert world.ask("POST", "{c}/j?t=mkdir-immutable", json.dumps(given).encode())[0] == 400, "a mutable child"

@@ -175,8 +175,10 @@ class Changes:
         if not isinstance(root, DirectoryCap):
             raise Refusal(409 if names else 400, f"{what}: bad t={asked.t}")
 
+        anew = bool(name) and asked.t != "mkdir"  # what is there does not get these children: that must not look done
+
         def make(access: Access) -> Cap:
-            return verbs.make_directory(self._desk, access, root, names, kind, children, private)
+            return verbs.make_directory(self._desk, access, root, names, kind, children, private, anew=anew)
 
         try:
             return cap_answer(await self.changing(asked, make))

@@ -145,6 +145,7 @@ class _Connection(HttpToolsProtocol):
     """A connection that does not wait for ever, and whose transport the application can end."""
 
     _head = 0
+    _arrived = 0
     _in_head = False
     _refused = False
     _patience: asyncio.TimerHandle | None = None
@@ -164,15 +165,28 @@ class _Connection(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         if self._refused:
             return
+        self._arrived = len(data)
         super().data_received(data)
         if not self._in_head:
             return
         self._head += len(data)
         if self._head > _HEAD_BYTES and not self.transport.is_closing():
-            self._refused = True
-            self.transport.write(_TOO_LARGE)
-            # the rest is read for a while: the system forgets the answer if it is closed with something unread
-            self.loop.call_later(_LINGER, self.transport.close)
+            self._too_large()
+
+    def send_400_response(self, msg: str) -> None:
+        """A head that came in one piece is refused in the same words as one that came in several."""
+        if self._head + self._arrived > _HEAD_BYTES:
+            self._too_large()
+        else:
+            super().send_400_response(msg)
+
+    def _too_large(self) -> None:
+        if self._refused:
+            return
+        self._refused = True
+        self.transport.write(_TOO_LARGE)
+        # the rest is read for a while: the system forgets the answer if it is closed with something unread
+        self.loop.call_later(_LINGER, self.transport.close)
 
     def on_message_begin(self) -> None:
         super().on_message_begin()

@@ -109,26 +109,29 @@ def make_directory(
     kind: Kind,
     children: Mapping[str, NewChild] | None = None,
     private: PrivateKey | None = None,
+    *,
+    anew: bool = False,
 ) -> DirectoryCap:
-    """Make a directory under a path, and those on the way; one that is there is returned as it is. Occupied where
-    something else is."""
+    """Make a directory under a path, and those on the way; one that is there is returned as it is, unless it is to be
+    `anew`. Occupied where something else is."""
     if not names:
         return root
     reached = _creatable(desk, access, root, names)
     if reached.child is not None:
-        return _directory(reached.child.cap, Occupied(f"{names[-1]}: is no directory", reached.child))
+        taken = Occupied(f"{names[-1]}: {'is there already' if anew else 'is no directory'}", reached.child)
+        return _directory(reached.child.cap, taken, anew)
     changeable(reached.above[-1])
     made = create_directory(access, children, kind=kind, private=private)
     try:
         with desk.turn(reached.above[-1], shared=True):
             plant(access, reached, names[-1], NewChild(made), over="nothing")
     except Occupied as taken:  # another was faster
-        return _directory(taken.child.cap, taken)
+        return _directory(taken.child.cap, taken, anew)
     return made
 
 
-def _directory(cap: Cap, otherwise: Occupied) -> DirectoryCap:
-    if isinstance(cap, DirectoryCap):
+def _directory(cap: Cap, otherwise: Occupied, anew: bool) -> DirectoryCap:
+    if isinstance(cap, DirectoryCap) and not anew:
         return cap
     raise otherwise
 
