@@ -12,7 +12,7 @@ import click
 from lafscli.cli.frame import Frame
 from lafscli.cli.options import DURATION, command
 from lafscli.cli.servefiles import parse_address
-from lafscli.cli.systemd import raise_open_files, tell_systemd
+from lafscli.cli.systemd import raise_open_files, share_heaps, tell_systemd
 from lafscli.errors import UsageError
 
 if TYPE_CHECKING:
@@ -60,6 +60,7 @@ def http(frame: Frame, **given: Any) -> None:
         )
     frame.config()  # a home must be there, and readable
     raise_open_files()
+    share_heaps()
     raise SystemExit(_serve(frame, host, port, tls, given))
 
 

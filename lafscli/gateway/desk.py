@@ -42,6 +42,9 @@ _LIST_SECONDS = 10.0
 _SWEEP_SECONDS = 3600.0
 """How often it is seen whether servers are due to remove what was staged long ago (once a day)."""
 
+_IN_MEMORY = 256 << 10
+"""Bytes of what a client sends that are kept in memory."""
+
 _MOST_DIRECTORIES, _MOST_ENTRIES = 16, 100_000
 
 
@@ -132,7 +135,7 @@ class Desk:
 
     def spool(self) -> Spool:
         """Where to put what a client sends."""
-        return Spool(self.home.state / "gateway", os.urandom)
+        return Spool(self.home.state / "gateway", os.urandom, _IN_MEMORY)
 
     async def run(self, call: Callable[..., T], *args: object) -> T:
         """Call it in a thread of the desk. It may raise anything but StopIteration."""

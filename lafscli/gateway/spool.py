@@ -17,10 +17,11 @@ from types import TracebackType
 from typing import Self
 
 from lafscli.errors import LafsError, SourceChanged
+from lafscli.gateway.freeing import give_back
 from lafscli.primitives.ciphers import AesCtr
 from lafscli.primitives.encoding import Buffer
 
-_BLOCK = 256 << 10
+_BLOCK = 64 << 10
 """Bytes that are encrypted together; one block is in memory before it is written."""
 
 _HOLE = 0
@@ -95,6 +96,7 @@ class Spool:
             self._small = None
             if disk is not None:
                 disk.close()
+                give_back()
 
     # ---- a source of uploads
 
