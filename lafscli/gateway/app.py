@@ -5,6 +5,7 @@ Paths are split before they are decoded: a name may hold a slash, as %2F.
 
 from __future__ import annotations
 
+import asyncio
 import time
 import traceback
 from collections.abc import Awaitable, Callable, Mapping
@@ -26,6 +27,7 @@ from lafscli.gateway.files import PATIENCE, drop, transport_of
 from lafscli.gateway.hosts import Hosts
 from lafscli.gateway.pins import Pins
 from lafscli.gateway.posts import Posts
+from lafscli.gateway.refusals import said_of
 from lafscli.gateway.wanted import TAKEN
 from lafscli.tree.links import Occupied
 from lafscli.tree.paths import NoDirectory
@@ -104,6 +106,10 @@ class _Application:
                 drop(transport)
         except (Refusal, LafsError) as error:
             await self._refuse(request, error, sent)
+        except asyncio.CancelledError:  # the gateway stops, and what is under way has had its time
+            sent.failure = "stopped"
+            await self._refuse(request, _STOPPING, sent)
+            raise
         except Exception as error:
             if environment.debugging():
                 traceback.print_exc()
@@ -121,7 +127,7 @@ class _Application:
     async def _refuse(self, request: Request, error: Refusal | LafsError, sent: _Sent) -> None:
         """Say what is wrong, if nothing was said yet; else the connection ends, so that the client sees it."""
         if isinstance(error, LafsError) and not sent.failure:
-            sent.failure = error.message
+            sent.failure = said_of(error)
         if sent.status:
             return
         answer = _refusal(error)
@@ -192,6 +198,8 @@ class _Application:
             return lambda: self._changes.delete(asked)
         return lambda: gets.get(self._desk, self._documents, asked)
 
+
+_STOPPING = Refusal(503, "the gateway is being stopped, and did not finish this: ask again when it runs")
 
 Route = Callable[[], Awaitable[Response]]
 _KNOWN = (b"operations", b"statistics", b"status", b"static", b"page", b"")
