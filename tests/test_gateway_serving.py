@@ -355,6 +355,26 @@ def test_servers_that_fail_are_told_and_a_download_in_the_middle_is_seen_to_fail
         assert gateway.ask("GET", quoted(cap))[0] in (410, 503)
 
 
+def test_disks_that_are_unmounted_while_it_runs_are_silent_and_not_empty(tmp_path: Path) -> None:
+    """Their shares are not lost: no 410, and no repair."""
+    lafs = small_grid(tmp_path)
+    with Gateway(lafs) as gateway:
+        cap = gateway.want("PUT", "/uri", content(1000, 3))
+        for name in ("s0", "s1", "s2"):
+            (tmp_path / "grid" / name).rename(tmp_path / name)
+            (tmp_path / "grid" / name).mkdir()  # where it was mounted
+        until(lambda: gateway.ask("GET", quoted(cap))[0] == 503)
+        said = gateway.ask("GET", quoted(cap))[2].decode()
+        assert said.endswith("need 2; servers s0, s1, s2 did not answer; try again later"), said
+        until(lambda: "servers s0, s1, s2 did not answer" in gateway.told())
+        (tmp_path / "grid" / "s2").rmdir()
+        (tmp_path / "s2").rename(tmp_path / "grid" / "s2")
+        until(lambda: gateway.ask("GET", quoted(cap))[2] == content(1000, 3))
+        repaired = json.loads(gateway.want("POST", f"{quoted(cap)}?t=check&repair=true&output=JSON"))
+        assert not repaired["repair-attempted"]
+        assert len(repaired["pre-repair-results"]["results"]["servers-responding"]) == 2
+
+
 # ---- who may ask
 
 OWN = "http://127.0.0.1:{port}"
