@@ -362,6 +362,26 @@ def test_servers_that_fail_are_told_and_a_download_in_the_middle_is_seen_to_fail
         assert gateway.ask("GET", quoted(cap))[0] in (410, 503)
 
 
+def test_disks_that_are_unmounted_while_it_runs_are_silent_and_not_empty(tmp_path: Path) -> None:
+    """Their shares are not lost: no 410, and no repair."""
+    lafs = small_grid(tmp_path)
+    with Gateway(lafs) as gateway:
+        cap = gateway.want("PUT", "/uri", content(1000, 3))
+        for name in ("s0", "s1", "s2"):
+            (tmp_path / "grid" / name).rename(tmp_path / name)
+            (tmp_path / "grid" / name).mkdir()  # where it was mounted
+        until(lambda: gateway.ask("GET", quoted(cap))[0] == 503)
+        said = gateway.ask("GET", quoted(cap))[2].decode()
+        assert said.endswith("need 2; servers s0, s1, s2 did not answer; try again later"), said
+        until(lambda: "servers s0, s1, s2 did not answer" in gateway.told())
+        (tmp_path / "grid" / "s2").rmdir()
+        (tmp_path / "s2").rename(tmp_path / "grid" / "s2")
+        until(lambda: gateway.ask("GET", quoted(cap))[2] == content(1000, 3))
+        repaired = json.loads(gateway.want("POST", f"{quoted(cap)}?t=check&repair=true&output=JSON"))
+        assert not repaired["repair-attempted"]
+        assert len(repaired["pre-repair-results"]["results"]["servers-responding"]) == 2
+
+
 # ---- who may ask
 
 OWN = "http://127.0.0.1:{port}"
@@ -455,10 +475,23 @@ def test_https(home: Lafs) -> None:
         (["--tls-cert", "x"], "--tls-cert and --tls-key go together"),
         (["--tls-cert", "x", "--tls-key", "y"], "No such file"),
         (["--idle-timeout", "0s"], "would end every connection"),
+        (["--allow-host", "https://grid.example"], "no http://"),
+        (["--allow-host", "grid.example/"], "not a name of a host"),
     ],
 )
 def test_options_that_can_not_be(home: Lafs, options: list[str], said: str) -> None:
     assert said in home("gateway", "http", *options, code=2).stderr.decode()
+
+
+def test_without_servers_it_starts_with_a_warning(tmp_path: Path) -> None:
+    lafs = Lafs(tmp_path)
+    lafs("init", code=0)
+    with Gateway(lafs) as gateway:
+        assert gateway.ask("PUT", "/uri", content(1000, 1))[0] == 503
+        status, _, said = gateway.ask("GET", quoted(f"URI:CHK:{'a' * 26}:{'a' * 52}:3:10:1000"))
+        assert (status, said) == (503, b"no server is configured; lafs server add NAME URL, or lafs grid import FILE")
+        assert "warning: no server is configured" in gateway.told()
+        assert "hint: lafs server add" in gateway.told()
 
 
 def test_without_a_home_or_an_address(tmp_path: Path, home: Lafs, locked: Gateway) -> None:
@@ -493,11 +526,14 @@ def test_a_signal_ends_it_within_two_seconds(home: Lafs, number: int, code: int)
                 cap = gateway.want("PUT", "/uri", LARGE)
                 asking = head(gateway, f"GET {quoted(cap)}")
                 sending = head(gateway, "PUT /uri", "Content-Length: 5000") + b"x"
-                with raw(gateway, asking, receive_buffer=4096) as slow, raw(gateway, sending):
+                with raw(gateway, asking, receive_buffer=4096) as slow, raw(gateway, sending) as unfinished:
                     slow.recv(10)
                     began = time.monotonic()
                     assert gateway.end(number) == code
                     assert time.monotonic() - began < 2
+                    answer = everything(unfinished)
+                    assert b"HTTP/1.1 503 " in answer
+                    assert b"the gateway is being ended" in answer
         finally:
             del home.variables["NOTIFY_SOCKET"]
     lines = [json.loads(line) for line in told.read_text().splitlines()]

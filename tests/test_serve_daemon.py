@@ -427,6 +427,15 @@ def test_slow_logins_end_and_others_get_in(start_listening: Callable[..., Listen
         assert talk.realpath(".") == b"/"
 
 
+def test_who_leaves_late_had_logged_in(start_listening: Callable[..., ListenServers]) -> None:
+    servers = start_listening(1, "--login-timeout", "1s")
+    with connect(servers) as client, raw(client) as talk:
+        assert talk.realpath(".") == b"/"
+        time.sleep(1.5)
+    servers.wait_for(0, " closed")
+    assert "no login within" not in servers.log(0)
+
+
 def test_too_many_connections(start_listening: Callable[..., ListenServers]) -> None:
     servers = start_listening(1, "--max-connections", "2")
     with connect(servers) as first, raw(first) as one, connect(servers) as second, raw(second):

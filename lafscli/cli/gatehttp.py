@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from lafscli.cli.frame import Frame
+from lafscli.cli.gates import may_be_allowed, warn_without_servers
 from lafscli.cli.options import DURATION, command
 from lafscli.cli.servefiles import parse_address
 from lafscli.cli.systemd import raise_open_files, share_heaps, tell_systemd
@@ -50,6 +51,9 @@ def http(frame: Frame, **given: Any) -> None:
     only, unless it is told otherwise.
     """
     host, port = parse_address(given["listen"])
+    for name in given["allow_host"]:
+        if not may_be_allowed(name):
+            raise UsageError(f"not a name of a host: {name!r}", hint="--allow-host HOST, or HOST:PORT; no http://")
     tls = _tls(given)
     if given["idle_timeout"] == 0:
         raise UsageError("--idle-timeout of 0 would end every connection", hint="lafs help gateway http")
@@ -58,7 +62,7 @@ def http(frame: Frame, **given: Any) -> None:
             f"{given['listen']} can be reached from elsewhere, and caps would cross the network in the clear",
             hint="--tls-cert FILE --tls-key FILE, or --insecure behind a proxy that has TLS",
         )
-    frame.config()  # a home must be there, and readable
+    warn_without_servers(frame)
     raise_open_files()
     share_heaps()
     raise SystemExit(_serve(frame, host, port, tls, given))

@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from lafscli.cli.frame import Frame
+from lafscli.cli.gates import warn_without_servers
 from lafscli.cli.options import DURATION, command
 from lafscli.cli.servefiles import CONNECTIONS, LOGIN, parse_address
 from lafscli.cli.systemd import raise_open_files, share_heaps, tell_systemd
@@ -60,7 +61,7 @@ def sftp(frame: Frame, **given: Any) -> None:
                 f"--{name.replace('_', '-')} of 0 would end every connection", hint="lafs help gateway sftp"
             )
     host, port = parse_address(given["listen"])
-    frame.config()  # a home must be there, and readable
+    warn_without_servers(frame)
     raise_open_files()
     share_heaps()
     raise SystemExit(_serve(frame, host, port, given))

@@ -59,7 +59,8 @@ def load(path: Path, home: Home, note: Callable[[str], None]) -> Accounts:
                 raise AccountRefused("this name and key stand further up already")
             found[place] = account
         except LafsError as refusal:
-            note(f"{path}:{number}: account refused: {refusal.message}")
+            hint = f" ({refusal.hint})" if refusal.hint else ""
+            note(f"{path}:{number}: account refused: {refusal.message}{hint}")
     return found
 
 

@@ -27,6 +27,7 @@ from lafscli.gateway.files import PATIENCE, drop, transport_of
 from lafscli.gateway.hosts import Hosts
 from lafscli.gateway.pins import Pins
 from lafscli.gateway.posts import Posts
+from lafscli.gateway.refusals import said_of
 from lafscli.gateway.wanted import TAKEN
 from lafscli.tree.links import Occupied
 from lafscli.tree.paths import NoDirectory
@@ -105,10 +106,9 @@ class _Application:
                 drop(transport)
         except (Refusal, LafsError) as error:
             await self._refuse(request, error, sent)
-        except asyncio.CancelledError:
-            await self._refuse(
-                request, Refusal(503, "the gateway is being ended: whether this was done, nobody knows"), sent
-            )
+        except asyncio.CancelledError:  # the gateway stops, and what is under way has had its time
+            sent.failure = "stopped"
+            await self._refuse(request, _STOPPING, sent)
             raise
         except Exception as error:
             if environment.debugging():
@@ -129,7 +129,7 @@ class _Application:
         answer = _refusal(error)
         # what a client did wrong is not told: there are names in that
         if isinstance(error, LafsError) and not sent.failure and (sent.status or _failing(answer.status_code)):
-            sent.failure = error.message
+            sent.failure = said_of(error)
         if sent.status:
             return
         if request.method in ("GET", "HEAD") and _wants_page(request):
@@ -199,6 +199,8 @@ class _Application:
             return lambda: self._changes.delete(asked)
         return lambda: gets.get(self._desk, self._documents, asked)
 
+
+_STOPPING = Refusal(503, "the gateway is being ended: whether this was done, nobody knows")
 
 Route = Callable[[], Awaitable[Response]]
 _KNOWN = (b"operations", b"statistics", b"status", b"static", b"page", b"")

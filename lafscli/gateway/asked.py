@@ -29,6 +29,7 @@ from lafscli.errors import (
     UsageError,
 )
 from lafscli.formats.caps import Cap, parse
+from lafscli.gateway.refusals import said_of
 from lafscli.gateway.spool import NoRoom
 from lafscli.gateway.verbs import TooLarge
 from lafscli.tree.contents import Kind, NoServers
@@ -196,7 +197,7 @@ def status_of(error: LafsError) -> int:
 
 def refused(error: LafsError) -> Response:
     """The answer that tells of an error."""
-    return told(status_of(error), error.message)
+    return told(status_of(error), said_of(error))
 
 
 def told(status: int, text: str) -> Response:

@@ -20,6 +20,7 @@ from lafscli.gateway.asked import PLAIN, Asked, Refusal
 from lafscli.gateway.deep import Deep, How, Turn, checking, mending
 from lafscli.gateway.deepdoc import described
 from lafscli.gateway.desk import Desk
+from lafscli.gateway.refusals import said_of
 from lafscli.gateway.reportdoc import NodeIds, checked, node_ids, repaired, summary
 from lafscli.gateway.steps import Steps, Stream
 from lafscli.health.check import check as check_one
@@ -158,7 +159,7 @@ class Lines:
                 else:
                     yield _line({"type": "stats", "stats": deep.stats()})
         except LafsError as error:
-            yield f"ERROR: {type(error).__name__}: {one_line(error.message)}\n".encode()
+            yield f"ERROR: {type(error).__name__}: {one_line(said_of(error))}\n".encode()
         except Exception as error:
             self._warn(f"a stream broke: {type(error).__name__}")
             yield f"ERROR: {type(error).__name__}\n".encode()
@@ -178,7 +179,7 @@ class Lines:
 
 def _failures(deep: Deep) -> Iterable[bytes]:
     for path, error in deep.unread:
-        yield f"ERROR: {type(error).__name__}: {json.dumps('/'.join(path))}: {one_line(error.message)}\n".encode()
+        yield f"ERROR: {type(error).__name__}: {json.dumps('/'.join(path))}: {one_line(said_of(error))}\n".encode()
     if deep.unread_more:
         yield f"ERROR: and {deep.unread_more} more directories that could not be read\n".encode()
 

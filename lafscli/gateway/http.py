@@ -26,7 +26,7 @@ from lafscli.server.addresses import listening, named
 
 _GRACE = 1
 """Seconds that answers under way may take when a signal has come."""
-_END = 1.7
+_END = 1.5
 """Seconds after which the process ends in any case."""
 
 _KEEP_ALIVE = 75

@@ -26,6 +26,7 @@ from lafscli.gateway.deep import Deep, How
 from lafscli.gateway.deepdoc import MANIFEST, Counted, list_object
 from lafscli.gateway.desk import Desk
 from lafscli.gateway.listed import Listed
+from lafscli.gateway.refusals import said_of
 from lafscli.gateway.reportdoc import node_ids
 from lafscli.gateway.steps import Steps, Stream
 from lafscli.primitives.encoding import b32encode
@@ -118,7 +119,7 @@ class Operation:
                     yield
         if deep.unread and self._counted is None:
             path, error = deep.unread[0]
-            raise type(error)(f"{'/'.join(path) or 'the directory'}: {error.message}")
+            raise type(error)(f"{'/'.join(path) or 'the directory'}: {said_of(error)}")
 
     def close(self) -> None:
         """Its handle is gone: forget what it keeps, and end."""
@@ -159,7 +160,7 @@ class Operation:
             found = finished | ({} if self._counted is None else self._counted.document())
             found["stats"] = self.stats()
             if self._deep is not None and self._deep.unread:
-                found["errors"] = [[list(path), one_line(error.message)] for path, error in self._deep.unread]
+                found["errors"] = [[list(path), one_line(said_of(error))] for path, error in self._deep.unread]
             return found
 
     def text(self, over: bool) -> str:

@@ -1,12 +1,20 @@
-"""What an SFTP client is told of an error of the grid: a status and a line for people, never a cap."""
+"""What a client is told of an error of the grid: a line for people, never a cap; over SFTP, with a status."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from lafscli.errors import LafsError, NotFound, NotGranted
+from lafscli.errors import CannotTell, LafsError, NotFound, NotGranted, RolledBack
 from lafscli.server.backend import FAILURE, NO_SUCH_FILE, PERMISSION_DENIED, Refused
+from lafscli.tree.contents import NoServers
+
+
+def said_of(error: LafsError) -> str:
+    """The words for an error. Which servers are silent stands in the hint alone: without it the message sounds as if
+    shares were lost."""
+    tells = isinstance(error, (CannotTell, NoServers)) and not isinstance(error, RolledBack)
+    return f"{error.message}; {error.hint}" if tells and error.hint else error.message
 
 
 def refusal(error: LafsError) -> Refused:
@@ -16,7 +24,7 @@ def refusal(error: LafsError) -> Refused:
         code = NO_SUCH_FILE
     elif isinstance(error, NotGranted):
         code = PERMISSION_DENIED
-    return Refused(code, error.message)
+    return Refused(code, said_of(error))
 
 
 @contextmanager

@@ -11,6 +11,7 @@ from contextlib import suppress
 from lafscli.errors import LafsError
 from lafscli.gateway.accounts import Account
 from lafscli.gateway.gridfiles import GridFiles, Shared, root_of
+from lafscli.gateway.refusals import said_of
 from lafscli.server.callers import Limits
 from lafscli.server.daemon import Channel, SshSide
 from lafscli.server.hostkey import HostKey
@@ -148,7 +149,7 @@ class Connection(SshSide):
             backend = GridFiles(self._shared, account.name, root_of(self._shared.desk, account), told)
             serve(stream, backend, idle=self._limits.idle, note=note)
         except LafsError as error:
-            told(f"the directory of this account can't be opened: {error.message}")
+            told(f"the directory of this account can't be opened: {said_of(error)}")
             stream.close(1)
         finally:
             stream.close()

@@ -7,7 +7,9 @@ being written. A share appears by a rename that can't overwrite, after its size 
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Callable, Iterator, Sequence
+from math import inf
 
 from lafscli.errors import (
     CorruptShare,
@@ -90,15 +92,16 @@ class FolderStore:
         self.trash = FolderTrash(server.name, files, self.locks, random_bytes)
         self._random_bytes = random_bytes
         self._sync = sync
-        self._proved = False
+        self._proved = -inf  # when it was seen last that this is the server
         self._folders: set[str] = set()  # of two letters; those of each object would be many
         self._readable: set[str] = set()
 
-    def connect(self) -> None:
+    def connect(self, proof_age: float = inf) -> None:
         self.files.connect()
-        if not self._proved:
+        if time.monotonic() - self._proved >= proof_age or self._proved < 0:
+            self._proved = -inf
             self._prove_identity()
-            self._proved = True
+            self._proved = time.monotonic()
 
     def _prove_identity(self) -> None:
         """The folder must be the one that was added: an unmounted disk must not look like an empty one."""

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, InvalidStateError
 from dataclasses import dataclass
 from functools import partial
+from math import inf
 from queue import Empty, SimpleQueue
 from typing import Any, Generic, TypeVar
 
@@ -29,6 +30,9 @@ _READS_UNDER_WAY = 6
 
 _RETRY_AFTER = 5.0
 """Seconds for which a server that could not be connected is not tried again; or as many as it was waited for."""
+
+_PROVEN_FOR = 5.0
+"""Seconds for which a server is taken to be who it was: most commands are done by then."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +111,7 @@ class _Worker:
 
     def _guarded(self, task: _Task) -> None:
         try:
-            self._connect()
+            self._connect(_PROVEN_FOR)
         except Exception as error:
             task.fail(error)
         else:
@@ -126,13 +130,13 @@ class _Worker:
         self._silence = error
         self._silent_until = now + max(_RETRY_AFTER, now - began)
 
-    def _connect(self) -> None:
+    def _connect(self, proof_age: float = inf) -> None:
         """Connect, or fail at once when that failed a moment ago."""
         if self._silence is not None and time.monotonic() < self._silent_until:
             raise self._silence.with_traceback(None)  # raised many times, it would keep the frames of each
         began = time.monotonic()
         try:
-            self.store.connect()
+            self.store.connect(proof_age)
             self._silence = None
         except ServerError as error:
             self._rest(error, began)

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from math import inf
 from types import TracebackType
 from typing import Protocol, Self
 
@@ -319,8 +320,10 @@ class ShareStore(Protocol):
     @property
     def trash(self) -> Trash: ...
 
-    def connect(self) -> None:
-        """Connect, and make sure that it is the server of our records: ServerUnreachable otherwise."""
+    def connect(self, proof_age: float = inf) -> None:
+        """Connect, and make sure that it is the server of our records: ServerUnreachable otherwise. It is made sure of
+        once, and anew when that was `proof_age` seconds ago: a disk may be unmounted meanwhile. With an age nothing may
+        be under way."""
 
     def close(self) -> None: ...
 

@@ -24,6 +24,7 @@ from lafscli.gateway.pages.places import Place, names_of
 from lafscli.gateway.pages.render import HEADERS, error_page
 from lafscli.gateway.pages.tokens import is_token
 from lafscli.gateway.pins import Pins
+from lafscli.gateway.refusals import said_of
 from lafscli.primitives.text import count, escape
 from lafscli.tree.contents import store
 from lafscli.tree.directory import create_directory
@@ -86,7 +87,7 @@ async def act(desk: Desk, pins: Pins, request: Request, action: str, *, unlinked
     except Refusal as refusal:
         return _failed(plain, refusal.status, refusal.text, back)
     except LafsError as error:
-        return _failed(plain, status_of(error), error.message, back)
+        return _failed(plain, status_of(error), said_of(error), back)
     finally:
         if form is not None:
             form.__exit__()
@@ -168,7 +169,7 @@ def _upload(desk: Desk, given: Given) -> str:
         except LafsError as error:
             failed.append((each.name, error))
     if failed:
-        told = "; ".join(dict.fromkeys(error.message for _, error in failed))
+        told = "; ".join(dict.fromkeys(said_of(error) for _, error in failed))
         done = f" ({count(len(sent) - len(failed), 'file')} stored)" if len(sent) > 1 else ""
         raise Refusal(status_of(failed[0][1]), f"{told}{done}")
     return given.place.href

@@ -19,6 +19,7 @@ from lafscli.gateway.pages.places import Place, by_cap
 from lafscli.gateway.pages.render import page
 from lafscli.gateway.pages.rows import Sort, file_size, kind_words, sort_of
 from lafscli.gateway.pages.shares import SIGNS, ShareGrid, share_grid
+from lafscli.gateway.refusals import said_of
 from lafscli.primitives.encoding import b32encode
 from lafscli.tree.contents import Access
 from lafscli.tree.paths import missing, reach
@@ -120,7 +121,7 @@ def checked(desk: Desk, place: Place, cap: Cap, how: str, base: str) -> Response
         except (NotRecoverable, CannotTell) as error:
             if not HOWS[how].repair:
                 raise
-            refused = error.message
+            refused = said_of(error)
             _, after = looked_at(access, target, HOWS["check"], desk.turn)
         servers = [store.server.name for store in access.grid.stores]
     return _page(place, cap, found, base, share_grid(after, servers, refused))

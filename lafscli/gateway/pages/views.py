@@ -13,6 +13,7 @@ from lafscli.gateway.pages.objects import find
 from lafscli.gateway.pages.places import Place
 from lafscli.gateway.pages.render import error_page, page
 from lafscli.gateway.pages.rows import PAGE, rows
+from lafscli.gateway.refusals import said_of
 from lafscli.gateway.welcome import server_states
 
 _RECENT = 20
@@ -38,7 +39,7 @@ async def directory(desk: Desk, asked: Asked) -> Response:
     except (NotRecoverable, CannotTell) as error:
         if place.names or "text/html" not in asked.request.headers.get("accept", ""):
             raise
-        return error_page(status_of(error), without_caps(error.message), back=place.info, onward="Look at its health")
+        return error_page(status_of(error), without_caps(said_of(error)), back=place.info, onward="Look at its health")
 
 
 def _directory(desk: Desk, place: Place, root: Cap, number: int) -> Response:
