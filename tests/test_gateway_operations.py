@@ -428,4 +428,4 @@ def test_over_http(world: World) -> None:
         assert found["counters"]["uploader.files_uploaded"] == found["counters"]["downloader.files_downloaded"] == 1
         status, found = ask("POST", "/status?t=json")
         assert (status, found["active"]) == (200, [])
-        assert [row["type"] for row in found["recent"]] == ["get", "deep-stats", "repair", "check", "check"]
+        assert [row["type"] for row in found["recent"]] == ["download", "deep-stats", "repair", "check", "check"]
