@@ -176,6 +176,7 @@ def test_a_server_away_is_not_responding(world: World) -> None:
     found = world.check(cap, repair="true")
     results = found["pre-repair-results"]["results"]
     assert set(world.ids.values()) - set(results["servers-responding"]) == {world.ids[name]}
+    assert found["pre-repair-results"]["summary"] == "Not Healthy: 9 shares (enc 3-of-10); 1 server did not answer"
     assert (results["healthy"], results["recoverable"], results["count-shares-good"]) == (False, True, 9)
     assert found["repair-attempted"] is False
 

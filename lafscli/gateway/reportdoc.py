@@ -11,6 +11,7 @@ from typing import Any
 
 from lafscli.health.report import CheckReport
 from lafscli.primitives.encoding import b32encode
+from lafscli.primitives.text import count
 from lafscli.storage.grid import Grid
 
 NodeIds = Mapping[str, str]
@@ -63,6 +64,11 @@ def summary(report: CheckReport) -> str:
     """One line for it; says nothing about an object without shares but that it is healthy."""
     if healthy(report):
         return "Healthy"
+    silent = f"; {count(len(report.unreachable), 'server')} did not answer" if report.unreachable else ""
+    return f"{_found(report)}{silent}"
+
+
+def _found(report: CheckReport) -> str:
     shares = f"{report.good_shares} shares (enc {'{}-of-{}'.format(*report.encoding)})"
     slot = report.slot
     if slot is None:
