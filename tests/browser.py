@@ -90,10 +90,20 @@ class Browser:
                 "binary": shutil.which("chromium"),
             }
             wanted = {"alwaysMatch": {"goog:chromeOptions": options, "unhandledPromptBehavior": "ignore"}}
-            self._session = self._ask("POST", "/session", {"capabilities": wanted})["sessionId"]
+            self._session = self._started(wanted)
         except BaseException:
             self.close()
             raise
+
+    def _started(self, wanted: dict[str, Any]) -> str:
+        """The session. A Chromium that ends while it starts, as on a machine that is busy, is started once more."""
+        for last in (False, True):
+            try:
+                return str(self._ask("POST", "/session", {"capabilities": wanted})["sessionId"])
+            except WebDriverError as error:
+                if last or "session not created" not in str(error):
+                    raise
+        raise AssertionError("the last one was raised")
 
     def _listening(self) -> int:
         assert self._process.stdout is not None

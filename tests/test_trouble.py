@@ -55,9 +55,9 @@ def under_way(servers: SshServers, at_least: int = 200_000) -> Callable[[], bool
     return lambda: sum(path.stat().st_size for path in staged(servers) if path.exists()) > at_least
 
 
-def slow_put(lafs: Lafs, servers: SshServers, *options: str) -> subprocess.Popen[bytes]:
+def slow_put(lafs: Lafs, servers: SshServers, *options: str, size: int = SIZE) -> subprocess.Popen[bytes]:
     """A put that takes about five seconds, caught when it has sent something."""
-    (lafs.folder / "file").write_bytes(content())
+    (lafs.folder / "file").write_bytes(content(size))
     put = lafs.start("put", "file", "--limit-rate", "2M", *options, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     wait_for(under_way(servers))
     return put
@@ -163,7 +163,7 @@ def test_a_signal_ends_a_put_and_the_next_goes_on(lafs: Lafs, servers: SshServer
 
 @pytest.mark.slow
 def test_a_signal_removes_what_can_t_be_gone_on_with(lafs: Lafs, servers: SshServers) -> None:
-    put = slow_put(lafs, servers, "--no-convergence")
+    put = slow_put(lafs, servers, "--no-convergence", size=2 * SIZE)
     put.send_signal(signal.SIGTERM)
     end(put, 143)
     wait_for(lambda: staged(servers) == [], 10)
