@@ -362,6 +362,7 @@ def test_servers_that_fail_are_told_and_a_download_in_the_middle_is_seen_to_fail
         assert gateway.ask("GET", quoted(cap))[0] in (410, 503)
 
 
+@pytest.mark.slow  # a server is taken for who it was for some seconds
 def test_disks_that_are_unmounted_while_it_runs_are_silent_and_not_empty(tmp_path: Path) -> None:
     """Their shares are not lost: no 410, and no repair."""
     lafs = small_grid(tmp_path)

@@ -153,7 +153,7 @@ class SshSide:
                 if not self._numbers and now > self._last_session + self._limits.idle:
                     ended = f"ended: no session for {self._limits.idle:g} seconds"
                     break
-            elif now > deadline and transport.is_active():  # one that has just ended does not count as logged in
+            elif now > deadline and not self._told:  # whose connection has just ended is not logged in any more
                 ended = f"ended: no login within {self._limits.login:g} seconds"
                 break
             with self._lock:
