@@ -74,7 +74,8 @@ def get(lafs: Lafs, cap: str) -> bytes:
     return (lafs.folder / "copy").read_bytes()
 
 
-@pytest.mark.parametrize("how", ["kill", pytest.param("freeze", marks=pytest.mark.slow)])
+@pytest.mark.slow  # test_upload has servers that fail on the way of a put
+@pytest.mark.parametrize("how", ["kill", "freeze"])
 def test_three_servers_fail_during_put(lafs: Lafs, servers: SshServers, how: str) -> None:
     put = slow_put(lafs, servers)
     for i in (0, 4, 8):
