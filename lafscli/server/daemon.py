@@ -6,6 +6,7 @@ import logging
 import socket
 import threading
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from io import StringIO
@@ -66,7 +67,7 @@ class Channel(Protocol):
     def close(self) -> None: ...
 
 
-class SshSide:
+class SshSide(ABC):
     """The SSH side of one connection: transport, login, channels, and when it ends.
 
     What is done with it a subclass says: whose key may log in (`admits`), that it has (`logged_in`), what a session is
@@ -93,25 +94,25 @@ class SshSide:
 
     # ---- what a subclass says
 
+    @abstractmethod
     def admits(self, user: str, blob: bytes) -> Key | None:
         """The key that may log in, as the lists of keys have it."""
-        raise NotImplementedError
 
+    @abstractmethod
     def logged_in(self, key: Key) -> None:
         """A key has proved itself. Called once."""
-        raise NotImplementedError
 
+    @abstractmethod
     def converse(self, channel: Channel) -> bool:
         """Begin a session on a channel, and go on; whether that went well. At its end `over` is to be called."""
-        raise NotImplementedError
 
+    @abstractmethod
     def hung_up(self, seconds: float) -> bool:
         """Wait so long; whether we are to hang up."""
-        raise NotImplementedError
 
+    @abstractmethod
     def end_sessions(self) -> None:
         """The connection is gone: so are all its sessions."""
-        raise NotImplementedError
 
     # ---- the connection
 
