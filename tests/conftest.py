@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.lafs_process import Lafs
 from tests.serving import ListenServers, StdioServers
 from tests.sshd import SshServers
 
@@ -54,6 +55,14 @@ def ssh_servers(start_servers: Callable[..., SshServers]) -> SshServers:
 def ssh_server(start_servers: Callable[..., SshServers]) -> SshServers:
     """One real sshd with an empty folder."""
     return start_servers(1)
+
+
+@pytest.fixture(scope="session")
+def local_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a `Lafs` whose home has ten folders as servers: to be copied, and not changed."""
+    folder = tmp_path_factory.mktemp("local")
+    Lafs(folder)("init", "--local", code=0)
+    return folder
 
 
 Mount = Callable[[Path, str], None]

@@ -5,7 +5,8 @@ from __future__ import annotations
 import http.client
 import os
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -263,17 +264,37 @@ SVG = (
 BOTH = pytest.mark.parametrize(("name", "data"), [("hostile.html", HTML), ("hostile.svg", SVG)])
 
 
+@dataclass
+class Trap:
+    """A directory with a secret file, into which hostile ones are put and opened as a person does."""
+
+    browser: Browser
+    gateway: Gateway
+    between: Between
+    root: str
+
+    def open(self, name: str, data: str, without: tuple[str, ...] = ()) -> None:
+        """Open this file, as it is served but for these headers."""
+        self.between.without = without
+        self.gateway.want("PUT", quoted(self.root, "secret.txt"), b"secret")
+        self.gateway.want("PUT", quoted(self.root, name), data.encode())
+        self.browser.go(self.between.base + quoted(self.root))
+        self.browser.link(name).click()
+
+    @property
+    def leaks(self) -> list[str]:
+        return [path for path in self.between.seen if path.startswith("/leak")]
+
+    def leave(self) -> None:
+        self.browser.go(f"{self.between.base}/")
+
+    def has_secret(self) -> bool:
+        return has_secret(self.gateway, self.root)
+
+
 @pytest.fixture
-def opened(browser: Browser, gateway: Gateway, between: Between, root: str) -> Callable[[str, str], None]:
-    """Puts a hostile file beside a secret one, and opens it as a person does."""
-
-    def opened(name: str, data: str) -> None:
-        gateway.want("PUT", quoted(root, "secret.txt"), b"secret")
-        gateway.want("PUT", quoted(root, name), data.encode())
-        browser.go(between.base + quoted(root))
-        browser.link(name).click()
-
-    return opened
+def trap(browser: Browser, gateway: Gateway, between: Between, root: str) -> Trap:
+    return Trap(browser, gateway, between, root)
 
 
 def has_secret(gateway: Gateway, root: str) -> bool:
@@ -281,57 +302,31 @@ def has_secret(gateway: Gateway, root: str) -> bool:
 
 
 @BOTH
-def test_a_hostile_file_is_saved_and_not_opened(
-    browser: Browser,
-    gateway: Gateway,
-    between: Between,
-    root: str,
-    opened: Callable[[str, str], None],
-    name: str,
-    data: str,
-) -> None:
-    saved = browser.downloads / name
-    opened(name, data)
-    browser.until(saved.exists, "the download")
-    browser.go(f"{between.base}/")
-    assert not [path for path in between.seen if path.startswith("/leak")]
-    assert has_secret(gateway, root)
+def test_a_hostile_file_is_saved_and_not_opened(trap: Trap, name: str, data: str) -> None:
+    saved = trap.browser.downloads / name
+    trap.open(name, data)
+    trap.browser.until(saved.exists, "the download")
+    trap.leave()
+    assert trap.leaks == []
+    assert trap.has_secret()
 
 
 @BOTH
-def test_a_hostile_file_that_is_opened_can_do_nothing(
-    browser: Browser,
-    gateway: Gateway,
-    between: Between,
-    root: str,
-    opened: Callable[[str, str], None],
-    name: str,
-    data: str,
-) -> None:
-    between.without = ("content-disposition",)
-    opened(name, data)
-    browser.until(lambda: "/leak?shown" in between.seen, "what it may show")
-    for button in browser.all("button"):
+def test_a_hostile_file_that_is_opened_can_do_nothing(trap: Trap, name: str, data: str) -> None:
+    trap.open(name, data, without=("content-disposition",))
+    trap.browser.until(lambda: "/leak?shown" in trap.leaks, "what it may show")
+    for button in trap.browser.all("button"):
         button.click()
-    browser.go(f"{between.base}/")
-    assert [path for path in between.seen if path.startswith("/leak")] == ["/leak?shown"]
-    assert has_secret(gateway, root)
+    trap.leave()
+    assert trap.leaks == ["/leak?shown"]
+    assert trap.has_secret()
 
 
 @BOTH
-def test_without_the_headers_it_could(
-    browser: Browser,
-    gateway: Gateway,
-    between: Between,
-    root: str,
-    opened: Callable[[str, str], None],
-    name: str,
-    data: str,
-) -> None:
-    between.without = ("content-disposition", "content-security-policy")
-    opened(name, data)
-    browser.until(lambda: {"/leak?read=true", "/leak?removed=true"} <= set(between.seen), "the attack")
-    assert not has_secret(gateway, root)
+def test_without_the_headers_it_could(trap: Trap, name: str, data: str) -> None:
+    trap.open(name, data, without=("content-disposition", "content-security-policy"))
+    trap.browser.until(lambda: {"/leak?read=true", "/leak?removed=true"} <= set(trap.leaks), "the attack")
+    assert not trap.has_secret()
 
 
 def test_another_site_can_submit_no_form(browser: Browser, gateway: Gateway, base: str, root: str) -> None:

@@ -37,16 +37,9 @@ from tests.grids import LocalGrid
 from tests.lafs_process import Lafs
 
 
-@pytest.fixture(scope="module")
-def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("gateway")
-    Lafs(folder)("init", "--local", code=0)
-    return folder
-
-
 @pytest.fixture
-def world(template: Path, tmp_path: Path) -> Iterator[World]:
-    with world_like(template, tmp_path / "copy") as made:
+def world(local_home: Path, tmp_path: Path) -> Iterator[World]:
+    with world_like(local_home, tmp_path / "copy") as made:
         yield made
 
 

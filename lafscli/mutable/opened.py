@@ -30,15 +30,10 @@ class OpenVersion:
         self._ahead = ahead
         self._versions = partial(versions, grid, self._cap, reading)
         for blocks, _, warnings in self._versions():
-            try:
-                blocks.hold()
-            except TooFewBlocks:
-                blocks.release()
-                continue
-            self._take(blocks)
-            self.version, self.warnings = blocks.version, warnings
-            note(self._cap.verify_cap(), blocks.version, reading)
-            return
+            if self._holds(blocks):
+                self.version, self.warnings = blocks.version, warnings
+                note(self._cap.verify_cap(), blocks.version, reading)
+                return
         raise AssertionError("looking ends with a version or an error")
 
     @property
@@ -66,14 +61,19 @@ class OpenVersion:
         for blocks, _, _ in self._versions():
             if blocks.version != self.version:
                 break
-            try:
-                blocks.hold()
-            except TooFewBlocks:
-                blocks.release()
-                continue
-            self._take(blocks)
-            return
+            if self._holds(blocks):
+                return
         raise changed(self._cap)
+
+    def _holds(self, blocks: Blocks) -> bool:
+        """Keep the shares of these blocks open, and read from them; whether enough of them can be."""
+        try:
+            blocks.hold()
+        except TooFewBlocks:
+            blocks.release()
+            return False
+        self._take(blocks)
+        return True
 
     def _take(self, blocks: Blocks) -> None:
         blocks.ahead = self._ahead
