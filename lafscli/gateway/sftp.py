@@ -25,11 +25,11 @@ from lafscli.server import daemon
 from lafscli.server.addresses import listening, named, source
 from lafscli.server.callers import Limits
 from lafscli.server.hostkey import HostKey
+from lafscli.server.listener import FULL, drain
 from lafscli.server.record import Record
 
 STOPPING = 1.5
 """Seconds for an orderly end of the connections."""
-_FULL = b"too many connections here, try again later\r\n"  # RFC 4253 §4.2: a client shows such lines, or skips them
 
 
 class SftpGateway:
@@ -67,7 +67,7 @@ class SftpGateway:
                     for chosen, _ in selector.select():
                         assert isinstance(chosen.fileobj, socket.socket)
                         if chosen.fileobj is wake:
-                            _drain(wake)
+                            drain(wake)
                         else:
                             self._accept(chosen.fileobj)
                     self._obey()
@@ -102,7 +102,7 @@ class SftpGateway:
             self._record.note("turned away: too many log in at once", peer=peer, connection=number)
             with taken, suppress(OSError):
                 taken.setblocking(False)
-                taken.send(_FULL)
+                taken.send(FULL)
             return
         thread = threading.Thread(target=self._serve, args=(taken, peer, whose, number), daemon=True)
         self._threads.add(thread)
@@ -207,9 +207,3 @@ class SftpGateway:
                 signal.signal(number, handler)
             hear.close()
             say.close()
-
-
-def _drain(wake: socket.socket) -> None:
-    with suppress(BlockingIOError):
-        while wake.recv(4096):
-            pass

@@ -34,7 +34,7 @@ from lafscli.server.record import Record
 
 STOPPING = 1.8
 """Seconds for an orderly end of everything; then what is left is killed."""
-_FULL = b"too many connections here, try again later\r\n"  # RFC 4253 §4.2: a client shows such lines, or skips them
+FULL = b"too many connections here, try again later\r\n"  # RFC 4253 §4.2: a client shows such lines, or skips them
 _MESSAGE = 4096
 _NO_ROOM = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 
@@ -80,7 +80,7 @@ class Listener:
             while not self._asked & {signal.SIGTERM, signal.SIGINT}:
                 for chosen, _ in self._selector.select(1.0 if self._waiting else None):
                     if chosen.fileobj is wake:
-                        _drain(wake)
+                        drain(wake)
                     elif chosen.data is None:
                         assert isinstance(chosen.fileobj, socket.socket)
                         self._accept(chosen.fileobj)
@@ -133,7 +133,7 @@ class Listener:
         self._tell("crowd", f"turned away: {why}", caller)
         with caller.taken as leaving, suppress(OSError):
             leaving.setblocking(False)
-            leaving.send(_FULL)
+            leaving.send(FULL)
 
     def _admit(self) -> None:
         """Begin with those who wait, oldest first, as many as may log in at once."""
@@ -329,7 +329,7 @@ class Listener:
                 for caller in list(self._callers.values()):
                     self._forget(caller)
             self._selector.select(min(left, 0.05))
-            _drain(self._hear_wake)
+            drain(self._hear_wake)
             self._reap()
         for pid in self._pids:
             _signal(pid, signal.SIGKILL)
@@ -382,7 +382,8 @@ class Listener:
             self._say_wake.close()
 
 
-def _drain(wake: socket.socket) -> None:
+def drain(wake: socket.socket) -> None:
+    """Take what woke us off a socket that does not block."""
     with suppress(BlockingIOError):
         while wake.recv(_MESSAGE):
             pass
