@@ -8,6 +8,7 @@ import json
 import os
 import shutil
 import subprocess
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -67,11 +68,12 @@ class Browser:
         self.downloads = folder / "downloads"
         self.downloads.mkdir(exist_ok=True)
         self._log = (folder / "chromedriver.log").open("wb")
+        self._scratch = tempfile.TemporaryDirectory(prefix="lafs-")  # its sockets want a path shorter than a test's folder
         self._process = subprocess.Popen(
             ["chromedriver", "--port=0"],
             stdout=subprocess.PIPE,
             stderr=self._log,
-            env={**os.environ, "HOME": str(folder), "TMPDIR": str(folder)},
+            env={**os.environ, "HOME": str(folder), "TMPDIR": self._scratch.name},
             start_new_session=True,
         )
         self._session = ""
@@ -90,20 +92,10 @@ class Browser:
                 "binary": shutil.which("chromium"),
             }
             wanted = {"alwaysMatch": {"goog:chromeOptions": options, "unhandledPromptBehavior": "ignore"}}
-            self._session = self._started(wanted)
+            self._session = str(self._ask("POST", "/session", {"capabilities": wanted})["sessionId"])
         except BaseException:
             self.close()
             raise
-
-    def _started(self, wanted: dict[str, Any]) -> str:
-        """The session. A Chromium that ends while it starts, as on a machine that is busy, is started once more."""
-        for last in (False, True):
-            try:
-                return str(self._ask("POST", "/session", {"capabilities": wanted})["sessionId"])
-            except WebDriverError as error:
-                if last or "session not created" not in str(error):
-                    raise
-        raise AssertionError("the last one was raised")
 
     def _listening(self) -> int:
         assert self._process.stdout is not None
@@ -131,6 +123,7 @@ class Browser:
             if self._process.stdout is not None:
                 self._process.stdout.close()
             self._log.close()
+            self._scratch.cleanup()
 
     def _ask(self, method: str, path: str, body: Any = None) -> Any:
         connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=60)

@@ -8,7 +8,8 @@ import signal
 import subprocess
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -69,6 +70,16 @@ def end(process: subprocess.Popen[bytes], code: int) -> tuple[str, str]:
     return out.decode().strip(), err.decode()
 
 
+@contextmanager
+def frozen(process: subprocess.Popen[bytes]) -> Iterator[None]:
+    """Nothing of a command goes on meanwhile: what happens to its servers happens half-way, however slow the machine."""
+    process.send_signal(signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        process.send_signal(signal.SIGCONT)
+
+
 def get(lafs: Lafs, cap: str) -> bytes:
     lafs("get", "@-", "copy", input=cap.encode(), code=0)
     return (lafs.folder / "copy").read_bytes()
@@ -78,8 +89,9 @@ def get(lafs: Lafs, cap: str) -> bytes:
 @pytest.mark.parametrize("how", ["kill", "freeze"])
 def test_three_servers_fail_during_put(lafs: Lafs, servers: SshServers, how: str) -> None:
     put = slow_put(lafs, servers)
-    for i in (0, 4, 8):
-        servers.stop(i) if how == "kill" else servers.pause(i)
+    with frozen(put):
+        for i in (0, 4, 8):
+            servers.stop(i) if how == "kill" else servers.pause(i)
     cap, _ = end(put, 0)
     assert get(lafs, cap) == content()
     assert len({path.name for path in stored(servers)}) >= 7
@@ -88,8 +100,9 @@ def test_three_servers_fail_during_put(lafs: Lafs, servers: SshServers, how: str
 @pytest.mark.slow
 def test_four_servers_fail_during_put(lafs: Lafs, servers: SshServers) -> None:
     put = slow_put(lafs, servers)
-    for i in (0, 4, 6, 8):
-        servers.stop(i)
+    with frozen(put):
+        for i in (0, 4, 6, 8):
+            servers.stop(i)
     out, err = end(put, 4)
     assert out == ""
     assert "6 of 10 servers answered, 7 are needed to store safely" in err
@@ -105,8 +118,9 @@ def test_seven_servers_fail_during_get(lafs: Lafs, servers: SshServers, how: str
     cap = lafs("put", "file", code=0).stdout.decode().strip()
     process = lafs.start("get", cap, "copy", "--limit-rate", "1M", stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     wait_for(lambda: any(part.stat().st_size > 0 for part in lafs.folder.glob(".lafs-*") if part.exists()))
-    for i in range(7):
-        servers.stop(i) if how == "kill" else servers.pause(i)
+    with frozen(process):
+        for i in range(7):
+            servers.stop(i) if how == "kill" else servers.pause(i)
     end(process, 0)
     assert (lafs.folder / "copy").read_bytes() == content()
 
@@ -118,8 +132,9 @@ def test_eight_servers_fail_during_get(lafs: Lafs, servers: SshServers) -> None:
     process = lafs.start("get", cap, "-", "--limit-rate", "1M", stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     assert process.stdout is not None
     first = process.stdout.read(65536)
-    for i in range(8):
-        servers.stop(i)
+    with frozen(process):
+        for i in range(8):
+            servers.stop(i)
     rest, err = process.communicate(timeout=60)
     assert process.returncode == 6, err.decode()
     assert content().startswith(first + rest), "what comes out of a pipe is proven, and stops at the last proven byte"
@@ -129,8 +144,9 @@ def test_eight_servers_fail_during_get(lafs: Lafs, servers: SshServers) -> None:
 @pytest.mark.slow
 def test_a_server_restarted_during_put(lafs: Lafs, servers: SshServers) -> None:
     put = slow_put(lafs, servers)
-    servers.stop(5)
-    servers.start(5)
+    with frozen(put):
+        servers.stop(5)
+        servers.start(5)
     cap, _ = end(put, 0)
     assert get(lafs, cap) == content()
     assert lafs.json("put", "file")["happiness"] == 10
