@@ -68,7 +68,7 @@ class Browser:
         self.downloads = folder / "downloads"
         self.downloads.mkdir(exist_ok=True)
         self._log = (folder / "chromedriver.log").open("wb")
-        self._scratch = tempfile.TemporaryDirectory(prefix="lafs-")  # its sockets want a path shorter than a test's folder
+        self._scratch = tempfile.TemporaryDirectory(prefix="lafs-")  # for sockets: their paths must be short
         self._process = subprocess.Popen(
             ["chromedriver", "--port=0"],
             stdout=subprocess.PIPE,

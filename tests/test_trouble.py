@@ -72,7 +72,7 @@ def end(process: subprocess.Popen[bytes], code: int) -> tuple[str, str]:
 
 @contextmanager
 def frozen(process: subprocess.Popen[bytes]) -> Iterator[None]:
-    """Nothing of a command goes on meanwhile: what happens to its servers happens half-way, however slow the machine."""
+    """A command stands still meanwhile: what befalls its servers befalls them half-way, however slow the machine."""
     process.send_signal(signal.SIGSTOP)
     try:
         yield
