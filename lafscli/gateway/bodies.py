@@ -36,12 +36,26 @@ async def spooled(desk: Desk, request: Request) -> Spool:
     """All of the body. ClientDisconnect when it ends too early, and nothing is left of it then."""
     spool = desk.spool()
     try:
-        async for piece in _pieces(desk, request):
-            await desk.run(spool.append, piece)
+        await _feed(desk, request, spool.append)
     except BaseException:
         spool.close()
         raise
     return spool
+
+
+async def _feed(desk: Desk, request: Request, taker: Callable[[bytes], None]) -> None:
+    """Give all of the body to a thread, piece by piece; while it takes one the next comes."""
+    taking: asyncio.Future[None] | None = None
+    try:
+        async for piece in _pieces(desk, request):
+            if taking is not None:
+                await taking
+            taking = asyncio.ensure_future(desk.run(taker, piece))
+    finally:
+        if taking is not None:
+            await asyncio.wait([taking])
+    if taking is not None:
+        taking.result()
 
 
 async def small(desk: Desk, request: Request, most: int) -> bytes:
@@ -132,8 +146,7 @@ async def form_of(
         raise Refusal(400, "a multipart body needs a boundary")
     parts = _Parts(desk, boundary, most_files, admit)
     try:
-        async for piece in _pieces(desk, request):
-            await desk.run(parts.feed, piece)
+        await _feed(desk, request, parts.feed)
         parts.end()
     except BaseException:
         parts.form.__exit__()

@@ -134,8 +134,15 @@ class Desk:
         return self._directories.load(access, cap)
 
     def spool(self) -> Spool:
-        """Where to put what a client sends."""
-        return Spool(self.home.state / "gateway", os.urandom, _IN_MEMORY)
+        """Where to put what a client sends; what is large is hashed for its key as it comes."""
+        return Spool(self.home.state / "gateway", os.urandom, _IN_MEMORY, self._key_tag)
+
+    def _key_tag(self) -> bytes | None:
+        try:
+            with self.access() as access:
+                return access.writing.key_tag(access.writing.encoding.segment_size)
+        except LafsError:  # as long as there is no configuration, nothing is stored either
+            return None
 
     async def run(self, call: Callable[..., T], *args: object) -> T:
         """Call it in a thread of the desk. It may raise anything but StopIteration."""

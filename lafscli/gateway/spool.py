@@ -20,6 +20,7 @@ from lafscli.errors import LafsError, SourceChanged
 from lafscli.gateway.freeing import give_back
 from lafscli.primitives.ciphers import AesCtr
 from lafscli.primitives.encoding import Buffer
+from lafscli.primitives.hashes import Hasher
 
 _BLOCK = 64 << 10
 """Bytes that are encrypted together; one block is in memory before it is written."""
@@ -35,12 +36,22 @@ class NoRoom(LafsError):
 class Spool:
     """A file of which nothing is left. Safe with threads; a source of uploads: equal content gives the equal cap."""
 
-    def __init__(self, folder: Path, random_bytes: Callable[[int], bytes], limit: int = 1 << 20) -> None:
-        """Above `limit` bytes it goes to a file in `folder`, which is made (0700)."""
+    def __init__(
+        self,
+        folder: Path,
+        random_bytes: Callable[[int], bytes],
+        limit: int = 1 << 20,
+        tag: Callable[[], bytes | None] = lambda: None,
+    ) -> None:
+        """Above `limit` bytes it goes to a file in `folder`, which is made (0700), and what is written from its first
+        byte to its last is hashed under `tag` meanwhile."""
         self.size = 0
         self._folder = folder
         self._limit = limit
         self._random_bytes = random_bytes
+        self._make_tag = tag
+        self._tag: bytes | None = None
+        self._hasher: Hasher | None = None
         self._lock = threading.Lock()
         self._small: bytearray | None = bytearray()
         self._disk: _Disk | None = None
@@ -82,6 +93,7 @@ class Spool:
             self._changes += 1
             if size > self._limit:
                 self._to_disk()
+            self._hasher = None
             if self._small is not None:
                 del self._small[size:]
                 self._small += bytes(size - len(self._small))
@@ -122,6 +134,11 @@ class Spool:
     def changed(self) -> SourceChanged:
         return SourceChanged("the content changed while it was stored; nothing was stored", hint="send it again")
 
+    def digest(self, tag: bytes) -> bytes | None:
+        """The hash of all of it under a tag, where it was hashed under this one as it came."""
+        with self._lock:
+            return None if self._hasher is None or tag != self._tag else self._hasher.digest()
+
     # ---- with the lock
 
     def _write(self, offset: int, data: memoryview) -> None:
@@ -135,7 +152,11 @@ class Spool:
             self._small += bytes(max(0, end - len(self._small)))
             self._small[offset:end] = data
         else:
+            if offset != self.size:
+                self._hasher = None
             self._file().write(offset, data)
+            if self._hasher is not None:
+                self._hasher.update(data)
         self.size = max(self.size, end)
 
     def _read(self, offset: int, into: memoryview) -> None:
@@ -151,6 +172,10 @@ class Spool:
             self._small = None
             if small:
                 self._disk.write(0, memoryview(small))
+            self._tag = self._make_tag()
+            if self._tag is not None:
+                self._hasher = Hasher.tagged(self._tag)
+                self._hasher.update(small)
 
     def _file(self) -> _Disk:
         if self._disk is None:

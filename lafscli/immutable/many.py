@@ -291,12 +291,8 @@ def _encode(index: int, source: Content, writing: Writing) -> _File | Uploaded |
     except LafsError as error:
         return error
     sizes = Sizes.plan(encoding.k, encoding.n, len(content), encoding.segment_size)
-    if writing.convergence is None:
-        key = writing.random_bytes(16)
-    else:
-        hasher = hashes.convergence_hasher(writing.convergence, encoding.k, encoding.n, sizes.segment_size)
-        hasher.update(content)
-        key = hasher.digest()[:16]
+    tag = writing.key_tag(len(content))
+    key = writing.random_bytes(16) if tag is None else hashes.tagged_hash(tag, content)[:16]
     trailer, parts = encode_small(encoding.k, encoding.n, sizes.segment_size, AesCtr(key).update(content))
     cap = ChkCap(key, trailer.ueb_hash, encoding.k, encoding.n, len(content))
     return _File(index, cap, hashes.storage_index_from_key(key), len(content), parts)

@@ -14,6 +14,7 @@ from typing import BinaryIO
 from lafscli.errors import CorruptShare, FileExists, FileMissing, LafsError, NotHappy, StagedDiffers
 from lafscli.formats.caps import ChkCap, ChkVerifyCap, LitCap
 from lafscli.formats.chk import Layout, Sizes, share_size
+from lafscli.immutable.keys import convergent_key, key_tag
 from lafscli.immutable.leasing import lease_found
 from lafscli.immutable.pipeline import Codec, ShareFeed, fetcher, settle
 from lafscli.immutable.placing import Avoid, Survey, discard, look, open_writers, stop, told_together
@@ -32,7 +33,7 @@ LIT_LIMIT = 55
 """Largest content, in bytes, that is kept in the cap itself (spec 02 §1)."""
 
 LEASE_SECONDS = 31 * 24 * 3600
-_V2_HEADER, _KEY_PASS_CHUNK = 0x44, 1 << 20
+_V2_HEADER = 0x44
 _SEGMENTS_AHEAD = 4
 
 
@@ -51,6 +52,10 @@ class Writing:
     now: int
     random_bytes: Callable[[int], bytes]
     journal: Journal | None = None
+
+    def key_tag(self, size: int) -> bytes | None:
+        """Of the hash that gives the key of a file of so many bytes; None where keys are random."""
+        return None if self.convergence is None else key_tag(self.convergence, self.encoding, size)
 
     def lease(self, si: StorageIndex, store: ShareStore) -> Lease:
         """Our lease on a share of `si` at that server (spec 06 §2)."""
@@ -100,7 +105,8 @@ def upload(
         if plain.size is not None and plain.size <= LIT_LIMIT:
             return _literal(plain)
         grid.connect()
-        key = _choose_key(plain, writing, progress)
+        tag = None if plain.size is None else writing.key_tag(plain.size)
+        key = writing.random_bytes(16) if tag is None else convergent_key(plain, tag, progress)
         avoid = Avoid()
         journal = writing.journal if plain.size is not None and writing.convergence is not None else None
         resume = Resume(journal, hashes.storage_index_from_key(key), writing.random_bytes)
@@ -121,32 +127,6 @@ def _literal(plain: Source) -> Uploaded:
         raise plain.changed()
     plain.unchanged()
     return Uploaded(LitCap(bytes(buffer[: plain.size])), plain.size)
-
-
-def _choose_key(plain: Source, writing: Writing, progress: Progress) -> bytes:
-    """The convergent key, from a pass over the content (spec 02 §2); else 16 random bytes."""
-    if plain.size is None or writing.convergence is None:
-        return writing.random_bytes(16)
-    progress.start("hash", plain.size)
-    hasher = _key_hasher(plain.size, writing)
-    buffer = memoryview(bytearray(min(_KEY_PASS_CHUNK, plain.size)))
-    left = plain.size
-    while left:
-        count = plain.readinto(buffer[: min(left, buffer.nbytes)])
-        if not count:
-            raise plain.changed()
-        hasher.update(buffer[:count])
-        left -= count
-        progress.advance(count)
-    plain.rewind()
-    return hasher.digest()[:16]
-
-
-def _key_hasher(size: int, writing: Writing) -> hashes.Hasher:
-    assert writing.convergence is not None
-    encoding = writing.encoding
-    sizes = Sizes.plan(encoding.k, encoding.n, size, encoding.segment_size)
-    return hashes.convergence_hasher(writing.convergence, encoding.k, encoding.n, sizes.segment_size)
 
 
 class _Attempt:
@@ -253,9 +233,8 @@ class _Attempt:
     def _segments(self) -> Iterator[tuple[int, Buffer]]:
         """Offset and plaintext of each segment. What is read is hashed again: if that gives another key, one key
         would encrypt two plaintexts, and nothing is stored (DESIGN §1.8)."""
-        again = None
-        if self.plain.size is not None and self.writing.convergence is not None:
-            again = _key_hasher(self.plain.size, self.writing)
+        tag = None if self.plain.size is None else self.writing.key_tag(self.plain.size)
+        again = None if tag is None else hashes.Hasher.tagged(tag)
         while True:
             buffer = bytearray(self.segment_size)
             count = self.plain.readinto(memoryview(buffer))

@@ -88,10 +88,15 @@ def uri_extension_hash(ueb: Buffer) -> bytes:
     return tagged_hash(b"allmydata_uri_extension_v1", ueb)
 
 
+def convergence_tag(secret: bytes, k: int, n: int, segment_size: int) -> bytes:
+    """Of the hash of the whole plaintext, whose first 16 bytes are the key. `segment_size` is the rounded one."""
+    parameters = b"%d,%d,%d" % (k, n, segment_size)
+    return _CONVERGENCE + netstring(secret) + netstring(parameters)
+
+
 def convergence_hasher(secret: bytes, k: int, n: int, segment_size: int) -> Hasher:
     """For the whole plaintext; the key is the first 16 bytes of its digest. `segment_size` is the rounded one."""
-    parameters = b"%d,%d,%d" % (k, n, segment_size)
-    return Hasher.tagged(_CONVERGENCE + netstring(secret) + netstring(parameters))
+    return Hasher.tagged(convergence_tag(secret, k, n, segment_size))
 
 
 def storage_index_from_key(key: bytes) -> bytes:

@@ -59,6 +59,14 @@ class Source(Protocol):
         """The error for a source that is not the same on its second reading."""
 
 
+@runtime_checkable
+class Hashed(Protocol):
+    """A source that may have been hashed while it came."""
+
+    def digest(self, tag: bytes) -> bytes | None:
+        """The hash of all of it under this tag (spec 01 §3), of 32 bytes; None where that is not known."""
+
+
 class BytesSource:
     """Plaintext in memory."""
 
