@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -17,6 +18,7 @@ from lafscli.formats.child import seal
 from lafscli.formats.dirtable import Table
 from lafscli.mutable import publish
 from lafscli.primitives.encoding import netstring
+from lafscli.storage import grid as grids
 from lafscli.storage.grid import Grid
 from lafscli.tree.contents import Access, Kind, content, contents_of, pass_on, read, readable, store
 from lafscli.tree.directory import Directory, NewChild, create_directories, create_directory, edit, load, load_many
@@ -30,6 +32,15 @@ LIT = caps.parse("URI:LIT:krugkidfnzsc4")
 VERIFY = caps.parse("URI:CHK-Verifier:qqqqqqqqqqqqqqqqqqqqqqqqqa:" + 51 * "a" + "a:3:10:1000")
 SSK = caps.parse("URI:SSK:fs6ul2fju2fvb2cfx7gt6ngycm:hncpinwszbggrurbvuaaexnftk3j5wfr7473pj2g734mo2isxlbq")
 SSK_RO = caps.parse("URI:SSK-RO:65ruo2zytr3uxnaxkptdoqkth4:hncpinwszbggrurbvuaaexnftk3j5wfr7473pj2g734mo2isxlbq")
+
+
+PATIENCE = {
+    "mutable.guards": ("_LAGGARD_SECONDS", "_LAST_SECONDS"),
+    "mutable.survey": ("_LATE_SECONDS",),
+    "immutable.placing": ("_LAGGARD_SECONDS",),
+    "immutable.fetch": ("_HEDGE_SECONDS", "_IMPATIENT_SECONDS"),
+    "immutable.fetchmany": ("_LATE_SECONDS",),
+}
 
 
 @pytest.fixture
@@ -243,6 +254,32 @@ def test_weaker_caps_do_not_edit(access: Access, power: str) -> None:
     assert weak is not None
     with pytest.raises(NotGranted, match=f"{power} cap"):
         edit(access, weak, lambda table: table.link("x", LIT, now=0))
+
+
+def test_a_server_that_hangs_is_waited_for_once(local: LocalGrid, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not by each step of each operation: they would wait 1000 s here for it alone."""
+    with local.grid() as grid:
+        access = access_to(grid)
+        cap = create_directory(access, {})
+        before = [store(access, filler(100, index), "chk").cap for index in range(100, 108)]
+        local.dials[4].hang = threading.Event()
+        [hanging] = [one for one in grid.stores if one.server.name == "s4"]
+        grid.submit(hanging, lambda store: store.shares([b"-" * 16]))
+        monkeypatch.setattr(grids, "_LONG", 0.2)
+        while grid.busy(hanging) < 0.2:
+            time.sleep(0.01)
+        for module, constants in PATIENCE.items():
+            for constant in constants:
+                monkeypatch.setattr(f"lafscli.{module}.{constant}", 1000.0)
+        for index in range(8):  # of some of them that server has one of the first shares
+            child = store(access, filler(100, index), "chk").cap
+            link(access, cap, f"{index}", NewChild(child), over="nothing")
+            assert len(load(access, cap).children()) == index + 1
+            assert content(access, child) == filler(100, index)
+            assert contents_of(access, [child]) == [filler(100, index)]
+            assert content(access, before[index]) == filler(100, 100 + index)
+        assert grid.busy(hanging) > 0.2
+        local.dials[4].hang.set()
 
 
 def test_a_change_is_made_again_on_what_another_wrote(local: LocalGrid) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from lafscli.errors import FileMissing, ServerUnreachable
+from lafscli.storage import grid as grids
 from lafscli.storage.store import ShareRange, ShareStore
 from tests.grids import LocalGrid
 from tests.store_contract import SI, put
@@ -91,6 +92,59 @@ def test_closing_wakes_whoever_waits(local: LocalGrid) -> None:
     assert time.monotonic() - began < 5
     late = grid.submit(store, lambda store: store.shares([SI]))
     assert isinstance(late.exception(timeout=5), ServerUnreachable)
+
+
+def test_a_server_that_hung_is_tried_again_while_nobody_waits(
+    local: LocalGrid, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who asks meanwhile is told at once that it is silent; when it answers again, it is asked again."""
+    monkeypatch.setattr(grids, "_RETRY_AFTER", 0.05)
+    tried, answers, asked = threading.Event(), threading.Event(), []
+
+    def hang(name: str) -> None:
+        asked.append(name)
+        if name == "connect" and len(asked) > 2:
+            tried.set()
+            assert answers.wait(30)
+        elif name != "connect" and not answers.is_set():
+            time.sleep(0.1)
+            raise ServerUnreachable("no answer within 10 s")
+
+    local.dials[0].before = hang
+    with local.grid() as grid:
+        store = next(store for store in grid.stores if store.server.name == "s0")
+        first = grid.submit(store, lambda store: store.shares([SI]))
+        second = grid.submit(store, lambda store: store.shares([SI]))
+        for future in (first, second):
+            assert isinstance(future.exception(timeout=30), ServerUnreachable)
+        assert tried.wait(30), "it is tried although nobody asks"
+        for _ in range(3):
+            meanwhile = grid.submit(store, lambda store: store.shares([SI]))
+            assert meanwhile.done()
+            assert "no answer within 10 s" in str(meanwhile.exception())
+        assert len([name for name in asked if name != "connect"]) == 1, "one task has waited for it"
+        answers.set()
+        while isinstance(grid.submit(store, lambda store: store.shares([SI])).exception(timeout=30), ServerUnreachable):
+            time.sleep(0.01)
+        assert grid.submit(store, lambda store: store.shares([SI])).result() == [frozenset()]
+
+
+def test_a_server_that_hangs_for_long_is_tried_again_and_again(
+    local: LocalGrid, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(grids, "_RETRY_AFTER", 0.02)
+    tries = threading.Semaphore(0)
+
+    def hang(name: str) -> None:
+        tries.release()
+        time.sleep(0.04)
+        raise ServerUnreachable(f"no answer to {name}")
+
+    local.dials[0].before = hang
+    with local.grid() as grid:
+        grid.connect([next(store for store in grid.stores if store.server.name == "s0")])
+        for _ in range(4):
+            assert tries.acquire(timeout=30)
 
 
 def test_permuted_order_is_that_of_the_seeds(local: LocalGrid) -> None:

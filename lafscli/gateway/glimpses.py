@@ -115,7 +115,7 @@ class Glimpses:
         stores = [store for store in access.grid.stores if store.server.writable]
         free = total = 0
         answers = access.grid.ask(lambda store: store.space(), stores)
-        while (answer := answers.poll(_LATE)) is not None:
+        while (answer := answers.poll(answers.patience(_LATE))) is not None:
             if isinstance(answer.value, Space):
                 free, total = free + answer.value.free, total + answer.value.total
         encoding = access.writing.encoding

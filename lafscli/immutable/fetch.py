@@ -73,7 +73,7 @@ class SegmentFetch:
         self._keeper = new_keeper()
         theirs = {store.server.name for store, _, _ in known}
         ask = not known or further
-        self._unasked = deque(store for store in grid.permuted(cap.si) if ask and store.server.name not in theirs)
+        self._unasked = deque(one for one in grid.prompt_first(cap.si) if ask and one.server.name not in theirs)
         self._asked_at = 0.0
         self._waiting: set[str] = set()
         self._sources = [

@@ -168,7 +168,7 @@ class _Many:
         for name, items in places.items():
             ranges = [ShareRange(file.cap.storage_index, shnum, 0, _length(file.cap)) for file, shnum in items]
             tasks.append((stores[name], self._grid.read(stores[name], ranges)))
-        return Answers(tasks), places
+        return Answers(tasks, self._grid.busy), places
 
     def _collect(self, asked: _Asked) -> None:
         answers, places = asked
@@ -194,7 +194,8 @@ class _Many:
         while answers.pending:
             patience = None
             if took:
-                patience = max(0.0, began + max(_LATE_SECONDS, 4 * statistics.median(took)) - time.monotonic())
+                late = began + max(_LATE_SECONDS, 4 * statistics.median(took))
+                patience = answers.patience(late - time.monotonic())
             answer = answers.poll(patience)
             if answer is None:
                 self._late |= answers.pending.keys()

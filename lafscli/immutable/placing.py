@@ -55,6 +55,7 @@ def look(grid: Grid, si: StorageIndex, encoding: Encoding, share_size: int | Non
         patience: float | None = None
         if sum(found.stores[name].server.writable for name in found.held) >= encoding.happy:
             patience = max(_LAGGARD_SECONDS, 4 * statistics.median(took)) - (time.monotonic() - began)
+            patience = answers.patience(patience)
         answer = answers.poll(None if patience is None else max(0.0, patience))
         if answer is None:
             found.silent += [ServerUnreachable("did not answer in time", server=name) for name in answers.pending]

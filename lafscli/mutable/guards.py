@@ -75,13 +75,13 @@ class Guards:
         while answers.pending:
             if until is None and enough is not None and enough(said):
                 until = self._monotonic() + _LAGGARD_SECONDS
-            left = self._interval if until is None else min(self._interval, until - self._monotonic())
-            answer = answers.poll(max(0.0, left))
+            left = None if until is None else answers.patience(until - self._monotonic())
+            answer = answers.poll(self._interval if left is None else min(self._interval, left))
             if answer is not None:
                 said[answer.store.server.name] = answer.value
                 continue
             self.keep(answers.pending.keys())
-            if until is not None and self._monotonic() >= until:
+            if left is not None and left <= self._interval:
                 break
         late = ServerUnreachable("did not answer in time")
         self._late |= answers.pending.keys()
@@ -125,7 +125,7 @@ class Guards:
         answers = self._grid.ask(partial(self._give_up, aside), stores)
         until = self._monotonic() + (_STOP_SECONDS if stopping else _LAST_SECONDS)
         while answers.pending:
-            left = until - self._monotonic()
+            left = answers.patience(until - self._monotonic())
             if left <= 0:
                 break
             answers.poll(left)

@@ -221,7 +221,7 @@ def _patiently(
     while answers.pending:
         if monotonic is not None and until is None and enough():
             until = monotonic() + _LATE_SECONDS
-        answer = answers.poll(None if until is None or monotonic is None else max(0.0, until - monotonic()))
+        answer = answers.poll(None if until is None or monotonic is None else answers.patience(until - monotonic()))
         if answer is None:
             break
         yield answer.store, answer.value

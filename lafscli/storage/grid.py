@@ -31,6 +31,9 @@ _READS_UNDER_WAY = 6
 _RETRY_AFTER = 5.0
 """Seconds for which a server that could not be connected is not tried again; or as many as it was waited for."""
 
+_LONG = 10.0
+"""Seconds of one task after which a server is not waited for any more by those who can do without it."""
+
 _PROVEN_FOR = 5.0
 """Seconds for which a server is taken to be who it was: most commands are done by then."""
 
@@ -44,7 +47,11 @@ class Answer(Generic[T]):
 
 
 class _Worker:
-    """The thread that alone uses one store."""
+    """The thread that alone uses one store.
+
+    A server that could not be reached is let rest: what is asked of it meanwhile fails at once. One that kept us
+    waiting is then tried while nobody waits: what is asked until it has answered fails at once too.
+    """
 
     def __init__(self, store: ShareStore) -> None:
         self.store = store
@@ -53,6 +60,9 @@ class _Worker:
         self._closed = False
         self._silent_until = 0.0
         self._silence: ServerError | None = None
+        self._hung = False
+        self._trying: ServerError | None = None
+        self._busy_since: float | None = None
         self._thread = threading.Thread(target=self._run, name=f"lafs-{store.server.name}", daemon=True)
         self._thread.start()
 
@@ -61,8 +71,12 @@ class _Worker:
             if self._closed:
                 task.fail(ServerUnreachable("the connection was closed", server=self.store.server.name))
                 return
-            self._waiting.append(task)
-            self._wake.notify()
+            silence = self._trying
+            if silence is None:
+                self._waiting.append(task)
+                self._wake.notify()
+        if silence is not None:
+            task.fail(silence.with_traceback(None))
 
     def close(self) -> None:
         with self._wake:
@@ -76,22 +90,33 @@ class _Worker:
     def join(self, timeout: float) -> None:
         self._thread.join(timeout)
 
+    @property
+    def busy(self) -> float:
+        """Seconds for which it has been at one task."""
+        since = self._busy_since
+        return 0.0 if since is None else time.monotonic() - since
+
     def _run(self) -> None:
         begun: deque[tuple[_Task, ShareReading]] = deque()
         while True:
             with self._wake:
-                while not (self._waiting or begun or self._closed):
-                    self._wake.wait()
+                while not (self._waiting or begun or self._closed or self._rested()):
+                    self._wake.wait(max(0.0, self._silent_until - time.monotonic()) if self._hung else None)
                 if self._closed and not begun:
                     return
-                task = self._next(begun)
-            if task is None:
+                rested = self._rested() and not begun
+                task = None if rested else self._next(begun)
+            self._busy_since = time.monotonic()
+            if rested:
+                self._try()
+            elif task is None:
                 finished, reading = begun.popleft()
                 self._settle(finished, reading.finish)
             elif task.wanted is not None:
                 self._begin(task, begun)
             else:
                 self._guarded(task)
+            self._busy_since = None
 
     def _next(self, begun: deque[tuple[_Task, ShareReading]]) -> _Task | None:
         """The next task to start, or None when the first read under way is to be finished before it."""
@@ -128,11 +153,35 @@ class _Worker:
     def _rest(self, error: ServerError, began: float) -> None:
         now = time.monotonic()
         self._silence = error
+        self._hung = now - began > _RETRY_AFTER
         self._silent_until = now + max(_RETRY_AFTER, now - began)
 
+    def _rested(self) -> bool:
+        """Whether it is time to see if a server that hung answers again."""
+        return self._hung and time.monotonic() >= self._silent_until
+
+    def _try(self) -> None:
+        with self._wake:
+            self._trying = self._silence
+            left, self._waiting = self._waiting, deque()
+        assert self._trying is not None
+        for task in left:
+            task.fail(self._trying.with_traceback(None))
+        began = time.monotonic()
+        try:
+            self.store.connect(_PROVEN_FOR)
+            self._silence, self._hung = None, False
+        except ServerError as error:
+            self._rest(error, began)
+        except Exception:  # whoever asks next meets it, and is told
+            self._silence, self._hung = None, False
+        finally:
+            with self._wake:
+                self._trying = None
+
     def _connect(self, proof_age: float = inf) -> None:
-        """Connect, or fail at once when that failed a moment ago."""
-        if self._silence is not None and time.monotonic() < self._silent_until:
+        """Connect, or fail at once when that failed a moment ago, or the server has kept us waiting before."""
+        if self._silence is not None and (self._hung or time.monotonic() < self._silent_until):
             raise self._silence.with_traceback(None)  # raised many times, it would keep the frames of each
         began = time.monotonic()
         try:
@@ -177,9 +226,15 @@ def _no_call(_store: ShareStore) -> None:
 
 
 class Answers(Generic[T]):
-    """Answers to one question as they come in. Iterate to wait for all of them; `poll` to wait for the next only."""
+    """Answers to one question as they come in. Iterate to wait for all of them; `poll` to wait for the next only.
 
-    def __init__(self, tasks: Sequence[tuple[ShareStore, Future[T]]]) -> None:
+    `busy`: for how many seconds a server has been at one task.
+    """
+
+    def __init__(
+        self, tasks: Sequence[tuple[ShareStore, Future[T]]], busy: Callable[[ShareStore], float] = lambda _: 0.0
+    ) -> None:
+        self._busy = busy
         self._arrived: SimpleQueue[tuple[ShareStore, Future[T]]] = SimpleQueue()
         self.pending: dict[str, ShareStore] = {store.server.name: store for store, _ in tasks}
         for store, future in tasks:
@@ -187,6 +242,11 @@ class Answers(Generic[T]):
 
     def _note(self, store: ShareStore, done: Future[T]) -> None:
         self._arrived.put((store, done))
+
+    def patience(self, seconds: float) -> float:
+        """How long to wait for those that are pending when it would be so many seconds: shorter where all have been at
+        one task for long. A server that hangs is waited for once, not by each question and each step."""
+        return max(0.0, min(seconds, _LONG - min(map(self._busy, self.pending.values()), default=0.0)))
 
     def poll(self, timeout: float | None = None) -> Answer[T] | None:
         """The next answer; None when there is none left, or none came within `timeout` seconds."""
@@ -234,6 +294,10 @@ class Grid:
         """The servers in the order of this storage index (spec 05 §2)."""
         return permuted(si, self.stores, lambda store: store.server.seed)
 
+    def prompt_first(self, si: StorageIndex) -> list[ShareStore]:
+        """The same, but those that have been at one task for long come last."""
+        return sorted(self.permuted(si), key=self.keeps_waiting)
+
     def connect(self, stores: Sequence[ShareStore] | None = None) -> None:
         """Begin to connect in the background; what goes wrong is told by the first question."""
         for store in self.stores if stores is None else stores:
@@ -254,7 +318,16 @@ class Grid:
     def ask(self, question: Callable[[ShareStore], T], stores: Sequence[ShareStore] | None = None) -> Answers[T]:
         """Put a question to servers (all, unless some are given) at once."""
         asked = self.stores if stores is None else stores
-        return Answers([(store, self.submit(store, question)) for store in asked])
+        return Answers([(store, self.submit(store, question)) for store in asked], self.busy)
+
+    def keeps_waiting(self, store: ShareStore) -> bool:
+        """Whether a server has been at one task for long."""
+        return self.busy(store) >= _LONG
+
+    def busy(self, store: ShareStore) -> float:
+        """For how many seconds a server has been at one task."""
+        worker = self._workers.get(store.server.name)
+        return 0.0 if worker is None else worker.busy
 
     def close(self) -> None:
         """Close every connection; a worker that waits for its server is woken by that."""

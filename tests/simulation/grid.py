@@ -14,7 +14,7 @@ from tests.simulation.world import Crashed, Event, Process, World
 
 T = TypeVar("T")
 
-_RETRY_AFTER = 5.0
+_RETRY_AFTER, _LONG = 5.0, 10.0
 
 
 class SimulatedFuture(Future[T]):
@@ -39,8 +39,11 @@ class SimulatedFuture(Future[T]):
 class SimulatedAnswers(Generic[T]):
     """What `Grid.ask` answers."""
 
-    def __init__(self, world: World, tasks: Sequence[tuple[ShareStore, Future[T]]]) -> None:
+    def __init__(
+        self, world: World, tasks: Sequence[tuple[ShareStore, Future[T]]], busy: Callable[[ShareStore], float]
+    ) -> None:
         self._world = world
+        self._busy = busy
         self._arrived: deque[tuple[ShareStore, Future[T]]] = deque()
         self._event = Event(world)
         self.pending: dict[str, ShareStore] = {store.server.name: store for store, _ in tasks}
@@ -51,6 +54,9 @@ class SimulatedAnswers(Generic[T]):
         self._arrived.append((store, done))
         event, self._event = self._event, Event(self._world)
         event.set()
+
+    def patience(self, seconds: float) -> float:
+        return max(0.0, min(seconds, _LONG - min(map(self._busy, self.pending.values()), default=0.0)))
 
     def poll(self, timeout: float | None = None) -> Answer[T] | None:
         if not self.pending:
@@ -83,6 +89,8 @@ class _Worker:
         self._wake = Event(self._world)
         self._silent_until = 0.0
         self._silence: ServerError | None = None
+        self._hung = False
+        self._busy_since: float | None = None
         process.start(store.server.name, self._run)
 
     def put(self, call: Callable[[ShareStore], Any]) -> SimulatedFuture[Any]:
@@ -97,6 +105,7 @@ class _Worker:
             self._wake = Event(self._world)
             while self._waiting:
                 call, future = self._waiting.popleft()
+                self._busy_since = self._world.now
                 try:
                     value = self._called(call)
                 except Crashed:
@@ -107,9 +116,29 @@ class _Worker:
                     future.set_exception(error)
                 else:
                     future.set_result(value)
+                if self._hung and self._world.now >= self._silent_until:
+                    self._try()
+                self._busy_since = None
+
+    @property
+    def busy(self) -> float:
+        return 0.0 if self._busy_since is None else self._world.now - self._busy_since
+
+    def _try(self) -> None:
+        """As the real one, but only after something was asked."""
+        silence = self._silence
+        began = self._world.now
+        try:
+            self.store.connect()
+            self._silence, self._hung = None, False
+        except ServerError as error:
+            self._rest(error, began)
+        while self._waiting:
+            _, future = self._waiting.popleft()
+            future.set_exception(silence)
 
     def _called(self, call: Callable[[ShareStore], Any]) -> Any:
-        if self._silence is not None and self._world.now < self._silent_until:
+        if self._silence is not None and (self._hung or self._world.now < self._silent_until):
             raise self._silence
         began = self._world.now
         try:
@@ -127,6 +156,7 @@ class _Worker:
 
     def _rest(self, error: ServerError, began: float) -> None:
         self._silence = error
+        self._hung = self._world.now - began > _RETRY_AFTER
         self._silent_until = self._world.now + max(_RETRY_AFTER, self._world.now - began)
 
 
@@ -149,7 +179,8 @@ class SimulatedGrid(Grid):
 
     def ask(self, question: Callable[[ShareStore], T], stores: Sequence[ShareStore] | None = None) -> Any:
         asked = self.stores if stores is None else stores
-        return SimulatedAnswers(self._process.world, [(store, self.submit(store, question)) for store in asked])
+        tasks = [(store, self.submit(store, question)) for store in asked]
+        return SimulatedAnswers(self._process.world, tasks, lambda store: self._greenlets[store.server.name].busy)
 
     def close(self) -> None:
         for store in self.stores:
