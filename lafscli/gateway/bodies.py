@@ -89,6 +89,9 @@ async def _pieces(desk: Desk, request: Request) -> AsyncIterator[bytes]:
         if chunk is None:
             break
         desk.counters.add(bytes_in=len(chunk))
+        if not waiting and len(chunk) >= _TOGETHER:
+            yield chunk
+            continue
         waiting += chunk
         if len(waiting) >= _TOGETHER:
             yield bytes(waiting)
