@@ -125,8 +125,9 @@ class Hazards:
 
     def _pause(self, client: Process | None = None) -> None:
         if client := client or self._anyone():
-            client.paused_until = self._world.now + self._world.chance.choice((1.0, 8.0, 23.0, 45.0, 130.0))
-            self._world.note(client.name, f"paused for {client.paused_until - self._world.now:.0f} s")
+            seconds = self._world.chance.choice((1.0, 8.0, 23.0, 45.0, 130.0))
+            client.paused_until = max(client.paused_until, self._world.now + seconds)
+            self._world.note(client.name, f"paused for {seconds:.0f} s")
 
     def _crash(self, client: Process | None = None) -> None:
         client = client or self._anyone()

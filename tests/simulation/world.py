@@ -128,8 +128,10 @@ class Task:
             raise Crashed
 
     def kill(self) -> None:
+        """It ends here and now; whoever calls goes on, be it the hub or another task of the same client."""
         current = getcurrent()
         if self._greenlet is not current and not self._greenlet.dead:
+            self._greenlet.parent = current
             with suppress(Crashed):
                 self._greenlet.throw(GreenletExit)
 
