@@ -53,7 +53,8 @@ def look(grid: Grid, si: StorageIndex, encoding: Encoding, share_size: int | Non
     took: list[float] = []
     while answers.pending:
         patience: float | None = None
-        if sum(found.stores[name].server.writable for name in found.held) >= encoding.happy:
+        roomy = found.held.keys() - found.full
+        if sum(found.stores[name].server.writable for name in roomy) >= encoding.happy:
             patience = max(_LAGGARD_SECONDS, 4 * statistics.median(took)) - (time.monotonic() - began)
             patience = answers.patience(patience)
         answer = answers.poll(None if patience is None else max(0.0, patience))

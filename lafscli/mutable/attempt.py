@@ -55,14 +55,16 @@ class Attempt:
         *,
         one_first: bool,
         refused: Mapping[str, LafsError] | None = None,
+        patient: bool = False,
     ) -> None:
-        """`refused`: servers that have refused again and again to put shares in place; they get none."""
+        """`refused`: servers that have refused again and again to put shares in place; they get none. `patient`: those
+        that keep us waiting are waited for as long as others."""
         self.grid = grid
         self._cap = cap
         self._publishing = publishing
         self._verify = cap.verify_cap()
         self._si = self._verify.si
-        self.guards = Guards(grid, self._si, publishing.monotonic)
+        self.guards = Guards(grid, self._si, publishing.monotonic, patient=patient)
         happy, lists = publishing.encoding.happy, publishing.membership
         self.entry = Entry(grid, self._verify, self.guards, n, happy, lists, one_first=one_first)
         self._found: SlotMap | None = None

@@ -25,13 +25,17 @@ class Guards:
 
     `sent`: a commit was sent to some server. From then on what is staged may be needed by others: guards that are given
     up are set aside, and never emptied (spec 10 §2.8f).
+    `hurried`: servers that were not waited for as long as others are, because they had kept us waiting before; with
+    `patient` there are none.
     """
 
-    def __init__(self, grid: Grid, si: StorageIndex, monotonic: Callable[[], float]) -> None:
+    def __init__(self, grid: Grid, si: StorageIndex, monotonic: Callable[[], float], *, patient: bool = False) -> None:
         self._grid = grid
         self._monotonic = monotonic
         self.si = si
         self.sent = False
+        self.hurried: set[str] = set()
+        self._patient = patient
         self._asked: dict[str, ShareStore] = {}
         self._held: dict[str, Guard] = {}
         self._late: set[str] = set()
@@ -75,13 +79,17 @@ class Guards:
         while answers.pending:
             if until is None and enough is not None and enough(said):
                 until = self._monotonic() + _LAGGARD_SECONDS
-            left = None if until is None else answers.patience(until - self._monotonic())
-            answer = answers.poll(self._interval if left is None else min(self._interval, left))
+            whole = None if until is None else max(0.0, until - self._monotonic())
+            left = whole if whole is None or self._patient else answers.patience(whole)
+            interval = self._interval
+            answer = answers.poll(interval if left is None else min(interval, left))
             if answer is not None:
                 said[answer.store.server.name] = answer.value
                 continue
             self.keep(answers.pending.keys())
-            if left is not None and left <= self._interval:
+            if left is not None and left <= interval:
+                if left != whole:
+                    self.hurried |= answers.pending.keys()
                 break
         late = ServerUnreachable("did not answer in time")
         self._late |= answers.pending.keys()

@@ -281,12 +281,13 @@ def tries(
     n = publishing.encoding.n
     unsure = False
     one_first = False
+    patient = False
     # servers whose connection was lost: that it died idle, and the server is there, is seen by trying again
     losses: Counter[str] = Counter()
     refusals: dict[str, list[LafsError]] = {}
     while True:
         refused = {name: errors[-1] for name, errors in refusals.items() if len(errors) >= _REFUSALS}
-        attempt = Attempt(grid, cap, publishing, n, one_first=one_first, refused=refused)
+        attempt = Attempt(grid, cap, publishing, n, one_first=one_first, refused=refused, patient=patient)
         try:
             return work(attempt, unsure)
         except (GuardHeld, GuardLost, Undone) as error:
@@ -297,9 +298,12 @@ def tries(
             broken = attempt.guards.broken()
             attempt.close()
             lost = {name for name, one in attempt.errors.items() if isinstance(one, ServerUnreachable)}
+            lost -= attempt.guards.hurried
             losses.update(lost)
             often = _LOSSES if publishing.monotonic() - began < _LOST_SECONDS else 1
-            again = any(losses[name] <= often for name in lost)
+            # nothing is refused for want of a server that was not properly waited for
+            patient = patient or bool(attempt.guards.hurried)
+            again = bool(attempt.guards.hurried) or any(losses[name] <= often for name in lost)
             if unsure:
                 again = publishing.monotonic() - began <= min(_UNSURE_SECONDS, publishing.patience)
             spent = plain is not None and plain.size is None and attempt.streamed
