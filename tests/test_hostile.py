@@ -39,6 +39,8 @@ from tests.lafs_process import Lafs
 T = TypeVar("T")
 
 TIMEOUT = 0.5
+PATIENT = 30.0
+"""The same where every question is answered."""
 MARGIN = 3.0
 """Seconds that a busy machine may take for the work itself."""
 SIZE = 600_000
@@ -58,9 +60,10 @@ class Notes(Progress):
 class Meeting:
     """A put, the same put again, a small file, a get and a check, with nine folders and one server behind SFTP."""
 
-    def __init__(self, folder: Path, trick: type[Honest]) -> None:
+    def __init__(self, folder: Path, trick: type[Honest], timeout: float = TIMEOUT) -> None:
         self.local = LocalGrid(folder)
         self.trick = trick
+        self.timeout = timeout
         self.seconds: dict[str, float] = {}
         notes = Notes()
         data = content(SIZE, 5)
@@ -80,7 +83,7 @@ class Meeting:
     def _run(self, what: str, act: Callable[[Grid], T]) -> T:
         root, node = str(self.local.root(EVIL)), self.local.servers[EVIL]
         files = SftpFiles(
-            lambda: TrickStream(self.trick), root, name=node.name, timeout=TIMEOUT, connect_timeout=TIMEOUT
+            lambda: TrickStream(self.trick), root, name=node.name, timeout=self.timeout, connect_timeout=self.timeout
         )
         stores = list(self.local.grid().stores)
         stores[EVIL] = FolderStore(node, files, random_bytes=os.urandom)
@@ -108,7 +111,7 @@ class Meeting:
         states = ("healthy", "degraded", *(("unknown",) if open_still else ()))
         if self.report.state not in states or self.report.good_shares < 9:
             yield f"check: {self.report}"
-        if late := {what: took for what, took in self.seconds.items() if took > 2 * TIMEOUT + MARGIN}:
+        if late := {what: took for what, took in self.seconds.items() if took > 2 * self.timeout + MARGIN}:
             yield f"took too long: {late}"
         if bad := [text for text in self.said if not text.isprintable()]:
             yield f"said unescaped: {bad}"
@@ -117,12 +120,12 @@ class Meeting:
         return [path for i in range(10) if i != EVIL for path in self.local.root(i).glob(pattern)]
 
 
-def meet_all(folder: Path, tricks: Sequence[type[Honest]]) -> dict[str, Meeting]:
+def meet_all(folder: Path, tricks: Sequence[type[Honest]], timeout: float = TIMEOUT) -> dict[str, Meeting]:
     """Play each trick, several at a time, for most of them wait; asserts that nothing is wrong with any."""
 
     def meet(trick: type[Honest]) -> Meeting | Exception:
         try:
-            return Meeting(folder / trick.__name__, trick)
+            return Meeting(folder / trick.__name__, trick, timeout)
         except Exception as error:
             return error
 
@@ -150,7 +153,7 @@ REQUESTS = [
 
 
 def test_the_real_server_behind_the_one_that_plays_tricks(tmp_path: Path) -> None:
-    [meeting] = meet_all(tmp_path, [Honest]).values()
+    [meeting] = meet_all(tmp_path, [Honest], PATIENT).values()
     assert meeting.put.happiness == meeting.report.good_shares == 10
     assert meeting.again.preexisting == 10
     assert meeting.said == []
@@ -199,7 +202,7 @@ def test_lies(tmp_path: Path) -> None:
         *(hostile_sftp.DroppedWrites, hostile_sftp.ZeroedWrites, hostile_sftp.NoRename, hostile_sftp.LeaseBomb),
         hostile_sftp.RottenShares,
     ]
-    met = meet_all(tmp_path, lies)
+    met = meet_all(tmp_path, lies, PATIENT)
     for name in ("BadName", "NestedName", "LyingListing", "DroppedWrites"):
         assert met[name].again.happiness == 9, name
     assert met["DroppedWrites"].put.happiness == 9
@@ -267,13 +270,18 @@ class Home:
         self.options = [f"--option=ssh-command={self.program}", "--option=timeout=1s", "--option=connect-timeout=1s"]
         self.lafs("init", "--local", code=0)
         self.lafs("server", "remove", "local9", "--force", code=0)
-        self.lafs("server", "add", "evil", f"sftp://evil{folder}/evil/root", *self.options, code=0)
+        patient = [option.replace("=1s", "=31s") for option in self.options]
+        self.lafs("server", "add", "evil", f"sftp://evil{folder}/evil/root", *patient, code=0)
         self.content = content(2_000_000, 8)
         (folder / "file").write_bytes(self.content)
         stored, self.usual = self.peak("put", "file")
         assert stored["happiness"] == 10
         self.cap = stored["cap"]
         (folder / "cap").write_text(self.cap)
+        config = self.lafs.home / "config.toml"
+        patient_text = config.read_text()
+        assert patient_text.count('"31s"') == 2
+        config.write_text(patient_text.replace('"31s"', '"1s"'))
 
     def peak(self, *arguments: str) -> tuple[dict[str, Any], int]:
         """The JSON that a command answers, and the most memory it took, in KiB.
