@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 import random
 import threading
@@ -56,6 +57,8 @@ class Dial:
 
 class DialledFiles:
     """LocalFiles, with the faults of a Dial."""
+
+    moved = -math.inf
 
     def __init__(self, files: LocalFiles, dial: Dial) -> None:
         self._files = files

@@ -200,6 +200,10 @@ class SteppedFiles:
         self._files = files
         self._step = step
 
+    @property
+    def moved(self) -> float:
+        return self._files.moved
+
     def connect(self) -> frozenset[str]:
         return self._files.connect()
 

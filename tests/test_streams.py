@@ -250,7 +250,7 @@ def test_ctrl_c_in_the_terminal_does_not_reach_the_connection(
 def test_a_hung_master_is_left_alone_and_replaced(
     target: SshTarget, opened: Callable[[SshTarget], Stream], ssh_server: SshServers
 ) -> None:
-    target = replace(target, connect_timeout=1)
+    target = replace(target, connect_timeout=3)
     first = opened(target)
     assert greets(first)
     hung = master_pid(target)
@@ -274,7 +274,7 @@ def test_a_master_whose_server_hangs_is_replaced(
     target: SshTarget, opened: Callable[[SshTarget], Stream], ssh_server: SshServers
 ) -> None:
     """The master answers, its connection does not; a new connection works."""
-    target = replace(target, connect_timeout=1)
+    target = replace(target, connect_timeout=3)
     assert greets(opened(target))
     frozen = ssh_server.sessions(0)
     for pid in frozen:
@@ -307,7 +307,7 @@ def test_a_socket_that_talks_nonsense_is_not_used(target: SshTarget, opened: Cal
     with socket.socket(socket.AF_UNIX) as impostor:
         impostor.bind(str(path))
         impostor.listen()
-        stream = opened(replace(target, connect_timeout=1))
+        stream = opened(replace(target, connect_timeout=3))
         assert isinstance(stream, SshStream)
     assert greets(stream)
 

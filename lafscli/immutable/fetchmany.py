@@ -164,11 +164,11 @@ class _Many:
             for store, shnum in shares:
                 stores[store.server.name] = store
                 places.setdefault(store.server.name, []).append((file, shnum))
-        tasks = []
+        tasks, hung = [], self._grid.hung_now()
         for name, items in places.items():
             ranges = [ShareRange(file.cap.storage_index, shnum, 0, _length(file.cap)) for file, shnum in items]
             tasks.append((stores[name], self._grid.read(stores[name], ranges)))
-        return Answers(tasks, self._grid.busy), places
+        return Answers(tasks, hung), places
 
     def _collect(self, asked: _Asked) -> None:
         answers, places = asked

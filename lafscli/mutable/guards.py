@@ -35,7 +35,7 @@ class Guards:
         self.si = si
         self.sent = False
         self.hurried: set[str] = set()
-        self._patient = patient
+        self.patient = patient
         self._asked: dict[str, ShareStore] = {}
         self._held: dict[str, Guard] = {}
         self._late: set[str] = set()
@@ -80,7 +80,7 @@ class Guards:
             if until is None and enough is not None and enough(said):
                 until = self._monotonic() + _LAGGARD_SECONDS
             whole = None if until is None else max(0.0, until - self._monotonic())
-            left = whole if whole is None or self._patient else answers.patience(whole)
+            left = whole if whole is None or self.patient else answers.patience(whole)
             interval = self._interval
             answer = answers.poll(interval if left is None else min(interval, left))
             if answer is not None:
@@ -133,7 +133,7 @@ class Guards:
         answers = self._grid.ask(partial(self._give_up, aside), stores)
         until = self._monotonic() + (_STOP_SECONDS if stopping else _LAST_SECONDS)
         while answers.pending:
-            left = answers.patience(until - self._monotonic())
+            left = until - self._monotonic()
             if left <= 0:
                 break
             answers.poll(left)

@@ -305,7 +305,8 @@ def tries(
             patient = patient or bool(attempt.guards.hurried)
             again = bool(attempt.guards.hurried) or any(losses[name] <= often for name in lost)
             if unsure:
-                again = publishing.monotonic() - began <= min(_UNSURE_SECONDS, publishing.patience)
+                time_left = publishing.monotonic() - began <= min(_UNSURE_SECONDS, publishing.patience)
+                again = bool(attempt.guards.hurried) or time_left
             spent = plain is not None and plain.size is None and attempt.streamed
             if spent or not (again or broken):
                 raise _unsure(cap, error) if unsure else error from None

@@ -151,15 +151,15 @@ def versions(grid: Grid, cap: MutableReadCap, reading: Reading) -> Iterator[tupl
     verify = cap.verify_cap()
     look = partial(survey, grid, verify, depth=DEEP, signatures=Signatures(verify), monotonic=reading.monotonic)
     found = look()
+    # from now on something is missing, and may be where nobody waited for it
+    look = partial(look, patient=True)
     pause = _FIRST_PAUSE
     looked: SlotMap | None = None
     left: SlotMap | None = None
     for looks in range(1, _MOST_LOOKS + 1):
         versions = found.versions
         if (versions.best is None or versions.newer_unrecoverable) and found.answered:
-            found = survey(
-                grid, verify, depth=DEEP, guards=True, signatures=found.signatures, monotonic=reading.monotonic
-            )
+            found = look(guards=True)
             versions = found.all_versions
         enough = not found.answered or looks == _MOST_LOOKS
         settled = versions.best is not None and not versions.newer_unrecoverable

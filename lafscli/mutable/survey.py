@@ -196,14 +196,16 @@ def survey(
     signatures: Signatures | None = None,
     stores: Sequence[ShareStore] | None = None,
     monotonic: Callable[[], float] | None = None,
+    patient: bool = False,
 ) -> SlotMap:
     """Ask every server (or these), all at once, for its shares of a file; no guard is taken. With `guards`, what lies
-    in guards is looked at too. With `monotonic`, servers that are late are not waited for once a version can be read.
+    in guards is looked at too. With `monotonic`, servers that are late are not waited for once a version can be read;
+    if `patient`, one that has kept others waiting before is waited for as long as any.
     """
     sights = Sights(cap, signatures)
     asked = grid.stores if stores is None else stores
     question = partial(look, cap.si, depth, guards, expected_places(grid, cap.si))
-    for store, said in _patiently(grid, question, asked, lambda: sights.settled(len(asked)), monotonic):
+    for store, said in _patiently(grid, question, asked, lambda: sights.settled(len(asked)), monotonic, patient):
         sights.add(store, said)
     return sights.map()
 
@@ -214,6 +216,7 @@ def _patiently(
     stores: Sequence[ShareStore],
     enough: Callable[[], bool],
     monotonic: Callable[[], float] | None,
+    patient: bool = False,
 ) -> Iterator[tuple[ShareStore, T | LafsError]]:
     """The answers as they come; once what came is `enough`, those that are late are told to be silent."""
     answers = grid.ask(question, stores)
@@ -221,7 +224,8 @@ def _patiently(
     while answers.pending:
         if monotonic is not None and until is None and enough():
             until = monotonic() + _LATE_SECONDS
-        answer = answers.poll(None if until is None or monotonic is None else answers.patience(until - monotonic()))
+        left = None if until is None or monotonic is None else max(0.0, until - monotonic())
+        answer = answers.poll(left if left is None or patient else answers.patience(left))
         if answer is None:
             break
         yield answer.store, answer.value

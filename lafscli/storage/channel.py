@@ -57,7 +57,8 @@ class Stream(Protocol):
 
 
 class Channel:
-    """A conversation. When it fails it is closed, `error` says why, and everything under way is lost with it."""
+    """A conversation. When it fails it is closed, `error` says why, and everything under way is lost with it.
+    `moved`: when bytes moved last; `held`: until when we hold back ourselves."""
 
     def __init__(self, stream: Stream, waker: socket.socket, *, name: str, timeout: float) -> None:
         self.stream = stream
@@ -73,8 +74,7 @@ class Channel:
         self.received = 0
         self.reading = 0
         self.writing = 0
-        self.unawaited = 0
-        """Requests under way, of those that nobody waits for."""
+        self.unawaited = 0  # requests under way that nobody waits for
         self.feed: Callable[[], float | None] = lambda: None
         """Called before each step to ask for more; answers the time until which it has to hold back."""
         self._timeout = timeout
@@ -89,6 +89,7 @@ class Channel:
         self._direct: memoryview | None = None
         self._direct_answer: tuple[int, memoryview] | None = None
         self._alive()
+        self.held = 0.0
         self.idle_since = -1
         self.died_idle = False
         """It ended without a word since it was last idle: what was asked since may be asked again elsewhere."""
@@ -135,7 +136,7 @@ class Channel:
 
     def begin(self) -> None:
         """A caller starts to wait: the time before does not count as the server's silence."""
-        self._moved = time.monotonic()
+        self.moved = time.monotonic()
         if len(self._pending) == self.unawaited:
             self.idle_since = self.received
 
@@ -229,6 +230,7 @@ class Channel:
 
     def _step(self, until: float | None) -> None:
         hold = self.feed()
+        self.held = max(hold or 0.0, until or 0.0)
         if self._out:
             self._flush()
         if not self._pending and not self._out and hold is None and until is None:
@@ -264,7 +266,7 @@ class Channel:
         want_out = bool(self._out)
         if want_out != self._polls_out:
             self._poll_out(want_out)
-        end = self._moved + self._timeout if self._pending or want_out else None
+        end = self.moved + self._timeout if self._pending or want_out else None
         wake = min((moment for moment in (hold, until, end) if moment is not None), default=None)
         pause = None if wake is None else max(0.0, wake - time.monotonic()) * 1000 + 1
         events = self._poller.poll(pause)
@@ -276,11 +278,8 @@ class Channel:
         for fd, event in events:
             if fd == self._waker:
                 self.fail(ServerUnreachable("the connection was closed"))
-            if fd == self.stream.read_fd and event & ~select.POLLOUT:
-                readable = True
-            elif event & ~select.POLLOUT:
-                # The other end takes nothing any more; its last words may still be there to read.
-                readable = True
+            # Or the other end takes nothing any more; its last words may still be there to read.
+            readable = readable or bool(event & ~select.POLLOUT)
         return readable
 
     def _poll_out(self, wanted: bool) -> None:
@@ -300,7 +299,7 @@ class Channel:
             except BlockingIOError:
                 return
             self.sent += count
-            self._moved = time.monotonic()
+            self.moved = time.monotonic()
             self._queued -= count
             if not self._queued:
                 out.clear()
@@ -346,7 +345,7 @@ class Channel:
             handler(arg, packets.DATA, data)
 
     def _alive(self) -> None:
-        self._moved, self._unfinished = time.monotonic(), 0
+        self.moved, self._unfinished = time.monotonic(), 0
 
     def _dispatch(self) -> None:
         pending, buffer, view = self._pending, self._buffer, self._view

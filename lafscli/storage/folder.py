@@ -96,6 +96,10 @@ class FolderStore:
         self._folders: set[str] = set()  # of two letters; those of each object would be many
         self._readable: set[str] = set()
 
+    @property
+    def moved(self) -> float:
+        return self.files.moved
+
     def connect(self, proof_age: float = inf) -> None:
         self.files.connect()
         if time.monotonic() - self._proved >= proof_age or self._proved < 0:

@@ -28,11 +28,12 @@ T = TypeVar("T")
 _READS_UNDER_WAY = 6
 """Reads begun on one server before the first of them is finished."""
 
-_RETRY_AFTER = 5.0
-"""Seconds for which a server that could not be connected is not tried again; or as many as it was waited for."""
+_RETRY_AFTER, _MOST_REST = 5.0, 300.0
+"""Seconds for which a server that could not be connected is not tried again, at least and at most: as many as it was
+waited for, and twice as many as the last time for one that was tried in vain since."""
 
 _LONG = 10.0
-"""Seconds of one task after which a server is not waited for any more by those who can do without it."""
+"""Seconds of silence in one task after which a server is not waited for any more by those who can do without it."""
 
 _PROVEN_FOR = 5.0
 """Seconds for which a server is taken to be who it was: most commands are done by then."""
@@ -61,6 +62,7 @@ class _Worker:
         self._silent_until = 0.0
         self._silence: ServerError | None = None
         self._hung = False
+        self._rest_seconds = 0.0
         self._trying: ServerError | None = None
         self._busy_since: float | None = None
         self._thread = threading.Thread(target=self._run, name=f"lafs-{store.server.name}", daemon=True)
@@ -90,11 +92,13 @@ class _Worker:
     def join(self, timeout: float) -> None:
         self._thread.join(timeout)
 
-    @property
-    def busy(self) -> float:
-        """Seconds for which it has been at one task."""
+    def busy(self, before: float = inf) -> float:
+        """Seconds of silence in the task it is at, if that began before this moment."""
         since = self._busy_since
-        return 0.0 if since is None else time.monotonic() - since
+        return 0.0 if since is None or since >= before else max(0.0, self._silence_since(since))
+
+    def _silence_since(self, began: float) -> float:
+        return time.monotonic() - max(began, self.store.moved)
 
     def _run(self) -> None:
         begun: deque[tuple[_Task, ShareReading]] = deque()
@@ -148,13 +152,13 @@ class _Worker:
         began = time.monotonic()
         error = task.settle(work)
         if isinstance(error, ServerUnreachable) and time.monotonic() - began > _RETRY_AFTER:
-            self._rest(error, began)
+            self._rest(error, self._silence_since(began))
 
-    def _rest(self, error: ServerError, began: float) -> None:
-        now = time.monotonic()
+    def _rest(self, error: ServerError, waited: float) -> None:
         self._silence = error
-        self._hung = now - began > _RETRY_AFTER
-        self._silent_until = now + max(_RETRY_AFTER, now - began)
+        self._hung = waited > _RETRY_AFTER
+        self._rest_seconds = min(max(_RETRY_AFTER, waited), _MOST_REST)
+        self._silent_until = time.monotonic() + self._rest_seconds
 
     def _rested(self) -> bool:
         """Whether it is time to see if a server that hung answers again."""
@@ -172,7 +176,7 @@ class _Worker:
             self.store.connect(_PROVEN_FOR)
             self._silence, self._hung = None, False
         except ServerError as error:
-            self._rest(error, began)
+            self._rest(error, max(2 * self._rest_seconds, time.monotonic() - began))
         except Exception:  # whoever asks next meets it, and is told
             self._silence, self._hung = None, False
         finally:
@@ -188,7 +192,7 @@ class _Worker:
             self.store.connect(proof_age)
             self._silence = None
         except ServerError as error:
-            self._rest(error, began)
+            self._rest(error, time.monotonic() - began)
             raise
 
 
@@ -228,13 +232,13 @@ def _no_call(_store: ShareStore) -> None:
 class Answers(Generic[T]):
     """Answers to one question as they come in. Iterate to wait for all of them; `poll` to wait for the next only.
 
-    `busy`: for how many seconds a server has been at one task.
+    `hung`: for how many seconds a server has been silent in a task that it was at before this question came.
     """
 
     def __init__(
-        self, tasks: Sequence[tuple[ShareStore, Future[T]]], busy: Callable[[ShareStore], float] = lambda _: 0.0
+        self, tasks: Sequence[tuple[ShareStore, Future[T]]], hung: Callable[[ShareStore], float] = lambda _: 0.0
     ) -> None:
-        self._busy = busy
+        self._hung = hung
         self._arrived: SimpleQueue[tuple[ShareStore, Future[T]]] = SimpleQueue()
         self.pending: dict[str, ShareStore] = {store.server.name: store for store, _ in tasks}
         for store, future in tasks:
@@ -244,9 +248,11 @@ class Answers(Generic[T]):
         self._arrived.put((store, done))
 
     def patience(self, seconds: float) -> float:
-        """How long to wait for those that are pending when it would be so many seconds: shorter where all have been at
-        one task for long. A server that hangs is waited for once, not by each question and each step."""
-        return max(0.0, min(seconds, _LONG - min(map(self._busy, self.pending.values()), default=0.0)))
+        """How long to wait for those that are pending when it would be so many seconds: shorter where all have been
+        silent for long, and not because of this question. A server that hangs is waited for once, not by each question
+        and each step."""
+        hung = min(map(self._hung, self.pending.values()), default=0.0)
+        return seconds if hung < _LONG / 2 else max(0.0, min(seconds, _LONG - hung))
 
     def poll(self, timeout: float | None = None) -> Answer[T] | None:
         """The next answer; None when there is none left, or none came within `timeout` seconds."""
@@ -295,7 +301,7 @@ class Grid:
         return permuted(si, self.stores, lambda store: store.server.seed)
 
     def prompt_first(self, si: StorageIndex) -> list[ShareStore]:
-        """The same, but those that have been at one task for long come last."""
+        """The same, but those that have been silent in one task for long come last."""
         return sorted(self.permuted(si), key=self.keeps_waiting)
 
     def connect(self, stores: Sequence[ShareStore] | None = None) -> None:
@@ -318,16 +324,21 @@ class Grid:
     def ask(self, question: Callable[[ShareStore], T], stores: Sequence[ShareStore] | None = None) -> Answers[T]:
         """Put a question to servers (all, unless some are given) at once."""
         asked = self.stores if stores is None else stores
-        return Answers([(store, self.submit(store, question)) for store in asked], self.busy)
+        hung = self.hung_now()
+        return Answers([(store, self.submit(store, question)) for store in asked], hung)
 
     def keeps_waiting(self, store: ShareStore) -> bool:
-        """Whether a server has been at one task for long."""
+        """Whether a server has been silent in one task for long."""
         return self.busy(store) >= _LONG
 
-    def busy(self, store: ShareStore) -> float:
-        """For how many seconds a server has been at one task."""
+    def busy(self, store: ShareStore, before: float = inf) -> float:
+        """For how many seconds a server has been silent in the task it is at; 0 if that did not begin before."""
         worker = self._workers.get(store.server.name)
-        return 0.0 if worker is None else worker.busy
+        return 0.0 if worker is None else worker.busy(before)
+
+    def hung_now(self) -> Callable[[ShareStore], float]:
+        """`busy` of tasks that begin before this moment: for `Answers` to a question that is put now."""
+        return partial(self.busy, before=time.monotonic())
 
     def close(self) -> None:
         """Close every connection; a worker that waits for its server is woken by that."""

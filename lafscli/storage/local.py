@@ -8,6 +8,7 @@ import stat
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from math import inf
 from pathlib import Path, PurePosixPath
 
 from lafscli.errors import FileDenied, FileError, FileExists, FileMissing, NotSupported, OutOfSpace
@@ -61,10 +62,9 @@ _SMALL = 64 * 1024
 
 class LocalFiles:
     """A folder tree below `root`. A root that is not there makes every answer FileMissing.
+    `sync_folders`: after moves, the folders concerned are synced too, so that a power failure undoes none of them."""
 
-    `sync_folders`: after moves, the folders concerned are synced too, so that a power failure undoes none of them.
-    `connect` names the extensions that an OpenSSH server would offer for what this offers. Closed is for good.
-    """
+    moved = -inf
 
     def __init__(self, root: Path, *, name: str = "", sync_folders: bool = False) -> None:
         self._root = os.fspath(root)
@@ -74,7 +74,7 @@ class LocalFiles:
         self._turn = Turn(self._shut, name)
 
     def connect(self) -> frozenset[str]:
-        """The extensions a server like this would offer; nothing is tried."""
+        """The extensions an OpenSSH server would offer for what this does; nothing is tried. `close` is for good."""
         with self._turn:
             return frozenset({POSIX_RENAME, FSYNC, HARDLINK, STATVFS})
 

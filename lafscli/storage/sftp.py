@@ -8,6 +8,7 @@ import stat
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from math import inf
 from os import fstat
 from typing import TypeVar
 
@@ -99,6 +100,11 @@ class SftpFiles:
     def close(self) -> None:
         """End the connection; a call that waits in another thread fails at once."""
         self._turn.close()
+
+    @property
+    def moved(self) -> float:
+        """When bytes moved last, or would have if we did not hold back ourselves; -inf before there is a connection."""
+        return max((max(channel.moved, channel.held) for channel, _ in self._live[:1]), default=-inf)
 
     @property
     def sent(self) -> int:

@@ -128,6 +128,9 @@ class FileWriter(Protocol):
 class Files(Protocol):
     """A folder tree, local or over SFTP. Paths are relative to its root, ASCII, joined by `/`; "" is the root."""
 
+    @property
+    def moved(self) -> float: ...
+
     def connect(self) -> frozenset[str]:
         """Connect if that has not happened; the extension names the server offers (`posix-rename@openssh.com` …)."""
 
@@ -320,10 +323,13 @@ class ShareStore(Protocol):
     @property
     def trash(self) -> Trash: ...
 
+    @property
+    def moved(self) -> float:
+        """When it showed life last, by `time.monotonic`; -inf where that is not known. Any thread may ask."""
+
     def connect(self, proof_age: float = inf) -> None:
-        """Connect, and make sure that it is the server of our records: ServerUnreachable otherwise. It is made sure of
-        once, and anew when that was `proof_age` seconds ago: a disk may be unmounted meanwhile. With an age nothing may
-        be under way."""
+        """Connect, and make sure that it is the server of our records, once and anew after `proof_age` seconds (a disk
+        may be unmounted meanwhile): ServerUnreachable otherwise. With an age nothing may be under way."""
 
     def close(self) -> None: ...
 
@@ -405,8 +411,7 @@ class ShareStore(Protocol):
         """The rules in force there, where the server knows what a share is and tells them."""
 
     def membership(self) -> Membership | None:
-        """The list of the grid's servers as it stands there now (spec 10 §2.7); None where there is none. One small
-        read. ServerError where it can't be used."""
+        """The list of the grid's servers as it stands there (spec 10 §2.7), or None. ServerError: it can't be used."""
 
     def guard_list(self) -> ListGuard:
         """Take the guard on that list, now or GuardHeld."""

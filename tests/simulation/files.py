@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from math import inf
 from typing import Any
 
 from lafscli.errors import FileError, NotSupported, ServerUnreachable
@@ -86,6 +87,12 @@ class SimulatedFiles:
     def connect(self) -> frozenset[str]:
         self._live()
         return self.host.offered
+
+    @property
+    def moved(self) -> float:
+        if self._connection is None:
+            return -inf
+        return self._connection.moved if self._connection.pending else self._world.now
 
     def close(self) -> None:
         self._hang_up()

@@ -14,7 +14,7 @@ from tests.simulation.world import Crashed, Event, Process, World
 
 T = TypeVar("T")
 
-_RETRY_AFTER, _LONG = 5.0, 10.0
+_RETRY_AFTER, _MOST_REST, _LONG = 5.0, 300.0, 10.0
 
 
 class SimulatedFuture(Future[T]):
@@ -40,10 +40,10 @@ class SimulatedAnswers(Generic[T]):
     """What `Grid.ask` answers."""
 
     def __init__(
-        self, world: World, tasks: Sequence[tuple[ShareStore, Future[T]]], busy: Callable[[ShareStore], float]
+        self, world: World, tasks: Sequence[tuple[ShareStore, Future[T]]], hung: Callable[[ShareStore], float]
     ) -> None:
         self._world = world
-        self._busy = busy
+        self._hung = hung
         self._arrived: deque[tuple[ShareStore, Future[T]]] = deque()
         self._event = Event(world)
         self.pending: dict[str, ShareStore] = {store.server.name: store for store, _ in tasks}
@@ -56,7 +56,8 @@ class SimulatedAnswers(Generic[T]):
         event.set()
 
     def patience(self, seconds: float) -> float:
-        return max(0.0, min(seconds, _LONG - min(map(self._busy, self.pending.values()), default=0.0)))
+        hung = min(map(self._hung, self.pending.values()), default=0.0)
+        return seconds if hung < _LONG / 2 else max(0.0, min(seconds, _LONG - hung))
 
     def poll(self, timeout: float | None = None) -> Answer[T] | None:
         if not self.pending:
@@ -90,6 +91,7 @@ class _Worker:
         self._silent_until = 0.0
         self._silence: ServerError | None = None
         self._hung = False
+        self._rest_seconds = 0.0
         self._busy_since: float | None = None
         process.start(store.server.name, self._run)
 
@@ -120,9 +122,12 @@ class _Worker:
                     self._try()
                 self._busy_since = None
 
-    @property
-    def busy(self) -> float:
-        return 0.0 if self._busy_since is None else self._world.now - self._busy_since
+    def busy(self, before: float) -> float:
+        since = self._busy_since
+        return 0.0 if since is None or since >= before else max(0.0, self._silence_since(since))
+
+    def _silence_since(self, began: float) -> float:
+        return self._world.now - max(began, self.store.moved)
 
     def _try(self) -> None:
         """As the real one, but only after something was asked."""
@@ -132,7 +137,7 @@ class _Worker:
             self.store.connect()
             self._silence, self._hung = None, False
         except ServerError as error:
-            self._rest(error, began)
+            self._rest(error, max(2 * self._rest_seconds, self._world.now - began))
         while self._waiting:
             _, future = self._waiting.popleft()
             future.set_exception(silence)
@@ -145,19 +150,20 @@ class _Worker:
             self.store.connect()
             self._silence = None
         except ServerError as error:
-            self._rest(error, began)
+            self._rest(error, self._world.now - began)
             raise
         try:
             return call(self.store)
         except ServerUnreachable as error:
             if self._world.now - began > _RETRY_AFTER:
-                self._rest(error, began)
+                self._rest(error, self._silence_since(began))
             raise
 
-    def _rest(self, error: ServerError, began: float) -> None:
+    def _rest(self, error: ServerError, waited: float) -> None:
         self._silence = error
-        self._hung = self._world.now - began > _RETRY_AFTER
-        self._silent_until = self._world.now + max(_RETRY_AFTER, self._world.now - began)
+        self._hung = waited > _RETRY_AFTER
+        self._rest_seconds = min(max(_RETRY_AFTER, waited), _MOST_REST)
+        self._silent_until = self._world.now + self._rest_seconds
 
 
 class SimulatedGrid(Grid):
@@ -179,8 +185,10 @@ class SimulatedGrid(Grid):
 
     def ask(self, question: Callable[[ShareStore], T], stores: Sequence[ShareStore] | None = None) -> Any:
         asked = self.stores if stores is None else stores
+        world = self._process.world
+        now = world.now
         tasks = [(store, self.submit(store, question)) for store in asked]
-        return SimulatedAnswers(self._process.world, tasks, lambda store: self._greenlets[store.server.name].busy)
+        return SimulatedAnswers(world, tasks, lambda store: self._greenlets[store.server.name].busy(now))
 
     def close(self) -> None:
         for store in self.stores:

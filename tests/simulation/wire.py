@@ -74,6 +74,7 @@ class Connection:
         self.owner: Process | None = None
         self.not_before = 0.0
         self.lost = False
+        self.moved = host.world.now
         self.kept: dict[tuple[int, str], File] = {}
         self.midway: tuple[Request, Iterator[None]] | None = None
         self._queue: deque[Request] = deque()
@@ -90,6 +91,7 @@ class Connection:
     def send(self, requests: Sequence[Request]) -> None:
         for request in requests:
             request.batch.left += 1
+        self.moved = self.host.world.now
         self._queue.extend(requests)
         self.go_on()
         for request in requests:
@@ -136,6 +138,7 @@ class Connection:
 
     def _answer(self, request: Request, value: Any) -> None:
         world = self.host.world
+        self.moved = world.now
         if world.trace is not None:
             world.note(repr(self), _told(request.label), "->", _told(value))
         batch = request.batch
