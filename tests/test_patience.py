@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from lafscli.errors import NotRecoverable, ServerUnreachable
+from lafscli.errors import NotHappy, NotRecoverable, ServerUnreachable
 from lafscli.formats.mutable_container import DATA_OFFSET
 from lafscli.mutable import guards as guards_module
 from lafscli.mutable.attempt import Attempt, Undone
@@ -78,6 +78,7 @@ def test_what_a_question_takes_itself_shortens_no_patience_with_it(local: LocalG
         while grid.busy(one(grid, "s0")) < 0.3:
             time.sleep(0.01)
         assert answers.patience(7.0) == 7.0
+        assert answers.patience(-1.0) == 0.0
         assert grid.keeps_waiting(one(grid, "s0"))
         assert grid.ask(lambda store: store.shares([SI]), [one(grid, "s0")]).patience(7.0) == 0.0
         assert grid.ask(lambda store: store.shares([SI])).patience(7.0) == 7.0, "the others may answer yet"
@@ -97,6 +98,19 @@ def test_a_server_that_shows_life_does_not_hang(local: LocalGrid, monkeypatch: p
         assert grid.ask(lambda store: store.shares([SI]), [store]).patience(7.0) == 7.0
         hang.set()
         asked.result()
+
+
+@pytest.mark.usefixtures("impatient")
+def test_to_connect_is_not_to_hang(local: LocalGrid) -> None:
+    """It is begun before anything is asked, and ends by itself."""
+    hang = local.dials[0].hang = threading.Event()
+    with local.grid() as grid:
+        grid.connect()
+        store = one(grid, "s0")
+        time.sleep(0.3)
+        assert grid.busy(store) == 0.0
+        assert grid.ask(lambda store: store.shares([SI]), [store]).patience(7.0) == 7.0
+        hang.set()
 
 
 @pytest.mark.parametrize("what", ["write", "read"])
@@ -197,6 +211,27 @@ def test_an_unsure_change_is_made_again_with_patience(local: LocalGrid) -> None:
     assert patient == [(False, False), (False, True), (True, True)]
 
 
+@pytest.mark.parametrize("hurried", [True, False])
+def test_when_patience_has_run_out(local: LocalGrid, hurried: bool) -> None:
+    """What stood in the way is told, and it was no other writer; but a try with patience comes before."""
+    clock, tried = [0.0], [0]
+    with local.grid() as grid:
+        cap = create(grid, b"one", publishing(), mdmf=False).cap
+
+        def work(attempt: Attempt, unsure: bool) -> Any:
+            tried[0] += 1
+            clock[0] += 301
+            if hurried and tried[0] == 1:
+                attempt.guards.hurried.add("s2")
+            attempt.entry.errors["s2"] = ServerUnreachable("silent")
+            raise NotHappy("for want of s2")
+
+        world = replace(publishing(patience=300.0), monotonic=lambda: clock[0])
+        with pytest.raises(NotHappy, match="for want of s2"):
+            tries(grid, cap, world, None, work)
+    assert tried[0] == 1 + hurried
+
+
 @pytest.mark.usefixtures("impatient")
 def test_guards_are_given_up_on_a_server_that_was_slow(local: LocalGrid, monkeypatch: pytest.MonkeyPatch) -> None:
     """It is dropped in the middle of a change; the process does not end before its guard is given up."""
@@ -217,6 +252,49 @@ def test_guards_are_given_up_on_a_server_that_was_slow(local: LocalGrid, monkeyp
 
 
 # ---- one that has hung
+
+
+def test_a_lively_one_whose_connection_is_lost_is_asked_again_at_once(
+    local: LocalGrid, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(grids, "_RETRY_AFTER", 0.2)
+
+    def work(store: ShareStore) -> None:
+        until = time.monotonic() + 0.4
+        while time.monotonic() < until:
+            time.sleep(0.01)
+            monkeypatch.setattr("tests.grids.DialledFiles.moved", time.monotonic())
+        raise ServerUnreachable("the connection was reset")
+
+    with local.grid() as grid:
+        store = one(grid, "s0")
+        assert isinstance(grid.submit(store, work).exception(30), ServerUnreachable)
+        assert grid.submit(store, lambda store: store.shares([SI])).result(30) == [frozenset()]
+
+
+def test_one_that_is_refused_now_hangs_no_longer(local: LocalGrid, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its machine is there again, its server is not yet: it is asked again soon, not after twice the rest."""
+    monkeypatch.setattr(grids, "_RETRY_AFTER", 0.05)
+    refused = threading.Event()
+    tried: list[str] = []
+
+    def fail(name: str) -> None:
+        tried.append(name)
+        if len(tried) == 1:
+            time.sleep(1)
+        elif len(tried) == 2:
+            refused.set()
+        else:
+            return
+        raise ServerUnreachable(f"no answer to {name}")
+
+    local.dials[0].before = fail
+    with local.grid() as grid:
+        store = one(grid, "s0")
+        grid.connect([store])
+        assert refused.wait(30)
+        time.sleep(0.1)
+        assert grid.submit(store, lambda store: store.shares([SI])).result(30) == [frozenset()]
 
 
 def test_it_is_tried_less_and_less_often(local: LocalGrid, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -286,6 +286,7 @@ def tries(
     losses: Counter[str] = Counter()
     refusals: dict[str, list[LafsError]] = {}
     while True:
+        promised = False  # one more try, with patience
         refused = {name: errors[-1] for name, errors in refusals.items() if len(errors) >= _REFUSALS}
         attempt = Attempt(grid, cap, publishing, n, one_first=one_first, refused=refused, patient=patient)
         try:
@@ -302,11 +303,11 @@ def tries(
             losses.update(lost)
             often = _LOSSES if publishing.monotonic() - began < _LOST_SECONDS else 1
             # nothing is refused for want of a server that was not properly waited for
-            patient = patient or bool(attempt.guards.hurried)
-            again = bool(attempt.guards.hurried) or any(losses[name] <= often for name in lost)
-            if unsure:
-                time_left = publishing.monotonic() - began <= min(_UNSURE_SECONDS, publishing.patience)
-                again = bool(attempt.guards.hurried) or time_left
+            promised = bool(attempt.guards.hurried)
+            patient = patient or promised
+            took = publishing.monotonic() - began
+            again = took <= _UNSURE_SECONDS if unsure else any(losses[name] <= often for name in lost)
+            again = (again and took <= publishing.patience) or promised
             spent = plain is not None and plain.size is None and attempt.streamed
             if spent or not (again or broken):
                 raise _unsure(cap, error) if unsure else error from None
@@ -328,7 +329,7 @@ def tries(
         n = attempt.entry.n
         if plain is not None and plain.size is None and attempt.streamed:
             raise Conflict("another writer was first, and what comes through a pipe can't be read twice") from reason
-        if publishing.monotonic() - began > publishing.patience:
+        if publishing.monotonic() - began > publishing.patience and not promised:
             raise Conflict(
                 f"{b32encode(cap.verify_cap().si)[:5]}: another writer won each time ({reason.message})",
                 hint="try again later",

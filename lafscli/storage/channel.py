@@ -58,7 +58,7 @@ class Stream(Protocol):
 
 class Channel:
     """A conversation. When it fails it is closed, `error` says why, and everything under way is lost with it.
-    `moved`: when bytes moved last; `held`: until when we hold back ourselves."""
+    `moved`: when bytes moved last; `held`: until when we hold back while nothing is awaited."""
 
     def __init__(self, stream: Stream, waker: socket.socket, *, name: str, timeout: float) -> None:
         self.stream = stream
@@ -230,7 +230,7 @@ class Channel:
 
     def _step(self, until: float | None) -> None:
         hold = self.feed()
-        self.held = max(hold or 0.0, until or 0.0)
+        self.held = max(hold or 0.0, until or 0.0) if len(self._pending) == self.unawaited else 0.0
         if self._out:
             self._flush()
         if not self._pending and not self._out and hold is None and until is None:

@@ -30,7 +30,7 @@ _READS_UNDER_WAY = 6
 
 _RETRY_AFTER, _MOST_REST = 5.0, 300.0
 """Seconds for which a server that could not be connected is not tried again, at least and at most: as many as it was
-waited for, and twice as many as the last time for one that was tried in vain since."""
+waited for, and twice as many as the last time for one that has kept us waiting again."""
 
 _LONG = 10.0
 """Seconds of silence in one task after which a server is not waited for any more by those who can do without it."""
@@ -110,7 +110,9 @@ class _Worker:
                     return
                 rested = self._rested() and not begun
                 task = None if rested else self._next(begun)
-            self._busy_since = time.monotonic()
+            # to connect takes its time, and ends by itself
+            connects = task is not None and task.call is _no_call and task.wanted is None
+            self._busy_since = None if connects else time.monotonic()
             if rested:
                 self._try()
             elif task is None:
@@ -151,8 +153,9 @@ class _Worker:
         each wait for it."""
         began = time.monotonic()
         error = task.settle(work)
-        if isinstance(error, ServerUnreachable) and time.monotonic() - began > _RETRY_AFTER:
-            self._rest(error, self._silence_since(began))
+        waited = self._silence_since(began)
+        if isinstance(error, ServerUnreachable) and waited > _RETRY_AFTER:
+            self._rest(error, waited)
 
     def _rest(self, error: ServerError, waited: float) -> None:
         self._silence = error
@@ -176,7 +179,8 @@ class _Worker:
             self.store.connect(_PROVEN_FOR)
             self._silence, self._hung = None, False
         except ServerError as error:
-            self._rest(error, max(2 * self._rest_seconds, time.monotonic() - began))
+            waited = time.monotonic() - began
+            self._rest(error, max(2 * self._rest_seconds, waited) if waited > _RETRY_AFTER else waited)
         except Exception:  # whoever asks next meets it, and is told
             self._silence, self._hung = None, False
         finally:
@@ -252,7 +256,7 @@ class Answers(Generic[T]):
         silent for long, and not because of this question. A server that hangs is waited for once, not by each question
         and each step."""
         hung = min(map(self._hung, self.pending.values()), default=0.0)
-        return seconds if hung < _LONG / 2 else max(0.0, min(seconds, _LONG - hung))
+        return max(0.0, seconds if hung < _LONG / 2 else min(seconds, _LONG - hung))
 
     def poll(self, timeout: float | None = None) -> Answer[T] | None:
         """The next answer; None when there is none left, or none came within `timeout` seconds."""

@@ -57,7 +57,7 @@ class SimulatedAnswers(Generic[T]):
 
     def patience(self, seconds: float) -> float:
         hung = min(map(self._hung, self.pending.values()), default=0.0)
-        return seconds if hung < _LONG / 2 else max(0.0, min(seconds, _LONG - hung))
+        return max(0.0, seconds if hung < _LONG / 2 else min(seconds, _LONG - hung))
 
     def poll(self, timeout: float | None = None) -> Answer[T] | None:
         if not self.pending:
@@ -137,7 +137,8 @@ class _Worker:
             self.store.connect()
             self._silence, self._hung = None, False
         except ServerError as error:
-            self._rest(error, max(2 * self._rest_seconds, self._world.now - began))
+            waited = self._world.now - began
+            self._rest(error, max(2 * self._rest_seconds, waited) if waited > _RETRY_AFTER else waited)
         while self._waiting:
             _, future = self._waiting.popleft()
             future.set_exception(silence)
@@ -155,8 +156,8 @@ class _Worker:
         try:
             return call(self.store)
         except ServerUnreachable as error:
-            if self._world.now - began > _RETRY_AFTER:
-                self._rest(error, self._silence_since(began))
+            if (waited := self._silence_since(began)) > _RETRY_AFTER:
+                self._rest(error, waited)
             raise
 
     def _rest(self, error: ServerError, waited: float) -> None:
