@@ -99,6 +99,7 @@ def test_a_server_that_hung_is_tried_again_while_nobody_waits(
 ) -> None:
     """Who asks meanwhile is told at once that it is silent; when it answers again, it is asked again."""
     monkeypatch.setattr(grids, "_RETRY_AFTER", 0.05)
+    monkeypatch.setattr(grids, "_HUNG_AFTER", 0.05)
     tried, answers, asked = threading.Event(), threading.Event(), []
 
     def hang(name: str) -> None:
@@ -133,6 +134,7 @@ def test_a_server_that_hangs_for_long_is_tried_again_and_again(
     local: LocalGrid, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(grids, "_RETRY_AFTER", 0.02)
+    monkeypatch.setattr(grids, "_HUNG_AFTER", 0.02)
     tries = threading.Semaphore(0)
 
     def hang(name: str) -> None:

@@ -243,6 +243,7 @@ def test_many_files_do_not_wait_for_a_silent_server_one_by_one(
 ) -> None:
     """It is waited for, then let rest for as long."""
     monkeypatch.setattr(grid_module, "_RETRY_AFTER", TIMEOUT / 2)
+    monkeypatch.setattr(grid_module, "_HUNG_AFTER", TIMEOUT / 2)
     local = LocalGrid(tmp_path)
     stores = list(local.grid().stores)
     trick = after(hostile_sftp.Silent, kind)

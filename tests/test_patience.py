@@ -258,6 +258,7 @@ def test_a_lively_one_whose_connection_is_lost_is_asked_again_at_once(
     local: LocalGrid, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(grids, "_RETRY_AFTER", 0.2)
+    monkeypatch.setattr(grids, "_HUNG_AFTER", 0.2)
 
     def work(store: ShareStore) -> None:
         until = time.monotonic() + 0.4
@@ -275,6 +276,7 @@ def test_a_lively_one_whose_connection_is_lost_is_asked_again_at_once(
 def test_one_that_is_refused_now_hangs_no_longer(local: LocalGrid, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its machine is there again, its server is not yet: it is asked again soon, not after twice the rest."""
     monkeypatch.setattr(grids, "_RETRY_AFTER", 0.05)
+    monkeypatch.setattr(grids, "_HUNG_AFTER", 0.05)
     refused = threading.Event()
     tried: list[str] = []
 
@@ -299,6 +301,7 @@ def test_one_that_is_refused_now_hangs_no_longer(local: LocalGrid, monkeypatch: 
 
 def test_it_is_tried_less_and_less_often(local: LocalGrid, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(grids, "_RETRY_AFTER", 0.02)
+    monkeypatch.setattr(grids, "_HUNG_AFTER", 0.02)
     monkeypatch.setattr(grids, "_MOST_REST", 0.2)
     tried: list[float] = []
     enough = threading.Event()

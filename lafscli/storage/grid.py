@@ -32,6 +32,9 @@ _RETRY_AFTER, _MOST_REST = 5.0, 300.0
 """Seconds for which a server that could not be connected is not tried again, at least and at most: as many as it was
 waited for, and twice as many as the last time for one that has kept us waiting again."""
 
+_HUNG_AFTER = 5.0
+"""Seconds of silence after which a server that failed has kept us waiting: it is then tried while nobody waits."""
+
 _LONG = 10.0
 """Seconds of silence in one task after which a server is not waited for any more by those who can do without it."""
 
@@ -154,12 +157,12 @@ class _Worker:
         began = time.monotonic()
         error = task.settle(work)
         waited = self._silence_since(began)
-        if isinstance(error, ServerUnreachable) and waited > _RETRY_AFTER:
+        if isinstance(error, ServerUnreachable) and waited > _HUNG_AFTER:
             self._rest(error, waited)
 
     def _rest(self, error: ServerError, waited: float) -> None:
         self._silence = error
-        self._hung = waited > _RETRY_AFTER
+        self._hung = waited > _HUNG_AFTER
         self._rest_seconds = min(max(_RETRY_AFTER, waited), _MOST_REST)
         self._silent_until = time.monotonic() + self._rest_seconds
 
@@ -180,7 +183,7 @@ class _Worker:
             self._silence, self._hung = None, False
         except ServerError as error:
             waited = time.monotonic() - began
-            self._rest(error, max(2 * self._rest_seconds, waited) if waited > _RETRY_AFTER else waited)
+            self._rest(error, max(2 * self._rest_seconds, waited) if waited > _HUNG_AFTER else waited)
         except Exception:  # whoever asks next meets it, and is told
             self._silence, self._hung = None, False
         finally:

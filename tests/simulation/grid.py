@@ -14,7 +14,7 @@ from tests.simulation.world import Crashed, Event, Process, World
 
 T = TypeVar("T")
 
-_RETRY_AFTER, _MOST_REST, _LONG = 5.0, 300.0, 10.0
+_RETRY_AFTER, _HUNG_AFTER, _MOST_REST, _LONG = 5.0, 5.0, 300.0, 10.0
 
 
 class SimulatedFuture(Future[T]):
@@ -138,7 +138,7 @@ class _Worker:
             self._silence, self._hung = None, False
         except ServerError as error:
             waited = self._world.now - began
-            self._rest(error, max(2 * self._rest_seconds, waited) if waited > _RETRY_AFTER else waited)
+            self._rest(error, max(2 * self._rest_seconds, waited) if waited > _HUNG_AFTER else waited)
         while self._waiting:
             _, future = self._waiting.popleft()
             future.set_exception(silence)
@@ -156,13 +156,13 @@ class _Worker:
         try:
             return call(self.store)
         except ServerUnreachable as error:
-            if (waited := self._silence_since(began)) > _RETRY_AFTER:
+            if (waited := self._silence_since(began)) > _HUNG_AFTER:
                 self._rest(error, waited)
             raise
 
     def _rest(self, error: ServerError, waited: float) -> None:
         self._silence = error
-        self._hung = waited > _RETRY_AFTER
+        self._hung = waited > _HUNG_AFTER
         self._rest_seconds = min(max(_RETRY_AFTER, waited), _MOST_REST)
         self._silent_until = self._world.now + self._rest_seconds
 
