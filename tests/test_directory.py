@@ -17,7 +17,6 @@ from lafscli.formats.caps import DirectoryCap, LitCap, UnknownCap
 from lafscli.formats.child import seal
 from lafscli.formats.dirtable import Table
 from lafscli.mutable import publish
-from lafscli.placement import Encoding
 from lafscli.primitives.encoding import netstring
 from lafscli.storage import grid as grids
 from lafscli.storage.grid import Grid
@@ -281,26 +280,6 @@ def test_a_server_that_hangs_is_waited_for_once(local: LocalGrid, monkeypatch: p
             assert content(access, before[index]) == filler(100, 100 + index)
         assert grid.busy(hanging) > 0.2
         local.dials[4].hang.set()
-
-
-def test_nothing_is_refused_for_want_of_a_server_that_is_only_slow(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Three of the four would do for the guards, but the shares of all four are needed."""
-    local = LocalGrid(tmp_path, 4)
-    with local.grid() as grid:
-        access = access_to(grid, Encoding(4, 1, 4))
-        cap = create_directory(access, {})
-        local.dials[2].hang = slow = threading.Event()
-        [server] = [one for one in grid.stores if one.server.name == "s2"]
-        asked = grid.submit(server, lambda store: store.shares([b"-" * 16]))
-        monkeypatch.setattr(grids, "_LONG", 0.2)
-        while grid.busy(server) < 0.2:
-            time.sleep(0.01)
-        threading.Timer(1.0, slow.set).start()
-        link(access, cap, "x", NewChild(LIT), over="nothing")
-        assert asked.done()
-        assert [child.name for child in load(access, cap).children()] == ["x"]
 
 
 def test_a_change_is_made_again_on_what_another_wrote(local: LocalGrid) -> None:

@@ -130,25 +130,6 @@ def test_a_server_that_hung_is_tried_again_while_nobody_waits(
         assert grid.submit(store, lambda store: store.shares([SI])).result() == [frozenset()]
 
 
-def test_a_server_that_hangs_for_long_is_tried_again_and_again(
-    local: LocalGrid, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(grids, "_RETRY_AFTER", 0.02)
-    monkeypatch.setattr(grids, "_HUNG_AFTER", 0.02)
-    tries = threading.Semaphore(0)
-
-    def hang(name: str) -> None:
-        tries.release()
-        time.sleep(0.04)
-        raise ServerUnreachable(f"no answer to {name}")
-
-    local.dials[0].before = hang
-    with local.grid() as grid:
-        grid.connect([next(store for store in grid.stores if store.server.name == "s0")])
-        for _ in range(4):
-            assert tries.acquire(timeout=30)
-
-
 def test_permuted_order_is_that_of_the_seeds(local: LocalGrid) -> None:
     import hashlib
 

@@ -40,7 +40,7 @@ T = TypeVar("T")
 
 TIMEOUT = 0.5
 PATIENT = 30.0
-"""The same where every question is answered."""
+"""The same where every question is answered: nothing waits for it, and it all takes no longer."""
 MARGIN = 3.0
 """Seconds that a busy machine may take for the work itself."""
 SIZE = 600_000
@@ -111,7 +111,7 @@ class Meeting:
         states = ("healthy", "degraded", *(("unknown",) if open_still else ()))
         if self.report.state not in states or self.report.good_shares < 9:
             yield f"check: {self.report}"
-        if late := {what: took for what, took in self.seconds.items() if took > 2 * self.timeout + MARGIN}:
+        if late := {what: took for what, took in self.seconds.items() if took > 2 * TIMEOUT + MARGIN}:
             yield f"took too long: {late}"
         if bad := [text for text in self.said if not text.isprintable()]:
             yield f"said unescaped: {bad}"

@@ -18,7 +18,7 @@ from lafscli.errors import NotHappy, NotRecoverable, ServerUnreachable
 from lafscli.formats.mutable_container import DATA_OFFSET
 from lafscli.mutable import guards as guards_module
 from lafscli.mutable.attempt import Attempt, Undone
-from lafscli.mutable.publish import create, overwrite, tries
+from lafscli.mutable.publish import create, modify, overwrite, tries
 from lafscli.mutable.survey import survey
 from lafscli.placement import Encoding
 from lafscli.storage import grid as grids
@@ -49,14 +49,19 @@ def one(grid: Grid, name: str) -> ShareStore:
     return next(store for store in grid.stores if store.server.name == name)
 
 
+def until_silent(grid: Grid, store: ShareStore) -> None:
+    """Until it has been so in one task for longer than is long here."""
+    while grid.busy(store) < 0.3:
+        time.sleep(0.01)
+
+
 @contextmanager
 def at_work(grid: Grid, name: str) -> Iterator[threading.Event]:
     """A server has been silent in one task for long; it ends when the event is set, or here."""
     done = threading.Event()
     store = one(grid, name)
     future = grid.submit(store, lambda _: done.wait(60))
-    while grid.busy(store) < 0.3:
-        time.sleep(0.01)
+    until_silent(grid, store)
     yield done
     done.set()
     future.result()
@@ -75,8 +80,7 @@ def test_what_a_question_takes_itself_shortens_no_patience_with_it(local: LocalG
     hang = local.dials[0].hang = threading.Event()
     with local.grid() as grid:
         answers = grid.ask(lambda store: store.shares([SI]), [one(grid, "s0")])
-        while grid.busy(one(grid, "s0")) < 0.3:
-            time.sleep(0.01)
+        until_silent(grid, one(grid, "s0"))
         assert answers.patience(7.0) == 7.0
         assert answers.patience(-1.0) == 0.0
         assert grid.keeps_waiting(one(grid, "s0"))
@@ -91,8 +95,7 @@ def test_a_server_that_shows_life_does_not_hang(local: LocalGrid, monkeypatch: p
     with local.grid() as grid:
         store = one(grid, "s0")
         asked = grid.submit(store, lambda store: store.shares([SI]))
-        while grid.busy(store) < 0.3:
-            time.sleep(0.01)
+        until_silent(grid, store)
         monkeypatch.setattr("tests.grids.DialledFiles.moved", time.monotonic() + 100)
         assert grid.busy(store) == 0.0
         assert grid.ask(lambda store: store.shares([SI]), [store]).patience(7.0) == 7.0
@@ -184,6 +187,20 @@ def test_a_read_is_not_refused_for_want_of_a_server_that_nobody_waited_for(tmp_p
         with at_work(grid, slow) as done:
             later(done)
             assert content_of(grid, cap) == content(5000)
+    local.close()
+
+
+@pytest.mark.usefixtures("impatient")
+def test_a_change_is_not_refused_for_want_of_one_either(tmp_path: Path) -> None:
+    """Three of the four would do for the guards, but the shares of all four are needed."""
+    local = LocalGrid(tmp_path, 4)
+    with local.grid() as grid:
+        cap = create(grid, b"one", publishing(Encoding(4, 1, 4)), mdmf=False).cap
+        with at_work(grid, "s2") as done:
+            later(done)
+            modify(grid, cap, lambda old: old + b" two", publishing(Encoding(4, 1, 4)))
+            assert done.is_set()
+        assert content_of(grid, cap) == b"one two"
     local.close()
 
 

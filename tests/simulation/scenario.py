@@ -31,6 +31,7 @@ ENCODINGS = [
 FRAGILE = [(1, 3, 3), (2, 3, 3), (3, 10, 5), (3, 4, 4), (2, 5, 5)]
 """Those in which a majority of the servers has more shares than are needed: what one of them misses shows."""
 PATIENCE = 3000.0
+"""More than all pauses of a client together: to give up because it was stopped itself would be no fault."""
 _FIRST_PID = 100
 _EXAMPLE = json.loads((Path(__file__).parents[1] / "vectors" / "mutable_example.json").read_text())
 KEY = load_private_key(bytes.fromhex(_EXAMPLE["priv_der"]), trusted=True)
