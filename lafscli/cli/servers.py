@@ -150,9 +150,7 @@ def status(frame: Frame, names: tuple[str, ...]) -> None:
         frame.out.warn("servers have a newer list of the grid's servers than this home: nothing mutable is written")
         frame.out.hint("lafs grid import FILE, with what lafs grid export has written in a home that has it")
     if known is not None and known.earlier:
-        frame.out.tell(
-            f"{len(known.earlier)} earlier lists of the grid's servers still count; lafs repair -r drops them"
-        )
+        frame.out.tell(f"{known.earlier_told}; lafs repair -r ends that")
     silent = [each for each in servers if not each["reachable"]]
     if len(silent) == len(servers):
         raise SystemExit(Unreachable.exit_code)

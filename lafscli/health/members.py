@@ -176,8 +176,7 @@ def _changed(
 
 def _kept(membership: Membership, why: str) -> str:
     return (
-        f"{len(membership.earlier)} earlier lists of the grid's servers still count ({why}): mutable files need"
-        " a majority in each of them until lafs repair -r has passed"
+        f"{membership.earlier_told} ({why}): mutable files need a majority in each list until lafs repair -r has passed"
     )
 
 

@@ -23,6 +23,7 @@ from typing import Any, Self
 from lafscli.errors import ServerError, UsageError
 from lafscli.placement import permuted
 from lafscli.primitives.encoding import b32decode, b32encode
+from lafscli.primitives.text import count
 
 NODE_ID_SIZE = 20
 GRID_SIZE = 16
@@ -57,6 +58,12 @@ class Membership:
     def lists(self) -> tuple[Members, ...]:
         """Every list that counts, the current one first."""
         return (self.members, *self.earlier)
+
+    @property
+    def earlier_told(self) -> str:
+        """For people: how many lists before it still count."""
+        number = len(self.earlier)
+        return f"{count(number, 'earlier list')} of the grid's servers still {'counts' if number == 1 else 'count'}"
 
     @property
     def node_ids(self) -> frozenset[bytes]:
